@@ -1,0 +1,169 @@
+#![forbid(unsafe_code)]
+//! The one error type: a positive errno and, where it helps, a sentence for a person.
+//!
+//! The expected answers (`EAGAIN`, `ETIMEDOUT`, `EINTR`) carry no text, so that nothing is
+//! allocated or formatted on paths that a busy program takes all the time.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use nix::errno::Errno;
+
+/// What a failed operation has to say.
+///
+/// The code is a positive errno value; its meaning is the same in every module and is listed in
+/// `include/madang/base.h`. The text names the call, the object, what was found and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    errno: i32,
+    text: Cow<'static, str>,
+}
+
+/// Shorthand for the result of every fallible operation of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error with a full explanation.
+    pub(crate) fn new(errno: Errno, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { errno: errno as i32, text: text.into() }
+    }
+
+    /// An expected answer: no text, no allocation.
+    pub(crate) const fn expected(errno: Errno) -> Self {
+        Self { errno: errno as i32, text: Cow::Borrowed("") }
+    }
+
+    /// `EAGAIN`: the call would have to wait.
+    pub(crate) const fn would_block() -> Self {
+        Self::expected(Errno::EAGAIN)
+    }
+
+    /// `ETIMEDOUT`: the time given has passed.
+    pub(crate) const fn timed_out() -> Self {
+        Self::expected(Errno::ETIMEDOUT)
+    }
+
+    /// `EINTR`: a signal was caught.
+    pub(crate) const fn interrupted() -> Self {
+        Self::expected(Errno::EINTR)
+    }
+
+    /// Turns what the kernel said into our codes: `EPERM` on names and modes is `EACCES`
+    /// everywhere, and a size that the file system cannot express is `EOVERFLOW`.
+    pub(crate) fn from_kernel(errno: Errno, what: impl fmt::Display) -> Self {
+        let code = match errno {
+            Errno::EPERM => Errno::EACCES,
+            Errno::EFBIG => Errno::EOVERFLOW,
+            other => other,
+        };
+        match code {
+            Errno::EINTR => Self::interrupted(),
+            _ => Self::new(code, format!("{what}: {}", code.desc())),
+        }
+    }
+
+    /// The positive errno value.
+    pub fn errno(&self) -> i32 {
+        self.errno
+    }
+
+    /// The errno as a typed code, for matching inside the crate.
+    pub(crate) fn code(&self) -> Errno {
+        Errno::from_raw(self.errno)
+    }
+
+    /// The full explanation; empty for `EAGAIN`, `ETIMEDOUT` and `EINTR`.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.text.is_empty() { f.write_str(words(self.errno)) } else { f.write_str(&self.text) }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        if error.text.is_empty() {
+            return Self::from_raw_os_error(error.errno);
+        }
+        Self::new(Self::from_raw_os_error(error.errno).kind(), error)
+    }
+}
+
+/// The pairs of code and fixed words behind [`words`] and `mdg_strerror`; each text ends in NUL so
+/// that C can have it as it stands.
+const WORDS: &[(i32, &str)] = &[
+    (0, "success\0"),
+    (libc::EINVAL, "invalid argument\0"),
+    (libc::ENAMETOOLONG, "name too long\0"),
+    (libc::ENOENT, "no such object\0"),
+    (libc::EEXIST, "object exists already\0"),
+    (libc::EACCES, "permission denied, or wrong end for this handle\0"),
+    (libc::ELOOP, "a symbolic link stands under this name\0"),
+    (libc::EBUSY, "held by another live process\0"),
+    (libc::EAGAIN, "would have to wait\0"),
+    (libc::ETIMEDOUT, "timed out\0"),
+    (libc::EINTR, "interrupted by a signal\0"),
+    (libc::EMSGSIZE, "message does not fit\0"),
+    (libc::EOVERFLOW, "a size or counter exceeds its limit\0"),
+    (libc::ENOSPC, "no space left for the object\0"),
+    (libc::ENOMEM, "out of memory\0"),
+    (libc::EMFILE, "too many open handles or descriptors\0"),
+    (libc::ENFILE, "too many open files in the system\0"),
+    (libc::E2BIG, "options structure is newer than the library\0"),
+    (libc::EPIPE, "the stream was shut down\0"),
+    (libc::EOWNERDEAD, "the peer or holder died\0"),
+    (libc::EPROTO, "not such an object, or another kind, version or geometry\0"),
+    (libc::EBADMSG, "contents are corrupt\0"),
+    (libc::ESTALE, "object was unlinked or replaced\0"),
+    (libc::EBADF, "not a live handle or descriptor\0"),
+    (libc::ENOSYS, "not supported on this platform or in this version\0"),
+    (libc::ENOTRECOVERABLE, "internal error; the handle can only be closed\0"),
+    (libc::EIO, "input/output error\0"),
+    (libc::ENOTDIR, "a part of the path is not a directory\0"),
+    (libc::EROFS, "read-only file system\0"),
+    (libc::ETXTBSY, "file is a program being run\0"),
+];
+
+/// Fixed words for a positive errno, with the trailing NUL.
+pub(crate) fn words_with_nul(errno: i32) -> &'static str {
+    WORDS.iter().find(|(code, _)| *code == errno).map_or("unknown error\0", |(_, text)| text)
+}
+
+/// Fixed words for a positive errno.
+pub(crate) fn words(errno: i32) -> &'static str {
+    words_with_nul(errno).trim_end_matches('\0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_nul_terminated_once_and_distinct() {
+        for (i, (code, text)) in WORDS.iter().enumerate() {
+            assert!(text.ends_with('\0') && text.matches('\0').count() == 1, "{text:?}");
+            assert!(WORDS[..i].iter().all(|(c, t)| c != code && t != text), "{text:?} twice");
+        }
+        assert_eq!(words(99_999), "unknown error");
+    }
+
+    #[test]
+    fn eperm_is_reported_as_eacces_and_eintr_has_no_text() {
+        assert_eq!(Error::from_kernel(Errno::EPERM, "unlink").errno(), libc::EACCES);
+        assert_eq!(Error::from_kernel(Errno::EINTR, "x").text(), "");
+        assert_eq!(Error::timed_out().to_string(), "timed out");
+    }
+
+    #[test]
+    fn io_error_keeps_its_kind() {
+        let io: std::io::Error = Error::new(Errno::ENOENT, "ring \"/x\": nothing there").into();
+        assert_eq!(io.kind(), std::io::ErrorKind::NotFound);
+        assert!(io.to_string().contains("/x"));
+    }
+}

@@ -1,0 +1,273 @@
+//! The way in from C: pointers, strings, flags and handles become Rust, each checked once.
+//!
+//! This is the only file that turns handles into pointers and back.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Result};
+use crate::flags::{Access, Creation, OpenFlags};
+
+/// Behind every opaque `mdg_x *`: a tag, then the Rust object.
+///
+/// The tag tells a live handle of this kind from memory that is not one (zeroed, foreign, closed)
+/// as far as a look at eight bytes can.
+#[repr(C)]
+struct Handle<T> {
+    tag: AtomicU64,
+    inner: T,
+}
+
+/// Links an opaque C type with the Rust object behind it.
+pub(super) trait Opaque: Sized {
+    /// What the handle holds.
+    type Inner;
+    /// Eight bytes that say "a live handle of this kind".
+    const TAG: u64;
+    /// The C type's name, for messages.
+    const NAME: &'static str;
+}
+
+/// A handle whose last call panicked carries this: only close takes it.
+const POISONED: u64 = u64::from_le_bytes(*b"mdg!pois");
+/// A handle that was closed carries this until its memory is used for something else.
+const CLOSED: u64 = u64::from_le_bytes(*b"mdg!clsd");
+
+/// Gives a new handle to C. Nothing is stored unless everything before succeeded.
+///
+/// # Safety
+/// `out` was checked by [`out`].
+pub(super) unsafe fn give<O: Opaque>(out: *mut *mut O, inner: O::Inner) {
+    let handle = Box::new(Handle { tag: AtomicU64::new(O::TAG), inner });
+    // SAFETY: `out` is non-null and aligned (checked by `out`), and C says it is writable.
+    unsafe { out.write(Box::into_raw(handle).cast()) };
+}
+
+#[cold]
+#[inline(never)]
+fn not_live<O: Opaque>(tag: Option<u64>) -> Error {
+    match tag {
+        Some(POISONED) => {
+            Error::new(Errno::ENOTRECOVERABLE, format!("{}: an earlier call failed inside", O::NAME))
+        }
+        Some(CLOSED) => Error::new(Errno::EBADF, format!("{}: the handle was closed", O::NAME)),
+        _ => Error::new(Errno::EBADF, format!("{}: not a handle of this kind", O::NAME)),
+    }
+}
+
+/// The object behind a handle: `EINVAL` for NULL, `EBADF` for what is not a live one.
+///
+/// # Safety
+/// `handle` is NULL or points to at least eight readable bytes; if it is a live handle, no other
+/// thread closes it during this call.
+#[inline(always)]
+pub(super) unsafe fn handle<'a, O: Opaque>(handle: *const O) -> Result<&'a O::Inner> {
+    if handle.is_null() {
+        return Err(null(O::NAME));
+    }
+    let handle = handle.cast::<Handle<O::Inner>>();
+    if !handle.is_aligned() {
+        return Err(not_live::<O>(None));
+    }
+    // SAFETY: non-null and aligned; the caller vouches for eight readable bytes.
+    let tag = unsafe { (*handle.cast::<AtomicU64>()).load(Ordering::Relaxed) };
+    if tag != O::TAG {
+        return Err(not_live::<O>(Some(tag)));
+    }
+    // SAFETY: the tag says that `give` made this and `close` has not taken it back.
+    Ok(unsafe { &(*handle).inner })
+}
+
+/// Marks a handle after a panic: what its object holds may be half-changed.
+///
+/// # Safety
+/// As for [`handle`].
+pub(super) unsafe fn poison<O: Opaque>(handle: *const O) {
+    let handle = handle.cast::<AtomicU64>();
+    if handle.is_null() || !handle.is_aligned() {
+        return;
+    }
+    // SAFETY: non-null and aligned; the caller vouches for eight readable bytes, and they are
+    // written only when they prove to be the tag of a live handle.
+    let _ = unsafe {
+        (*handle).compare_exchange(O::TAG, POISONED, Ordering::Relaxed, Ordering::Relaxed)
+    };
+}
+
+/// Takes a handle back from C and drops it; NULL and what is not a live handle are left alone.
+///
+/// # Safety
+/// As for [`handle`]; no other thread uses the handle any more.
+pub(super) unsafe fn close<O: Opaque>(handle: *mut O) {
+    let handle = handle.cast::<Handle<O::Inner>>();
+    if handle.is_null() || !handle.is_aligned() {
+        return;
+    }
+    // SAFETY: non-null and aligned; the caller vouches for eight readable bytes.
+    let tag = unsafe { &*handle.cast::<AtomicU64>() };
+    let found = tag.load(Ordering::Relaxed);
+    if (found != O::TAG && found != POISONED)
+        || tag.compare_exchange(found, CLOSED, Ordering::Relaxed, Ordering::Relaxed).is_err()
+    {
+        return;
+    }
+    // SAFETY: the tag said that `give` made this box, and the exchange makes us the only closer.
+    drop(unsafe { Box::from_raw(handle) });
+}
+
+#[cold]
+#[inline(never)]
+fn null(what: &str) -> Error {
+    Error::new(Errno::EINVAL, format!("{what}: NULL where a pointer is required"))
+}
+
+/// Checks a required pointer to a `T`.
+#[inline(always)]
+pub(super) fn pointer<T>(pointer: *const T, what: &str) -> Result<*const T> {
+    if pointer.is_null() {
+        return Err(null(what));
+    }
+    if !pointer.is_aligned() {
+        return Err(Error::new(Errno::EINVAL, format!("{what}: misaligned pointer")));
+    }
+    Ok(pointer)
+}
+
+/// Checks a required pointer that the call writes through.
+#[inline(always)]
+pub(super) fn out<T>(out: *mut T, what: &str) -> Result<*mut T> {
+    pointer(out, what).map(|_| out)
+}
+
+/// The bytes of a required C string.
+///
+/// # Safety
+/// `text` is NULL or a NUL-terminated string that outlives the result.
+pub(super) unsafe fn string<'a>(text: *const c_char, what: &str) -> Result<&'a [u8]> {
+    if text.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: non-null; the caller vouches for the terminator.
+    Ok(unsafe { CStr::from_ptr(text) }.to_bytes())
+}
+
+/// A length that Rust slices can have: `EOVERFLOW` beyond `SSIZE_MAX`.
+#[inline(always)]
+pub(super) fn length(len: usize, what: &str) -> Result<usize> {
+    if len > isize::MAX as usize {
+        return Err(Error::new(Errno::EOVERFLOW, format!("{what}: a length beyond SSIZE_MAX")));
+    }
+    Ok(len)
+}
+
+/// Input bytes; NULL is fine when there are none.
+///
+/// # Safety
+/// `data` points to `len` readable bytes that nobody writes during the call, or `len` is 0.
+pub(super) unsafe fn bytes<'a>(data: *const c_void, len: usize, what: &str) -> Result<&'a [u8]> {
+    if length(len, what)? == 0 {
+        return Ok(&[]);
+    }
+    if data.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: non-null, at most isize::MAX; the caller vouches for the rest.
+    Ok(unsafe { std::slice::from_raw_parts(data.cast(), len) })
+}
+
+/// An output buffer; NULL is fine when it is empty.
+///
+/// # Safety
+/// `data` points to `len` writable bytes that nobody else uses during the call, or `len` is 0.
+pub(super) unsafe fn buffer<'a>(data: *mut c_void, len: usize, what: &str) -> Result<&'a mut [u8]> {
+    if length(len, what)? == 0 {
+        return Ok(&mut []);
+    }
+    if data.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: non-null, at most isize::MAX; the caller vouches for the rest.
+    Ok(unsafe { std::slice::from_raw_parts_mut(data.cast(), len) })
+}
+
+/// An options structure that begins with its own size: copied as far as both sides know it.
+///
+/// NULL means all defaults. Bytes past what this library knows must be zero (`E2BIG`), and a size
+/// that does not even hold the size field is `EINVAL`.
+///
+/// # Safety
+/// `opts` is NULL or points to a structure whose first field tells how many bytes are readable;
+/// every bit pattern, all-zero among them, is a valid `T`.
+pub(super) unsafe fn options<T: Copy>(opts: *const T, what: &str) -> Result<Option<T>> {
+    if opts.is_null() {
+        return Ok(None);
+    }
+    let opts = pointer(opts, what)?;
+    // SAFETY: non-null and aligned; every options structure begins with a size_t.
+    let given = unsafe { opts.cast::<usize>().read() };
+    if given < size_of::<usize>() || given > 1 << 16 {
+        let text = format!("{what}: its size field says {given}; set it to sizeof the structure");
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    let known = given.min(size_of::<T>());
+    // SAFETY: the caller vouches for `given` readable bytes.
+    let tail = unsafe {
+        std::slice::from_raw_parts(opts.cast::<u8>().add(known), given - known)
+    };
+    if tail.iter().any(|&byte| byte != 0) {
+        let text = format!("{what}: sets a field that this version of the library does not know");
+        return Err(Error::new(Errno::E2BIG, text));
+    }
+    // SAFETY: all-zero is a valid T by contract, and `known` bytes lie in both structures.
+    let copy = unsafe {
+        let mut copy: T = std::mem::zeroed();
+        ptr::copy_nonoverlapping(opts.cast::<u8>(), (&raw mut copy).cast::<u8>(), known);
+        copy
+    };
+    Ok(Some(copy))
+}
+
+/// `oflag` of the open calls: access mode, `O_CREAT`, `O_EXCL`, and the bits in `also`.
+pub(super) fn oflag(oflag: c_int, also: c_int, what: &str) -> Result<OpenFlags> {
+    let known = libc::O_ACCMODE | libc::O_CREAT | libc::O_EXCL | also;
+    if oflag & !known != 0 {
+        let text = format!("{what}: oflag has unknown bits {:#x}", oflag & !known);
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    let access = match oflag & libc::O_ACCMODE {
+        libc::O_RDONLY => Access::ReadOnly,
+        libc::O_WRONLY => Access::WriteOnly,
+        libc::O_RDWR => Access::ReadWrite,
+        _ => return Err(Error::new(Errno::EINVAL, format!("{what}: oflag has no access mode"))),
+    };
+    let creation = match (oflag & libc::O_CREAT != 0, oflag & libc::O_EXCL != 0) {
+        (false, false) => Creation::OpenOnly,
+        (true, false) => Creation::CreateOrOpen,
+        (true, true) => Creation::CreateNew,
+        (false, true) => {
+            return Err(Error::new(Errno::EINVAL, format!("{what}: O_EXCL without O_CREAT")));
+        }
+    };
+    Ok(OpenFlags { access, creation })
+}
+
+/// Permission bits for a new object.
+pub(super) fn mode(mode: libc::mode_t, what: &str) -> Result<libc::mode_t> {
+    if mode & !0o777 != 0 {
+        let text = format!("{what}: mode {mode:#o} has bits other than permissions");
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    Ok(mode)
+}
+
+/// A word of flags of which only `known` may be set.
+pub(super) fn flags(flags: u32, known: u32, what: &str) -> Result<u32> {
+    if flags & !known != 0 {
+        let text = format!("{what}: unknown flags {:#x}", flags & !known);
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    Ok(flags)
+}

@@ -1,0 +1,28 @@
+//! Madang: shared-memory segments, lock-free rings, named semaphores and pipes between Unix
+//! programs, crash-safe and small.
+//!
+//! The crate is written to be used from C (`include/madang.h`, `-lmadang`); the modules below are
+//! the same mechanisms for Rust programs.
+//!
+//! Dependencies point one way: `ffi → mechanism → sync → shm → sys`, with `error`, `name`, `flags`
+//! and `time` as leaves. `unsafe` lives in `sys`, `shm`, `object`, the ring core and `ffi`.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("madang needs Linux: futexes, OFD locks, memfd");
+
+mod error;
+pub mod ffi;
+mod flags;
+mod name;
+mod object;
+pub mod pipe;
+pub mod ring;
+pub mod sem;
+pub mod shm;
+mod sync;
+mod sys;
+mod time;
+
+pub use error::{Error, Result};
+pub use flags::{Access, Creation, OpenFlags};
+pub use time::Timeout;
