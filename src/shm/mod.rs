@@ -9,4 +9,5 @@ pub(crate) mod named;
 mod segment;
 
 pub(crate) use mapping::Mapping;
+pub(crate) use segment::sealed_memory;
 pub use segment::{Seals, Shm};
