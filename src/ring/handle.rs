@@ -281,7 +281,9 @@ impl Ring {
             &self.spinner,
             timeout,
             || self.look(end),
-            || drop(waits.fetch_add(1, Ordering::Relaxed)),
+            || {
+                waits.fetch_add(1, Ordering::Relaxed);
+            },
             || match peer_word.probe(peer, self.object.as_fd()) {
                 Holder::Dead => Err(self.peer_died(peer)),
                 _ => Ok(()),
