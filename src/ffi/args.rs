@@ -243,11 +243,11 @@ pub(super) unsafe fn options<T: Copy>(opts: *const T, what: &str) -> Result<Opti
 }
 
 /// Fills a structure of the caller's that begins with its size: as far as it reaches, zeros behind
-/// what this library knows, and the library's size in its first field.
+/// what this library knows, and in its first field how much was filled in.
 ///
 /// # Safety
-/// `out` is writable for as many bytes as its first field says; `T` begins with a `usize` that is
-/// its own size, and has no padding.
+/// `out` is writable for as many bytes as its first field says; `T` begins with a `usize` and has no
+/// padding.
 pub(super) unsafe fn fill<T: Copy>(out: Option<NonNull<T>>, from: &T, what: &str) -> Result<()> {
     let out = out.ok_or_else(|| null(what))?;
     // SAFETY: the caller's promise; every such structure begins with a size_t.
@@ -260,6 +260,7 @@ pub(super) unsafe fn fill<T: Copy>(out: Option<NonNull<T>>, from: &T, what: &str
     // SAFETY: `known` bytes lie in both structures, and `room` in the caller's.
     unsafe {
         ptr::copy_nonoverlapping(ptr::from_ref(from).cast::<u8>(), out.cast().as_ptr(), known);
+        out.cast::<usize>().write(known);
         out.cast::<u8>().add(known).write_bytes(0, room - known);
     }
     Ok(())

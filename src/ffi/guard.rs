@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::sys::cancel;
 
 /// Longest text that `mdg_last_error` returns, with its NUL; longer ones are cut.
 const TEXT_MAX: usize = 1024;
@@ -82,15 +83,15 @@ pub(super) fn guard_or<A: Answer>(poison: impl FnOnce(), entry: impl FnOnce() ->
     }
 }
 
-/// Runs one C entry that has no handle to poison.
-#[inline(always)]
+/// Runs one C entry that has no handle to poison and may take system calls that are cancellation
+/// points. (The entries that [`guard_or`] runs take care of that where they leave their fast path.)
 pub(super) fn guard<A: Answer>(entry: impl FnOnce() -> Result<A>) -> A {
-    guard_or(|| {}, entry)
+    cancel::without(|| guard_or(|| {}, entry))
 }
 
 /// Runs one C entry that returns nothing: close functions.
 pub(super) fn guard_void(entry: impl FnOnce()) {
     let before = Errno::last();
-    let _ = catch_unwind(AssertUnwindSafe(entry));
+    let _ = cancel::without(|| catch_unwind(AssertUnwindSafe(entry)));
     before.set();
 }

@@ -82,8 +82,8 @@ pub struct mdg_ring_opts {
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct mdg_ring_stats {
-    /// sizeof(mdg_ring_stats), set by the caller; the library fills in what fits, sets the rest to
-    /// zero, and stores here how many bytes it knows.
+    /// sizeof(mdg_ring_stats), set by the caller; the library fills in what fits, sets what it does
+    /// not know to zero, and stores here how many bytes it filled in.
     pub size: usize,
     /// Items that fit.
     pub capacity: u64,
@@ -184,7 +184,8 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
 /// mdg_last_error) · -EPROTO (not a ring, another layout or geometry) · -EBADMSG (its indices are
 /// impossible) · -EMFILE (no descriptor, or max_handles are open) · -EOVERFLOW · -ENOSPC · -ENOMEM ·
 /// -ESTALE (others removed and made it again all the time) · -ENOSYS (a kind of a later version).
-/// Nothing is made or held then. Thread-safe; not async-signal-safe.
+/// No end is held then, and nothing half-made is left (a new ring stays if another process took its
+/// end in the very moment of its making: -EBUSY). Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or writable; `name` is NULL or a C string; `opts` is NULL or begins with its size.
@@ -252,7 +253,8 @@ pub unsafe extern "C" fn mdg_ring_dup(
 /// Returns 0, or: -EAGAIN (MDG_NOWAIT, full) · -ETIMEDOUT · -EINTR (a signal was caught, whatever
 /// SA_RESTART says) · -EPIPE (shut down) · -EOWNERDEAD (full, and the consumer died; a new consumer
 /// makes the ring ordinary again) · -EBUSY (another process has the producing end) · -EACCES (opened
-/// O_RDONLY) · -EINVAL (NULL, or a reserved run not given back) · -EBADF · -EBADMSG (corrupt); the
+/// O_RDONLY, or this process may no longer open the ring's file) · -EMFILE, -ENFILE, -ENOMEM, -ENOENT
+/// (first use of an O_RDWR handle in a process: no descriptor, no memory, no /proc) · -EINVAL (NULL, or a reserved run not given back) · -EBADF · -EBADMSG (corrupt); the
 /// item is not pushed then. Not async-signal-safe; not a cancellation point.
 ///
 /// # Safety
@@ -380,7 +382,8 @@ pub unsafe extern "C" fn mdg_ring_reserve(
 /// Commits the first `count` items of the reserved run, in one step, and gives the rest back. A
 /// `count` of 0 gives the whole run back.
 ///
-/// Returns 0, or: -EINVAL (NULL, or more than was reserved) · -EBADF. Not async-signal-safe.
+/// Returns 0, or: -EINVAL (NULL, or more than was reserved; the run stays) · -EPIPE (shut down) or
+/// -EBADMSG (corrupt), with nothing committed and the run given back · -EBADF. Not async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread.

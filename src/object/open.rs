@@ -6,20 +6,21 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 
-use super::participant::{self, Participant};
+use super::participant::Participant;
 use super::region::Region;
 use super::superblock::{Geometry, SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
 use crate::shm::{Mapping, named, sealed_memory};
-use crate::sys::{lock, membarrier};
+use crate::sys::lock::{self, Anchor};
+use crate::sys::membarrier;
 
 /// The lock byte of those who remove the name.
 const ADMIN_BYTE: u64 = 1 << 40;
@@ -39,8 +40,7 @@ pub(crate) struct Request<'a> {
 /// An object, mapped; shared by all that a handle does.
 #[derive(Debug)]
 pub(crate) struct Object {
-    /// Also what the kernel is asked about others' locks through; holds none itself.
-    file: OwnedFd,
+    file: Anchor,
     region: Region,
     superblock: Superblock,
     named: bool,
@@ -74,7 +74,7 @@ impl Object {
         let object = Self::existing(file, true, what)?;
         (request.check)(&object.superblock, what)?;
         let participant = object.attach()?;
-        let status = named::status(&object.file, what)?;
+        let status = named::status(object.file.file(), what)?;
         if status.st_nlink == 0 || !named::still_names(path, &status) {
             participant.detach(&object.region, object.geometry());
             return Ok(None);
@@ -92,12 +92,10 @@ impl Object {
         let superblock = initialise(new.file(), geometry, what)?;
         // Attached before it has a name: what can fail has failed by then, and nobody finds an
         // object whose maker is not in it.
-        let region = Region::new(Mapping::new(new.file(), file_len(&geometry), true)?);
-        let participant = Participant::attach(&region, &geometry, new.file().as_fd(), what)?;
-        let light = membarrier::register().is_ok();
-        let Some(file) = new.publish(path, what)? else { return Ok(None) };
-        let object = Self { file, region, superblock, named: true, light, what: what.to_owned() };
-        Ok(Some((object, participant)))
+        let copy = new.file().try_clone().map_err(|error| no_descriptor(&error, what))?;
+        let object = Self::map(copy, superblock, true, what)?;
+        let participant = new.with_owner_access(what, || object.attach())?;
+        Ok(new.publish(path, what)?.map(|_file| (object, participant)))
     }
 
     fn anonymous(geometry: Geometry) -> Result<(Self, Participant)> {
@@ -118,26 +116,35 @@ impl Object {
             Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
         })?;
         let superblock = Superblock::decode(bytes, size, what)?;
-        let file = OwnedFd::from(file);
+        Self::map(OwnedFd::from(file), superblock, named, what)
+    }
+
+    fn map(file: OwnedFd, superblock: Superblock, named: bool, what: &str) -> Result<Self> {
         let region = Region::new(Mapping::new(&file, file_len(&superblock.geometry), true)?);
+        let file = Anchor::new(file).map_err(|errno| Error::from_kernel(errno, what))?;
         let light = membarrier::register().is_ok();
         Ok(Self { file, region, superblock, named, light, what: what.to_owned() })
     }
 
-    /// A second view of the same object, for another handle.
+    /// A second view of the same object, for another handle. Its geometry is the one that was
+    /// checked when this one was opened: the superblock is not read again, a peer may have changed
+    /// it.
     pub(crate) fn duplicate(&self) -> Result<(Self, Participant)> {
-        let file = self.file.try_clone().map_err(|error| {
-            let errno = error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw);
-            Error::from_kernel(errno, &self.what)
-        })?;
-        let object = Self::existing(file, self.named, &self.what)?;
+        let file = self.file.file();
+        let size = named::status(file, &self.what)?.st_size as u64;
+        if Some(size) != self.geometry().total_size() {
+            let text = format!("{}: its size was changed to {size}", self.what);
+            return Err(Error::new(Errno::EPROTO, text));
+        }
+        let file = file.try_clone().map_err(|error| no_descriptor(&error, &self.what))?;
+        let object = Self::map(file, self.superblock, self.named, &self.what)?;
         let participant = object.attach()?;
         Ok((object, participant))
     }
 
     /// Takes a participant slot for this process: at opening, and again in a forked child.
     pub(crate) fn attach(&self) -> Result<Participant> {
-        Participant::attach(&self.region, self.geometry(), self.file.as_fd(), &self.what)
+        Participant::attach(&self.region, self.geometry(), &self.file, &self.what)
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {
@@ -158,21 +165,19 @@ impl Object {
         self.light
     }
 
-    /// The process that slot `index` names; 0 if unknown.
-    pub(crate) fn pid_of(&self, index: u32) -> u32 {
-        participant::pid(&self.region, self.geometry(), index)
+    /// The file, for locks and questions about them.
+    pub(crate) fn anchor(&self) -> &Anchor {
+        &self.file
     }
 
     /// Whether the object had a name that is gone.
     pub(crate) fn is_unlinked(&self) -> bool {
-        self.named && named::status(&self.file, &self.what).is_ok_and(|status| status.st_nlink == 0)
+        self.named && named::status(self.file.file(), &self.what).is_ok_and(|status| status.st_nlink == 0)
     }
 }
 
-impl AsFd for Object {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
+fn no_descriptor(error: &std::io::Error, what: &str) -> Error {
+    Error::from_kernel(error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw), what)
 }
 
 fn size_of_file(geometry: &Geometry, what: &str) -> Result<u64> {

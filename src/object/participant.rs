@@ -7,7 +7,6 @@
 //!
 //! The identity in a slot is for messages and dumps only.
 
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
@@ -16,7 +15,7 @@ use super::region::{Region, Shared};
 use super::superblock::{Geometry, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
 use crate::error::{Error, Result};
 use crate::sys::identity::Identity;
-use crate::sys::lock::Token;
+use crate::sys::lock::{Anchor, Token};
 
 /// Lock byte of slot 0; slot X has `SLOT_BYTE + 2 * X`. Beyond the end of any file: nothing is
 /// stored there.
@@ -59,17 +58,12 @@ fn slot<'a>(region: &'a Region, geometry: &Geometry, index: u32) -> Option<&'a S
     region.view(PARTICIPANTS_OFFSET + u64::from(index) * u64::from(PARTICIPANT_STRIDE))
 }
 
-/// The process id that slot `index` names; 0 if unknown.
-pub(crate) fn pid(region: &Region, geometry: &Geometry, index: u32) -> u32 {
-    slot(region, geometry, index).map_or(0, |slot| slot.pid.load(Ordering::Relaxed))
-}
-
 impl Participant {
     /// Takes the first free slot. `EMFILE` if living handles hold all of them.
     pub(crate) fn attach(
         region: &Region,
         geometry: &Geometry,
-        file: BorrowedFd<'_>,
+        file: &Anchor,
         what: &str,
     ) -> Result<Self> {
         for index in 0..geometry.max_handles {

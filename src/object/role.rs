@@ -22,13 +22,12 @@
 //! death, and `claims` keeps a later holder from being taken for the dead one. Killed at any step, a
 //! process leaves one of the rows above.
 
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::sys::lock::{self, Token};
+use crate::sys::lock::{Anchor, Token};
 
 /// The two ends of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,15 +100,19 @@ impl Fields {
     }
 }
 
-/// A role word in shared memory.
-#[repr(transparent)]
+/// A role word in shared memory, and the process it names.
+#[repr(C)]
 #[derive(Debug)]
-pub(crate) struct RoleWord(AtomicU64);
+pub(crate) struct RoleWord {
+    word: AtomicU64,
+    /// Of the last holder, for messages: its slot may be another's by now. Written under the byte.
+    pid: AtomicU32,
+}
 
 impl RoleWord {
     /// Who has the role, without asking the kernel: a holder may be dead already.
     pub(crate) fn holder(&self) -> Holder {
-        match Fields::of(self.0.load(Ordering::Acquire)).state {
+        match Fields::of(self.word.load(Ordering::Acquire)).state {
             HELD => Holder::Live,
             CLOSED => Holder::Closed,
             DEAD => Holder::Dead,
@@ -117,26 +120,24 @@ impl RoleWord {
         }
     }
 
-    /// The slot of the last holder; `None` if there never was one.
-    pub(crate) fn participant(&self) -> Option<u32> {
-        let fields = Fields::of(self.0.load(Ordering::Acquire));
-        (fields.state != NEVER).then_some(fields.participant)
+    /// The process that holds the role or held it last; 0 if there never was one.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// How many holders died.
     pub(crate) fn deaths(&self) -> u64 {
-        Fields::of(self.0.load(Ordering::Acquire)).deaths
+        Fields::of(self.word.load(Ordering::Acquire)).deaths
     }
 
-    /// Asks the kernel whether the holder lives, and records a death. `file` must not be the
-    /// description that holds the byte (tokens have descriptions of their own).
-    pub(crate) fn probe(&self, end: End, file: BorrowedFd<'_>) -> Holder {
-        let seen = self.0.load(Ordering::Acquire);
+    /// Asks the kernel whether the holder lives, and records a death.
+    pub(crate) fn probe(&self, end: End, file: &Anchor) -> Holder {
+        let seen = self.word.load(Ordering::Acquire);
         let fields = Fields::of(seen);
-        if fields.state == HELD && !lock::is_held(file, end.byte()) {
+        if fields.state == HELD && !file.is_held(end.byte()) {
             // Fails if somebody claimed it, or noted the death, meanwhile: then that stands.
             let dead = fields.died().word();
-            let _ = self.0.compare_exchange(seen, dead, Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.word.compare_exchange(seen, dead, Ordering::AcqRel, Ordering::Acquire);
         }
         self.holder()
     }
@@ -154,22 +155,23 @@ impl Role {
         word: &RoleWord,
         end: End,
         participant: u32,
-        file: BorrowedFd<'_>,
+        file: &Anchor,
         what: &str,
     ) -> Result<Option<Self>> {
         let token = Token::acquire(file, end.byte());
         let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
         let Some(token) = token else { return Ok(None) };
+        word.pid.store(std::process::id(), Ordering::Relaxed);
         // The byte is ours; only a prober may still change the word, from HELD to DEAD, and only
         // to what is counted here too. Bounded against a scribbler.
         for _ in 0..64 {
-            let seen = word.0.load(Ordering::Acquire);
+            let seen = word.word.load(Ordering::Acquire);
             let before = Fields::of(seen);
             let before = if before.state == HELD { before.died() } else { before };
             let claims = before.claims + 1;
             let mine = Fields { state: HELD, participant, claims, ..before }.word();
             let order = (Ordering::AcqRel, Ordering::Acquire);
-            if word.0.compare_exchange(seen, mine, order.0, order.1).is_ok() {
+            if word.word.compare_exchange(seen, mine, order.0, order.1).is_ok() {
                 return Ok(Some(Self { token }));
             }
         }
@@ -178,8 +180,8 @@ impl Role {
 
     /// Gives the role back: marks it closed, then frees the byte.
     pub(crate) fn release(self, word: &RoleWord) {
-        let held = Fields::of(word.0.load(Ordering::Relaxed));
-        word.0.store(Fields { state: CLOSED, ..held }.word(), Ordering::Release);
+        let held = Fields::of(word.word.load(Ordering::Relaxed));
+        word.word.store(Fields { state: CLOSED, ..held }.word(), Ordering::Release);
         drop(self.token);
     }
 
@@ -192,36 +194,38 @@ impl Role {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
 
-    fn object() -> std::os::fd::OwnedFd {
-        nix::sys::memfd::memfd_create(c"role", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap()
+    fn object() -> (Anchor, RoleWord) {
+        let file = memfd_create(c"role", MFdFlags::MFD_CLOEXEC).unwrap();
+        let word = RoleWord { word: AtomicU64::new(0), pid: AtomicU32::new(0) };
+        (Anchor::new(file).unwrap(), word)
     }
 
     #[test]
     fn one_holder_at_a_time_and_closing_is_not_dying() {
-        let (file, word) = (object(), RoleWord(AtomicU64::new(0)));
-        assert_eq!(word.probe(End::Producer, file.as_fd()), Holder::Never);
-        let claim = || Role::claim(&word, End::Producer, 5, file.as_fd(), "x").unwrap();
+        let (file, word) = object();
+        assert_eq!(word.probe(End::Producer, &file), Holder::Never);
+        let claim = || Role::claim(&word, End::Producer, 5, &file, "x").unwrap();
         let role = claim().unwrap();
-        assert_eq!(word.probe(End::Producer, file.as_fd()), Holder::Live);
+        assert_eq!(word.probe(End::Producer, &file), Holder::Live);
         assert!(claim().is_none());
-        assert_eq!(word.participant(), Some(5));
+        assert_eq!(word.pid(), std::process::id());
         role.release(&word);
-        assert_eq!(word.probe(End::Producer, file.as_fd()), Holder::Closed);
+        assert_eq!(word.probe(End::Producer, &file), Holder::Closed);
         assert_eq!(word.deaths(), 0);
         assert!(claim().is_some());
     }
 
     #[test]
     fn a_lock_that_is_gone_without_a_word_is_a_death_counted_once() {
-        let (file, word) = (object(), RoleWord(AtomicU64::new(0)));
-        let claim = || Role::claim(&word, End::Consumer, 1, file.as_fd(), "x").unwrap();
+        let (file, word) = object();
+        let claim = || Role::claim(&word, End::Consumer, 1, &file, "x").unwrap();
         // Dropping the token alone is what the kernel does when it kills a process.
         drop(claim().unwrap().token);
         assert_eq!(word.holder(), Holder::Live);
-        assert_eq!(word.probe(End::Consumer, file.as_fd()), Holder::Dead);
-        assert_eq!(word.probe(End::Consumer, file.as_fd()), Holder::Dead);
+        assert_eq!(word.probe(End::Consumer, &file), Holder::Dead);
+        assert_eq!(word.probe(End::Consumer, &file), Holder::Dead);
         assert_eq!(word.deaths(), 1);
         drop(claim().unwrap().token);
         assert_eq!(word.deaths(), 1, "taking over a death that was noticed");

@@ -1,7 +1,6 @@
 //! [`Ring`]: one handle on a ring, from opening to closing, across forks and deaths.
 
-use std::cell::RefCell;
-use std::os::fd::AsFd;
+use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
@@ -18,6 +17,7 @@ use crate::object::{
     self, CONTROL_OFFSET, End, Holder, Object, Participant, Request, Role, RoleWord,
 };
 use crate::sync::{EventCount, Spinner, wait_until};
+use crate::sys::cancel;
 use crate::sys::wipe::Wiped;
 use crate::time::Timeout;
 
@@ -31,14 +31,15 @@ use crate::time::Timeout;
 ///
 /// In a forked child the handle is a new participant: its first operation attaches it. What the
 /// parent holds stays the parent's.
-#[derive(Debug)]
 pub struct Ring {
     pub(super) core: Core,
     /// Wiped by a fork: what follows from being attached in *this* process.
     pub(super) hot: Wiped<Hot>,
     access: Access,
     spinner: Spinner,
-    held: RefCell<Held>,
+    /// Taken out and put back by value, never borrowed: a fork in another thread may copy it at any
+    /// moment.
+    held: Cell<Held>,
     object: Object,
 }
 
@@ -125,7 +126,7 @@ impl Ring {
             .map_err(|errno| Error::from_kernel(errno, format_args!("{}", object.what())))?;
         hot.attached.set(1);
         let held = Held { participant: Some(participant), ..Held::default() };
-        let held = RefCell::new(held);
+        let held = Cell::new(held);
         let ring = Self { core, hot, access, spinner: Spinner::new(), held, object };
         match access {
             Access::WriteOnly => ring.claim(End::Producer)?,
@@ -191,17 +192,23 @@ impl Ring {
             let why = format!("this handle was not opened for the {} end", end.word());
             return Err(self.refuse(Errno::EACCES, why));
         }
-        let mut held = self.held.borrow_mut();
+        let mut held = self.held.take();
+        // Not a cancellation point, though it opens a file.
+        let result = cancel::without(|| self.claim_with(&mut held, end));
+        self.held.set(held);
+        result
+    }
+
+    fn claim_with(&self, held: &mut Held, end: End) -> Result<()> {
         if self.hot.attached.get() == 0 {
             held.forget();
             held.participant = Some(self.object.attach()?);
             self.hot.attached.set(1);
         }
         let participant = held.participant.as_ref().map_or(0, Participant::index);
-        let (word, fd) = (self.role_word(end), self.object.as_fd());
-        let Some(role) = Role::claim(word, end, participant, fd, self.object.what())? else {
-            let pid = word.participant().map_or(0, |index| self.object.pid_of(index));
-            let why = format!("the {} end is held by pid {pid}", end.word());
+        let (word, file) = (self.role_word(end), self.object.anchor());
+        let Some(role) = Role::claim(word, end, participant, file, self.object.what())? else {
+            let why = format!("the {} end is held by pid {}", end.word(), word.pid());
             return Err(self.refuse(Errno::EBUSY, why));
         };
         let taken = match end {
@@ -239,8 +246,7 @@ impl Ring {
     }
 
     fn peer_died(&self, end: End) -> Error {
-        let word = self.role_word(end);
-        let pid = word.participant().map_or(0, |index| self.object.pid_of(index));
+        let pid = self.role_word(end).pid();
         let why = format!("the process at the {} end (pid {pid}) died", end.word());
         self.refuse(Errno::EOWNERDEAD, why)
     }
@@ -284,7 +290,7 @@ impl Ring {
             || {
                 waits.fetch_add(1, Ordering::Relaxed);
             },
-            || match peer_word.probe(peer, self.object.as_fd()) {
+            || match peer_word.probe(peer, self.object.anchor()) {
                 Holder::Dead => Err(self.peer_died(peer)),
                 _ => Ok(()),
             },
@@ -304,10 +310,9 @@ impl Ring {
     /// A look at the ring, from any thread; takes no end and changes nothing but noting a death.
     pub fn stat(&self) -> Stats {
         let control = self.control();
-        let fd = self.object.as_fd();
-        let producer = control.producer.0.probe(End::Producer, fd);
-        let consumer = control.consumer.0.probe(End::Consumer, fd);
-        let pid = |word: &RoleWord| word.participant().map_or(0, |index| self.object.pid_of(index));
+        let file = self.object.anchor();
+        let producer = control.producer.0.probe(End::Producer, file);
+        let consumer = control.consumer.0.probe(End::Consumer, file);
         // The head first: the tail read after it is not behind it.
         let read = control.head.0.load(Ordering::Acquire);
         let written = control.tail.0.load(Ordering::Acquire);
@@ -325,8 +330,8 @@ impl Ring {
             recovered: control.producer.0.deaths() + control.consumer.0.deaths(),
             push_waits: control.push_waits.0.load(Ordering::Relaxed),
             pop_waits: control.pop_waits.0.load(Ordering::Relaxed),
-            producer_pid: pid(&control.producer.0),
-            consumer_pid: pid(&control.consumer.0),
+            producer_pid: control.producer.0.pid(),
+            consumer_pid: control.consumer.0.pid(),
             producer: producer.into(),
             consumer: consumer.into(),
             shutdown: flags & SHUTDOWN != 0,
@@ -336,10 +341,22 @@ impl Ring {
     }
 }
 
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("what", &self.object.what()).field("stat", &self.stat()).finish()
+    }
+}
+
+// Moving between threads is part of the contract of Ring, Producer and Consumer.
+const _: () = {
+    const fn movable<T: Send>() {}
+    movable::<Ring>();
+};
+
 impl Drop for Ring {
     /// Gives back the ends and the slot, unless they are a parent's.
     fn drop(&mut self) {
-        let mut held = std::mem::take(&mut *self.held.borrow_mut());
+        let mut held = self.held.take();
         if self.hot.attached.get() == 0 {
             held.forget();
             return;

@@ -132,6 +132,10 @@ pub(crate) struct Core {
     control: NonNull<Control>,
 }
 
+// SAFETY: shared memory belongs to the process; who uses an end's functions is the owner of the
+// handle, whichever thread that is.
+unsafe impl Send for Core {}
+
 impl Core {
     /// # Safety
     /// For as long as the result is used: `control` is a control page, and `slots` the first of

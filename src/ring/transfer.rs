@@ -114,17 +114,23 @@ impl Ring {
     }
 
     /// Commits the first `count` items of the run that [`Ring::reserve`] handed out, and gives the
-    /// rest back.
+    /// rest back; after a shutdown all of it, with `EPIPE`.
     pub fn commit(&self, count: usize) -> Result<()> {
         let side = &self.hot.push;
         if count as u64 > side.run() {
             let text = format!("committing {count} items of a run of {}", side.run());
             return Err(Error::new(Errno::EINVAL, text));
         }
-        if side.run() > 0 {
-            self.core.commit_run(side, count as u64);
-            self.core.control().not_empty.0.notify();
+        if side.run() == 0 {
+            return Ok(());
         }
+        let flags = self.core.control().flags.0.load(Ordering::Relaxed);
+        if count > 0 && flags != 0 {
+            self.core.commit_run(side, 0);
+            return self.ready(End::Producer, Timeout::NoWait).map(drop);
+        }
+        self.core.commit_run(side, count as u64);
+        self.core.control().not_empty.0.notify();
         Ok(())
     }
 

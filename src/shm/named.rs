@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::{Error, Result};
@@ -136,6 +136,25 @@ impl Unpublished {
     /// The file, to be filled before it is published.
     pub(crate) fn file(&self) -> &OwnedFd {
         &self.file
+    }
+
+    /// Runs `work`, which may open the file anew, with the owner's permission to do so, whatever
+    /// the mode and the umask say that the file will have. Nobody else can reach it meanwhile.
+    pub(crate) fn with_owner_access<T>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let refused = |errno| Error::from_kernel(errno, what);
+        let mode = Mode::from_bits_truncate(status(&self.file, what)?.st_mode);
+        let owner = Mode::S_IRUSR | Mode::S_IWUSR;
+        if mode.contains(owner) {
+            return work();
+        }
+        fchmod(&self.file, mode | owner).map_err(refused)?;
+        let done = work()?;
+        fchmod(&self.file, mode).map_err(refused)?;
+        Ok(done)
     }
 
     /// Gives the file its name in one step; `None`, and the file is gone, if something else has

@@ -9,7 +9,7 @@ use super::EventCount;
 use crate::error::{Error, Result};
 use crate::sys::futex::Wake;
 use crate::sys::processors;
-use crate::time::{Deadline, Timeout};
+use crate::time::{Deadline, Timeout, now};
 
 /// Longest sleep without a look at the counterpart's life. A death in the middle of one is noticed
 /// at its end, that is within 100 ms; it also bounds what a lost notifier can cost.
@@ -57,9 +57,11 @@ impl Spinner {
 
 /// Repeats `attempt` until it gives something, waiting on `event` in between.
 ///
-/// `attempt` failed once already. `sleeping` is called once, before the first sleep. `alive` is
-/// called whenever a slice of sleep passed without news: an error from it ends the wait, after one
-/// more attempt, so that what was committed before a death is delivered first.
+/// `attempt` failed once already. `sleeping` is called once, before the first sleep. `alive` looks
+/// whether the counterpart lives: after every sleep that brought no news, and once a slice however
+/// many wake-ups there were. An error from it ends the wait, after one more attempt, so that what
+/// was committed before a death is delivered first; it goes before a timeout or a signal, so that a
+/// death is noticed by short and by much-interrupted waits, too.
 ///
 /// A wait that is over returns what a last attempt gives, or `EAGAIN`, `ETIMEDOUT`, `EINTR`.
 pub(crate) fn wait_until<T>(
@@ -78,18 +80,24 @@ pub(crate) fn wait_until<T>(
     }
     let deadline = Deadline::start(timeout)?;
     sleeping();
+    let mut looked = now();
     loop {
         let ticket = event.arm(SLICE);
         if let Some(done) = attempt()? {
             return Ok(done);
         }
         let Some(longest) = deadline.left(SLICE) else { return Err(Error::timed_out()) };
-        let verdict = match event.sleep(ticket, longest) {
-            Wake::Woken => Ok(()),
+        let wake = event.sleep(ticket, longest);
+        let mut verdict = Ok(());
+        if wake != Wake::Woken || now().saturating_sub(looked) >= SLICE {
+            verdict = alive();
+            looked = now();
+        }
+        let verdict = verdict.and_then(|()| match wake {
             Wake::TimedOut if deadline.passed() => Err(Error::timed_out()),
-            Wake::TimedOut => alive(),
             Wake::Interrupted => Err(Error::interrupted()),
-        };
+            _ => Ok(()),
+        });
         if let Some(done) = attempt()? {
             return Ok(done);
         }

@@ -13,8 +13,10 @@
 //! | anybody opens or closes the file | kept |
 //!
 //! The lock goes only after the last thread of the owner has left user mode, so "lock is free"
-//! proves that the owner will not execute another instruction, and acquiring the lock
-//! happens after all its stores. The one error possible is "still alive" for a moment too long.
+//! proves that the owner will not execute another instruction, and acquiring the lock happens after
+//! all its stores. The one error possible is "still alive" for too long: a raw clone(2) in another
+//! thread in the microseconds between locking and detaching keeps the lock as long as that child
+//! lives. fork(2) waits for that to be over.
 
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -22,9 +24,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
+
+use super::fork;
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
@@ -39,10 +43,49 @@ fn byte(kind: libc::c_int, offset: u64) -> libc::flock {
     }
 }
 
-/// A second open file description of the file behind `fd`, which needs no name and no path.
-pub(crate) fn reopen(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+/// The file whose bytes are locked, by a descriptor that is checked before each use: a program
+/// that closes descriptors it does not know (daemons do) may since have opened another file under
+/// the same number, and a lock on that would prove nothing.
+///
+/// Its own description never holds a lock: the kernel does not count those when asked by it.
+#[derive(Debug)]
+pub(crate) struct Anchor {
+    file: OwnedFd,
+    device: libc::dev_t,
+    inode: libc::ino_t,
+}
+
+impl Anchor {
+    pub(crate) fn new(file: OwnedFd) -> nix::Result<Self> {
+        let status = fstat(&file)?;
+        Ok(Self { file, device: status.st_dev, inode: status.st_ino })
+    }
+
+    pub(crate) fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
+    fn is(&self, file: impl AsFd) -> bool {
+        fstat(file).is_ok_and(|now| (now.st_dev, now.st_ino) == (self.device, self.inode))
+    }
+
+    /// A description of its own of the same file, which needs no name and no path, but permission.
+    fn reopen(&self) -> nix::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let own = open(path.as_str(), flags, Mode::empty())?;
+        if self.is(&own) { Ok(own) } else { Err(Errno::EBADF) }
+    }
+
+    /// Whether another description holds the byte. "Yes" when the kernel gives no answer: a peer is
+    /// never declared dead for want of one.
+    pub(crate) fn is_held(&self, offset: u64) -> bool {
+        let mut probe = byte(libc::F_WRLCK, offset);
+        match fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut probe)) {
+            Ok(_) => probe.l_type != libc::F_UNLCK as libc::c_short || !self.is(&self.file),
+            Err(_) => true,
+        }
+    }
 }
 
 /// Takes the write lock on one byte if nobody has it.
@@ -51,16 +94,6 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>, offset: u64) -> nix::Result<bool> {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(errno) => Err(errno),
-    }
-}
-
-/// Whether another open file description holds the byte. "Yes" when the kernel gives no answer:
-/// a peer is never declared dead for want of one.
-pub(crate) fn is_held(fd: BorrowedFd<'_>, offset: u64) -> bool {
-    let mut probe = byte(libc::F_WRLCK, offset);
-    match fcntl(fd, FcntlArg::F_OFD_GETLK(&mut probe)) {
-        Ok(_) => probe.l_type != libc::F_UNLCK as libc::c_short,
-        Err(_) => true,
     }
 }
 
@@ -74,9 +107,12 @@ pub(crate) struct Token {
 unsafe impl Send for Token {}
 
 impl Token {
-    /// Locks byte `offset` of the file behind `fd`; `None` when somebody holds it.
-    pub(crate) fn acquire(fd: BorrowedFd<'_>, offset: u64) -> nix::Result<Option<Self>> {
-        let own = reopen(fd)?;
+    /// Locks byte `offset` of the file; `None` when somebody holds it.
+    pub(crate) fn acquire(file: &Anchor, offset: u64) -> nix::Result<Option<Self>> {
+        // No child may be forked while the description hangs on a descriptor, or on a mapping that
+        // children get: it would keep the lock alive as long as itself.
+        let _no_fork = fork::hold_off();
+        let own = file.reopen()?;
         if !try_lock(own.as_fd(), offset)? {
             return Ok(None);
         }

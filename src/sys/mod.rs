@@ -4,6 +4,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod file;
+pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
 pub(crate) mod lock;

@@ -77,6 +77,15 @@ pub fn unique(stem: &str) -> String {
     format!("/mdg-test-{stem}-{}-{count}", std::process::id())
 }
 
+/// Tests that fork take turns. A child forked by one test while another is between locking and
+/// detaching a liveness token would inherit the token's descriptor, and keep "alive" what the other
+/// test then kills: the one case in which the library reports a death late, and no business of
+/// these tests.
+pub fn serial() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Runs `body` in a forked child and returns the child's process id. The child leaves with `_exit`,
 /// 0 if the body returned, 101 if it panicked.
 pub fn fork(body: impl FnOnce()) -> nix::unistd::Pid {
@@ -85,6 +94,12 @@ pub fn fork(body: impl FnOnce()) -> nix::unistd::Pid {
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Parent { child } => child,
         nix::unistd::ForkResult::Child => {
+            // Past the test harness, which keeps what its own threads print.
+            std::panic::set_hook(Box::new(|panic| {
+                let text = format!("child {}: {panic}\n", std::process::id());
+                // SAFETY: the bytes of a live string.
+                unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+            }));
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
             // SAFETY: ends this process without running the parent's exit handlers.
             unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) }
@@ -146,4 +161,47 @@ impl Drop for Gate {
             libc::close(self.1);
         }
     }
+}
+
+/// Installs a seccomp filter for this process (a forked child, that is) and its children.
+fn install_filter(filter: &mut [libc::sock_filter]) {
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: `program` points to a filter that lives during the calls.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program), 0);
+    }
+}
+
+fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt, jf, k }
+}
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+/// Makes system call `number` fail with `errno` from now on.
+pub fn deny_system_call(number: libc::c_long, errno: i32) {
+    install_filter(&mut [
+        instruction(LOAD, 0, 0, 0),
+        instruction(EQUAL, number as u32, 0, 1),
+        instruction(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
+        instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ]);
+}
+
+/// Makes openat(2) with any of these flag bits fail with `errno` from now on.
+pub fn deny_open_flag(bits: i32, errno: i32) {
+    install_filter(&mut [
+        instruction(LOAD, 0, 0, 0),
+        instruction(EQUAL, libc::SYS_openat as u32, 0, 3),
+        // The low word of the third argument: struct seccomp_data has args at 16, 8 bytes each.
+        instruction(LOAD, 16 + 2 * 8, 0, 0),
+        instruction(ANY_BIT, bits as u32, 0, 1),
+        instruction(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
+        instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ]);
 }

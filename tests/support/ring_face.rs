@@ -291,9 +291,15 @@ macro_rules! both_faces {
             use super::*;
             fn body<$face: Face + std::fmt::Debug>() $body
             #[test]
-            fn rust() { body::<madang::ring::Ring>() }
+            fn rust() {
+                let _turn = $crate::support::serial();
+                body::<madang::ring::Ring>()
+            }
             #[test]
-            fn c() { body::<C>() }
+            fn c() {
+                let _turn = $crate::support::serial();
+                body::<C>()
+            }
         }
     )* };
 }
