@@ -254,8 +254,9 @@ pub unsafe extern "C" fn mdg_ring_dup(
 /// SA_RESTART says) · -EPIPE (shut down) · -EOWNERDEAD (full, and the consumer died; a new consumer
 /// makes the ring ordinary again) · -EBUSY (another process has the producing end) · -EACCES (opened
 /// O_RDONLY, or this process may no longer open the ring's file) · -EMFILE, -ENFILE, -ENOMEM, -ENOENT
-/// (first use of an O_RDWR handle in a process: no descriptor, no memory, no /proc) · -EINVAL (NULL, or a reserved run not given back) · -EBADF · -EBADMSG (corrupt); the
-/// item is not pushed then. Not async-signal-safe; not a cancellation point.
+/// (first use of an O_RDWR handle in a process: no descriptor, no memory, no /proc) · -EINVAL (NULL,
+/// or a reserved run not given back) · -EBADF (not a handle, or the ring's descriptor was closed) ·
+/// -EBADMSG (corrupt); the item is not pushed then. Not async-signal-safe; not a cancellation point.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread; `item` is NULL or readable for item_size bytes.
