@@ -154,6 +154,18 @@ pub(super) unsafe fn string<'a>(text: *const c_char, what: &str) -> Result<&'a [
     Ok(unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
+/// A required path.
+///
+/// # Safety
+/// As for [`string`].
+pub(super) unsafe fn path<'a>(text: *const c_char, what: &str) -> Result<&'a CStr> {
+    if text.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: non-null; the caller vouches for the terminator.
+    Ok(unsafe { CStr::from_ptr(text) })
+}
+
 /// A length that Rust slices can have: `EOVERFLOW` beyond `SSIZE_MAX`.
 #[inline(always)]
 pub(super) fn length(len: usize, what: &str) -> Result<usize> {
