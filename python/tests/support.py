@@ -128,6 +128,13 @@ def handler(number, action):
         signal.signal(number, before)
 
 
+def run_python(code):
+    """Runs `code` in a new interpreter, to its orderly end."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(madang.__file__)))
+    environment = dict(os.environ, PYTHONPATH=package)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
 def _unlink_if_there(unlink, name, owner):
     if os.getpid() == owner:
         with contextlib.suppress(FileNotFoundError):
