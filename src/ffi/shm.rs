@@ -1,4 +1,7 @@
 //! `madang/shm.h`: shared-memory segments.
+//!
+//! A segment is memory that processes share: by name, by descriptor, through a file, or inherited by
+//! children. A named one is a plain POSIX object without any header of ours.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -11,7 +11,7 @@ mod superblock;
 
 pub(crate) use open::{Object, Request, unlink};
 pub(crate) use participant::Participant;
-pub(crate) use region::{Region, Shared};
+pub(crate) use region::Shared;
 pub(crate) use role::{End, Holder, Role, RoleWord};
 pub(crate) use superblock::{
     CONTROL_OFFSET, Geometry, KIND_SPSC, LINE, MAX_HANDLES_LIMIT, Superblock,

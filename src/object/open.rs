@@ -144,10 +144,6 @@ impl Object {
         &self.superblock.geometry
     }
 
-    pub(crate) fn superblock(&self) -> &Superblock {
-        &self.superblock
-    }
-
     pub(crate) fn region(&self) -> &Region {
         &self.region
     }

@@ -145,7 +145,6 @@ impl RoleWord {
 /// A role held by this process.
 #[derive(Debug)]
 pub(crate) struct Role {
-    end: End,
     token: Token,
 }
 
@@ -171,7 +170,7 @@ impl Role {
             let mine = Fields { state: HELD, participant, claims, ..before }.word();
             let order = (Ordering::AcqRel, Ordering::Acquire);
             if word.0.compare_exchange(seen, mine, order.0, order.1).is_ok() {
-                return Ok(Some(Self { end, token }));
+                return Ok(Some(Self { token }));
             }
         }
         Err(Error::new(Errno::EBADMSG, format!("{what}: its role word changes all the time")))
@@ -182,11 +181,6 @@ impl Role {
         let held = Fields::of(word.0.load(Ordering::Relaxed));
         word.0.store(Fields { state: CLOSED, ..held }.word(), Ordering::Release);
         drop(self.token);
-    }
-
-    /// Which end it is.
-    pub(crate) fn end(&self) -> End {
-        self.end
     }
 
     /// Gives the value up in a forked child: the role stays the parent's.
