@@ -5,7 +5,7 @@ here is opened there, and the other way round. See ``docs/python.md`` for the ru
 exceptions, views, fork, Ctrl-C).
 """
 
-from ._check import FOREVER, INHERIT, NOWAIT, OwnerDead, version
+from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
 from .pipe import MESSAGE_MAX, Fifo, Pipe
 from .ring import Ring, RingEnd, RingStats
@@ -23,6 +23,7 @@ __all__ = [
     "Ring",
     "RingEnd",
     "RingStats",
+    "SEALED",
     "Semaphore",
     "Shm",
     "library_path",

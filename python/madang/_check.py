@@ -23,6 +23,8 @@ FOREVER = None
 """Timeout: wait without limit."""
 INHERIT = 0x1
 """Flag of calls that make descriptors: keep them open across exec."""
+SEALED = 0x4000_0000
+"""Bit of the flags of ``Shm.from_fd``: refuse what is not sealed against shrinking."""
 
 Name = Union[str, bytes]
 Path = Union[str, bytes, "os.PathLike[Any]"]

@@ -51,7 +51,11 @@ class Handle:
     def close_at_exit(self) -> None:
         """Closes now, unless a view could still be used."""
         if not self.viewed:
-            self._closer()
+            # Called itself, a finalizer does nothing any more when the interpreter is ending.
+            held = self._closer.detach()
+            if held is not None:
+                _, close, arguments, _ = held
+                close(*arguments)
 
 
 def _close(close: Callable[[int], None], pointer: int, _keep: Any) -> None:

@@ -190,30 +190,30 @@ class Ring:
         return memoryview(items)[: got * self._item_size].tobytes()
 
     def reserve(self, count: int = 1, timeout: Optional[float] = None) -> memoryview:
-        """Room for up to `count` items in place, at least one: fill it, then ``commit``.
-
-        What was reserved before and not committed is given back.
-        """
-        self._forget("_reserved")
+        """Room for up to `count` items in place, at least one: fill it, then ``commit``."""
         view = self._in_place(lib.mdg_ring_reserve, count, timeout, False)
         self._reserved = view
         return view
 
     def commit(self, count: Optional[int] = None) -> None:
-        """Adds the first `count` reserved items (all, when not said); the view is invalid then."""
+        """Adds the first `count` reserved items (all, when not said; 0 gives all back).
+
+        The view is invalid then.
+        """
         count = self._whole(self._reserved) if count is None else unsigned(count, "count")
         self._forget("_reserved")
         self._run(lambda pointer: check(lib.mdg_ring_commit(pointer, count)))
 
     def peek(self, count: int = 1, timeout: Optional[float] = None) -> memoryview:
         """Up to `count` items in place, at least one: read them, then ``release``."""
-        self._forget("_peeked")
         view = self._in_place(lib.mdg_ring_peek, count, timeout, True)
         self._peeked = view
         return view
 
     def release(self, count: Optional[int] = None) -> None:
-        """Takes the first `count` peeked items out (all, when not said); the view is invalid then.
+        """Takes the first `count` peeked items out (all, when not said; 0 leaves all inside).
+
+        The view is invalid then.
         """
         count = self._whole(self._peeked) if count is None else unsigned(count, "count")
         self._forget("_peeked")
@@ -240,13 +240,18 @@ class Ring:
             setattr(self, which, None)
 
     def shutdown(self) -> None:
-        """Declares the end of the stream: pushes fail, consumers drain and then end."""
-        self._run(lambda pointer: check(lib.mdg_ring_shutdown(pointer)))
+        """Declares the end of the stream: pushes fail, consumers drain and then end.
+
+        This and ``stat`` may be called from any thread.
+        """
+        handle = self._open()
+        check(lib.mdg_ring_shutdown(handle.pointer))
 
     def stat(self) -> RingStats:
         """Counters and the state of both ends."""
         stats = RingStatsStruct(ctypes.sizeof(RingStatsStruct))
-        self._run(lambda pointer: check(lib.mdg_ring_stat(pointer, ctypes.byref(stats))))
+        handle = self._open()
+        check(lib.mdg_ring_stat(handle.pointer, ctypes.byref(stats)))
         fields = {name: getattr(stats, name) for name in RingStats._fields}
         for end in ("producer_state", "consumer_state"):
             if fields[end] in RingEnd._value2member_map_:

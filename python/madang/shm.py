@@ -47,7 +47,10 @@ class Shm:
 
     @classmethod
     def from_fd(cls, fd: int, flags: int = os.O_RDWR) -> "Shm":
-        """Maps what a descriptor refers to. The descriptor is duplicated: yours stays yours."""
+        """Maps what a descriptor refers to. The descriptor is duplicated: yours stays yours.
+
+        With ``madang.SEALED`` in the flags one is refused that its sender could still truncate.
+        """
         out = ctypes.c_void_p()
         check(lib.mdg_shm_from_fd(ctypes.byref(out), fd, flags))
         return cls._made(out, flags, None)

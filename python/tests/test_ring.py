@@ -1,3 +1,4 @@
+import ctypes
 import errno
 import gc
 import hashlib
@@ -73,7 +74,12 @@ class Rings(support.Case):
         with self.assertRaises(ValueError):
             items[0]
         self.assertEqual(bytes(consumer.peek()), b"efgh")
-        self.assertEqual(bytes(consumer.peek()), b"efgh", "peeked but not released: still there")
+        consumer.release(0)
+        items = consumer.peek()
+        with self.assertRaises(OSError) as caught:
+            consumer.peek()
+        self.assertEqual(caught.exception.errno, errno.EINVAL)
+        self.assertEqual(bytes(items), b"efgh", "given back and refused: still there")
         consumer.release()
         self.assertRaises(BlockingIOError, consumer.peek, 1, 0)
 
@@ -82,6 +88,19 @@ class Rings(support.Case):
         producer.reserve(4)[:4] = b"only"
         producer.commit(1)
         self.assertEqual(consumer.pop_many(8), b"only")
+        producer.reserve(4)
+        producer.commit(0)
+        self.assertRaises(BlockingIOError, consumer.pop, 0)
+
+    def test_a_view_in_use_is_not_taken_away(self):
+        producer, consumer, _ = self.make()
+        room = producer.reserve(1)
+        array = (ctypes.c_char * 4).from_buffer(room)
+        self.assertRaises(BufferError, producer.commit)
+        array.raw = b"keep"
+        del array
+        producer.commit()
+        self.assertEqual(consumer.pop(0), b"keep")
 
     def test_a_slice_of_a_view_outlives_the_ring(self):
         producer, consumer, _ = self.make()
@@ -172,6 +191,13 @@ class Rings(support.Case):
         ring.shutdown()
         thread.join()
         self.assertEqual(got, [b"%08d" % i for i in range(1000)])
+
+    def test_a_thread_may_shut_down_what_another_waits_for(self):
+        producer, consumer, _ = self.make()
+        thread = threading.Thread(target=consumer.shutdown)
+        thread.start()
+        self.assertRaises(BrokenPipeError, consumer.pop, support.PATIENCE)
+        thread.join()
 
     def test_one_object_in_two_threads_is_refused(self):
         _, consumer, _ = self.make()

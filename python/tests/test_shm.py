@@ -5,7 +5,7 @@ import os
 import tempfile
 
 import support
-from madang import Shm
+from madang import SEALED, Shm
 
 CREATE = os.O_CREAT | os.O_EXCL | os.O_RDWR
 
@@ -106,6 +106,13 @@ class Segments(support.Case):
                 os.close(fd)
                 other.buf[0] = 9
                 self.assertEqual((shm.buf[0], reader.buf[0]), (9, 9))
+            Shm.from_fd(shm.fileno(), os.O_RDWR | SEALED).close()
+        with tempfile.TemporaryFile() as file:
+            file.truncate(64)
+            Shm.from_fd(file.fileno()).close()
+            with self.assertRaises(OSError) as caught:
+                Shm.from_fd(file.fileno(), os.O_RDWR | SEALED)
+            self.assertEqual(caught.exception.errno, errno.EPROTO)
         with self.assertRaises(OSError) as caught:
             Shm.from_fd(-1)
         self.assertEqual(caught.exception.errno, errno.EBADF)
