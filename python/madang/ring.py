@@ -233,7 +233,7 @@ class Ring:
         return len(view) // self._item_size if view is not None else 0
 
     def _forget(self, which: str) -> None:
-        """Makes a view of the ring's memory unusable; BufferError when something is built on it."""
+        """Makes a view of the ring's memory unusable; BufferError while a call uses it."""
         view = getattr(self, which)
         if view is not None:
             view.release()
@@ -289,7 +289,7 @@ class Ring:
     def close(self) -> None:
         """Gives up the ends this object holds; more than once does no harm.
 
-        A view that something else still uses (an array built on it) delays that until it is gone.
+        A slice of a view, or an array built on one, delays that until it is gone.
         """
         for which in ("_reserved", "_peeked"):
             try:
