@@ -1,6 +1,8 @@
 //! What several test programs need: the library as it was built, compilers, processes.
 #![allow(dead_code)]
 
+pub mod ring_face;
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
