@@ -48,7 +48,14 @@ fn build_peer(library: &Path) -> PathBuf {
         .expect("a C compiler");
     let mut command = compiler.to_command();
     command
-        .args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
+        .args([
+            "-std=c99",
+            "-D_POSIX_C_SOURCE=200809L",
+            "-Wall",
+            "-Wextra",
+            "-Wpedantic",
+            "-Werror",
+        ])
         .arg(format!("-I{ROOT}/include"))
         .arg(format!("{ROOT}/tests/c/peer_stream.c"))
         .arg("-o")
