@@ -1,0 +1,33 @@
+"""Madang: shared memory, rings, semaphores and pipes between processes.
+
+The same objects a C program sees through ``libmadang``: a segment, ring, semaphore or FIFO made
+here is opened there, and the other way round. See ``docs/python.md`` for the rules (timeouts,
+exceptions, views, fork, Ctrl-C).
+"""
+
+from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
+from ._library import path as library_path
+from .pipe import MESSAGE_MAX, Fifo, Pipe
+from .ring import Ring, RingEnd, RingStats
+from .sem import Semaphore
+from .shm import Shm
+
+__all__ = [
+    "FOREVER",
+    "Fifo",
+    "INHERIT",
+    "MESSAGE_MAX",
+    "NOWAIT",
+    "OwnerDead",
+    "Pipe",
+    "Ring",
+    "RingEnd",
+    "RingStats",
+    "SEALED",
+    "Semaphore",
+    "Shm",
+    "library_path",
+    "version",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,333 @@
+"""Rings: bounded buffers of fixed-size items."""
+
+import atexit
+import ctypes
+import os
+import threading
+import weakref
+from enum import IntEnum
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
+
+from ._check import Input, Name, RingOpts, RingStatsStruct, c_name, check, lib
+from ._check import unsigned, wait
+from ._handle import Handle, chars_type
+
+_SHUTDOWN, _CORRUPT, _UNLINKED = 1, 2, 4
+
+
+class RingEnd(IntEnum):
+    """What is known of the process at one end of a ring."""
+
+    NEVER = 0
+    LIVE = 1
+    CLOSED = 2
+    DEAD = 3
+
+
+class RingStats(NamedTuple):
+    """What ``Ring.stat()`` tells."""
+
+    capacity: int
+    item_size: int
+    kind: int
+    length: int
+    written: int
+    read: int
+    dropped: int
+    recovered: int
+    push_waits: int
+    pop_waits: int
+    producer_pid: int
+    consumer_pid: int
+    producer_state: Union[RingEnd, int]
+    consumer_state: Union[RingEnd, int]
+    max_handles: int
+    flags: int
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether the end of the stream was declared."""
+        return bool(self.flags & _SHUTDOWN)
+
+    @property
+    def is_corrupt(self) -> bool:
+        """Whether the contents were found damaged."""
+        return bool(self.flags & _CORRUPT)
+
+    @property
+    def is_unlinked(self) -> bool:
+        """Whether the name was removed."""
+        return bool(self.flags & _UNLINKED)
+
+
+class Ring:
+    """A ring of fixed-size items between a producer and a consumer.
+
+    ``Ring("/name", 1024, 64, os.O_CREAT | os.O_WRONLY)`` makes or opens one with room for 1024
+    items of 64 bytes and takes its producing end; ``os.O_RDONLY`` is the consuming end and
+    ``os.O_RDWR`` claims either on first use. Opening an existing ring, ``capacity`` and
+    ``item_size`` may be left 0: taken as they are. ``name`` None makes an anonymous ring, for
+    ``os.fork()`` and ``dup()``.
+
+    One object belongs to one thread at a time (RuntimeError otherwise); ``dup()`` makes one for
+    another thread. ``close()`` never removes the name: ``Ring.unlink(name)`` does. Iterating yields
+    items until the stream is shut down and drained.
+    """
+
+    def __init__(
+        self,
+        name: Optional[Name],
+        capacity: int = 0,
+        item_size: int = 0,
+        flags: Optional[int] = None,
+        mode: int = 0o600,
+        *,
+        kind: int = 0,
+        max_handles: int = 0,
+        policy: int = 0,
+    ) -> None:
+        if flags is None:
+            flags = os.O_RDWR if name is not None else os.O_CREAT | os.O_RDWR
+        opts = RingOpts(
+            ctypes.sizeof(RingOpts),
+            unsigned(capacity, "capacity"),
+            unsigned(item_size, "item_size", 0xFFFFFFFF),
+            unsigned(kind, "kind", 0xFFFFFFFF),
+            unsigned(max_handles, "max_handles", 0xFFFFFFFF),
+            unsigned(policy, "policy", 0xFFFFFFFF),
+        )
+        raw = None if name is None else c_name(name)
+        out = ctypes.c_void_p()
+        check(lib.mdg_ring_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
+        self._adopt(out, None if name is None else os.fsdecode(name))
+
+    def _adopt(self, out: ctypes.c_void_p, name: Optional[str]) -> None:
+        self._handle: Optional[Handle] = Handle(out.value or 0, lib.mdg_ring_close)
+        self._busy = threading.Lock()
+        self._reserved: Optional[memoryview] = None
+        self._peeked: Optional[memoryview] = None
+        self._name = name
+        stats = self.stat()
+        self._capacity = stats.capacity
+        self._item_size = stats.item_size
+        _rings.add(self)
+
+    @staticmethod
+    def unlink(name: Name) -> None:
+        """Removes the name; those who have the ring open go on using it."""
+        check(lib.mdg_ring_unlink(c_name(name)))
+
+    def dup(self, flags: int = os.O_RDWR) -> "Ring":
+        """Another object on the same ring, for another thread or the other end."""
+        out = ctypes.c_void_p()
+        self._run(lambda pointer: check(lib.mdg_ring_dup(ctypes.byref(out), pointer, flags)))
+        ring = Ring.__new__(Ring)
+        ring._adopt(out, self._name)
+        return ring
+
+    def _open(self) -> Handle:
+        if self._handle is None:
+            raise ValueError("the ring is closed")
+        return self._handle
+
+    def _run(self, call: Callable[[int], int]) -> int:
+        """One C call on the handle; two threads at once would break it, so that is an error."""
+        handle = self._open()  # the reference keeps it open for the length of the call
+        if not self._busy.acquire(False):
+            raise RuntimeError("the ring is in use by another thread: give that one a dup()")
+        try:
+            return call(handle.pointer)
+        finally:
+            self._busy.release()
+
+    def _wait(self, call: Callable[[int, int], int], timeout: Optional[float]) -> int:
+        # Not held between the slices of a wait: a signal handler may use the ring.
+        return wait(lambda ns: self._run(lambda pointer: call(pointer, ns)), timeout)
+
+    def push(self, item: Any, timeout: Optional[float] = None) -> None:
+        """Adds one item: a bytes-like object of exactly ``item_size`` bytes, else ValueError."""
+        self._open()
+        with Input(item) as data:
+            if data.length != self._item_size:
+                text = "an item of this ring has %d bytes, not %d"
+                raise ValueError(text % (self._item_size, data.length))
+            self._wait(lambda pointer, ns: lib.mdg_ring_push(pointer, data.address, ns), timeout)
+
+    def pop(self, timeout: Optional[float] = None) -> bytes:
+        """Takes one item out."""
+        item = chars_type(self._item_size)()
+        self._wait(lambda pointer, ns: lib.mdg_ring_pop(pointer, item, ns), timeout)
+        return item.raw
+
+    def push_many(self, items: Any, timeout: Optional[float] = None) -> int:
+        """Adds as many of the items as fit, waiting for room for one; how many that were.
+
+        `items` is one contiguous buffer, a multiple of ``item_size`` long, else ValueError.
+        """
+        self._open()
+        with Input(items) as data:
+            count, rest = divmod(data.length, self._item_size)
+            if rest:
+                text = "%d bytes are not a whole number of items of %d bytes"
+                raise ValueError(text % (data.length, self._item_size))
+            if count == 0:
+                return 0
+            return self._wait(
+                lambda pointer, ns: lib.mdg_ring_push_many(pointer, data.address, count, ns),
+                timeout,
+            )
+
+    def pop_many(self, count: int, timeout: Optional[float] = None) -> bytes:
+        """Takes up to `count` items out, waiting for the first; their bytes one after another."""
+        count = min(unsigned(count, "count"), self._capacity)
+        self._open()
+        if count == 0:
+            return b""
+        items = chars_type(count * self._item_size)()
+        got = self._wait(
+            lambda pointer, ns: lib.mdg_ring_pop_many(pointer, items, count, ns), timeout
+        )
+        return memoryview(items)[: got * self._item_size].tobytes()
+
+    def reserve(self, count: int = 1, timeout: Optional[float] = None) -> memoryview:
+        """Room for up to `count` items in place, at least one: fill it, then ``commit``."""
+        view = self._in_place(lib.mdg_ring_reserve, count, timeout, False)
+        self._reserved = view
+        return view
+
+    def commit(self, count: Optional[int] = None) -> None:
+        """Adds the first `count` reserved items (all, when not said; 0 gives all back).
+
+        The view is invalid then.
+        """
+        count = self._whole(self._reserved) if count is None else unsigned(count, "count")
+        self._forget("_reserved")
+        self._run(lambda pointer: check(lib.mdg_ring_commit(pointer, count)))
+
+    def peek(self, count: int = 1, timeout: Optional[float] = None) -> memoryview:
+        """Up to `count` items in place, at least one: read them, then ``release``."""
+        view = self._in_place(lib.mdg_ring_peek, count, timeout, True)
+        self._peeked = view
+        return view
+
+    def release(self, count: Optional[int] = None) -> None:
+        """Takes the first `count` peeked items out (all, when not said; 0 leaves all inside).
+
+        The view is invalid then.
+        """
+        count = self._whole(self._peeked) if count is None else unsigned(count, "count")
+        self._forget("_peeked")
+        self._run(lambda pointer: check(lib.mdg_ring_release(pointer, count)))
+
+    def _in_place(
+        self, function: Any, count: int, timeout: Optional[float], readonly: bool
+    ) -> memoryview:
+        count = unsigned(count, "count")
+        out = ctypes.c_void_p()
+        got = self._wait(
+            lambda pointer, ns: function(pointer, ctypes.byref(out), count, ns), timeout
+        )
+        return self._open().view(out.value or 0, got * self._item_size, readonly)
+
+    def _whole(self, view: Optional[memoryview]) -> int:
+        return len(view) // self._item_size if view is not None else 0
+
+    def _forget(self, which: str) -> None:
+        """Makes a view of the ring's memory unusable; BufferError while a call uses it."""
+        view = getattr(self, which)
+        if view is not None:
+            view.release()
+            setattr(self, which, None)
+
+    def shutdown(self) -> None:
+        """Declares the end of the stream: pushes fail, consumers drain and then end.
+
+        This and ``stat`` may be called from any thread.
+        """
+        handle = self._open()
+        check(lib.mdg_ring_shutdown(handle.pointer))
+
+    def stat(self) -> RingStats:
+        """Counters and the state of both ends."""
+        stats = RingStatsStruct(ctypes.sizeof(RingStatsStruct))
+        handle = self._open()
+        check(lib.mdg_ring_stat(handle.pointer, ctypes.byref(stats)))
+        fields = {name: getattr(stats, name) for name in RingStats._fields}
+        for end in ("producer_state", "consumer_state"):
+            if fields[end] in RingEnd._value2member_map_:
+                fields[end] = RingEnd(fields[end])
+        return RingStats(**fields)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            try:
+                item = self.pop()
+            except BrokenPipeError:
+                return
+            yield item
+
+    @property
+    def capacity(self) -> int:
+        """How many items fit."""
+        return self._capacity
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of one item."""
+        return self._item_size
+
+    @property
+    def name(self) -> Optional[str]:
+        """The name it was opened by; None for an anonymous one."""
+        return self._name
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was called."""
+        return self._handle is None
+
+    def close(self) -> None:
+        """Gives up the ends this object holds; more than once does no harm.
+
+        A slice of a view, or an array built on one, delays that until it is gone.
+        """
+        for which in ("_reserved", "_peeked"):
+            try:
+                self._forget(which)
+            except BufferError:
+                setattr(self, which, None)
+        self._handle = None
+        _rings.discard(self)
+
+    def __enter__(self) -> "Ring":
+        self._open()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "%d x %d bytes" % (self._capacity, self._item_size)
+        return "<madang.Ring %s, %s>" % (self._name or "(anonymous)", state)
+
+
+_rings: "weakref.WeakSet[Ring]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    # A process that ends without closing counts as dead for its peers; an orderly exit is not that.
+    for ring in list(_rings):
+        handle = ring._handle
+        if handle is not None and not ring._busy.locked():
+            ring._reserved = ring._peeked = None
+            handle.close_at_exit()
+
+
+def _unlock_all() -> None:
+    # A thread that was in a call when the process forked does not exist in the child.
+    for ring in list(_rings):
+        ring._busy = threading.Lock()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_unlock_all)

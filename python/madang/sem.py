@@ -1,0 +1,126 @@
+"""Counting semaphores."""
+
+import ctypes
+import os
+from typing import Any, Optional
+
+from ._check import Name, SemOpts, c_name, check, lib, unsigned, wait
+from ._handle import Handle, bytes_type
+
+
+class Semaphore:
+    """A counting semaphore, by name or in shared memory.
+
+    ``Semaphore("/name", value=3, flags=os.O_CREAT)`` makes or opens glibc's own named semaphore;
+    any program that uses ``sem_open`` is a full peer. ``value`` counts only when it is made.
+
+    As with ``threading.Semaphore`` and ``posix_ipc``, ``with sem:`` acquires it and releases it
+    (it does not close it). Threads may share it.
+    """
+
+    SIZE = 4 * ctypes.sizeof(ctypes.c_long)
+    """Bytes an unnamed semaphore takes in a segment: sizeof(sem_t)."""
+    ALIGN = ctypes.sizeof(ctypes.c_long)
+    """Its offset must be a multiple of this."""
+
+    def __init__(self, name: Name, value: int = 0, flags: int = 0, mode: int = 0o600) -> None:
+        opts = SemOpts(ctypes.sizeof(SemOpts), unsigned(value, "value", 0xFFFFFFFF), 0)
+        out = ctypes.c_void_p()
+        raw = c_name(name)
+        check(lib.mdg_sem_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
+        self._handle: Optional[Handle] = Handle(out.value or 0, lib.mdg_sem_close)
+        self._name: Optional[str] = os.fsdecode(name)
+
+    @classmethod
+    def from_buffer(
+        cls, buffer: Any, value: Optional[int] = None, offset: int = 0
+    ) -> "Semaphore":
+        """An unnamed semaphore in shared memory, such as ``Shm.buf``.
+
+        With a ``value`` the semaphore is made there: exactly one process does that, before any
+        other uses it. Without, the one that is there is attached. The memory stays mapped as long
+        as this object is open.
+        """
+        offset = unsigned(offset, "offset")
+        memory = bytes_type(cls.SIZE).from_buffer(buffer, offset)
+        address = ctypes.addressof(memory)
+        out = ctypes.c_void_p()
+        if value is None:
+            check(lib.mdg_sem_attach(ctypes.byref(out), address))
+        else:
+            value = unsigned(value, "value", 0xFFFFFFFF)
+            check(lib.mdg_sem_init(ctypes.byref(out), address, value))
+        sem = cls.__new__(cls)
+        sem._handle = Handle(out.value or 0, lib.mdg_sem_close, memory)
+        sem._name = None
+        return sem
+
+    @staticmethod
+    def unlink(name: Name) -> None:
+        """Removes the name; those who have the semaphore open go on using it."""
+        check(lib.mdg_sem_unlink(c_name(name)))
+
+    def _open(self) -> Handle:
+        if self._handle is None:
+            raise ValueError("the semaphore is closed")
+        return self._handle
+
+    def wait(self, timeout: Optional[float] = None) -> None:
+        """Takes one. TimeoutError when the time is over; BlockingIOError with a timeout of 0."""
+        handle = self._open()
+        wait(lambda ns: lib.mdg_sem_wait(handle.pointer, ns), timeout)
+
+    def acquire(self, blocking: bool = True, timeout: Optional[float] = None) -> bool:
+        """As ``threading.Semaphore.acquire``: whether one was taken in time."""
+        if not isinstance(blocking, bool):
+            raise TypeError("blocking must be a bool; write acquire(timeout=%r)" % (blocking,))
+        if not blocking and timeout is not None:
+            raise ValueError("a timeout makes no sense without blocking")
+        try:
+            self.wait(timeout if blocking else 0)
+        except (TimeoutError, BlockingIOError):
+            return False
+        return True
+
+    def post(self) -> None:
+        """Gives one back, waking a waiter."""
+        handle = self._open()
+        check(lib.mdg_sem_post(handle.pointer))
+
+    def release(self, n: int = 1) -> None:
+        """As ``threading.Semaphore.release``: gives back `n`."""
+        if n < 1:
+            raise ValueError("n must be one or more")
+        for _ in range(n):
+            self.post()
+
+    @property
+    def value(self) -> int:
+        """How many could be taken right now."""
+        handle = self._open()
+        return check(lib.mdg_sem_value(handle.pointer))
+
+    @property
+    def name(self) -> Optional[str]:
+        """The name it was opened by; None for an unnamed one."""
+        return self._name
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close()`` was called."""
+        return self._handle is None
+
+    def close(self) -> None:
+        """Lets go of the semaphore; more than once does no harm."""
+        self._handle = None
+
+    def __enter__(self) -> "Semaphore":
+        self.wait()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.post()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "value %d" % self.value
+        return "<madang.Semaphore %s, %s>" % (self._name or "(unnamed)", state)
