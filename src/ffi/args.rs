@@ -3,7 +3,7 @@
 //! This is the only file that turns handles into pointers and back.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
@@ -154,6 +154,18 @@ pub(super) unsafe fn string<'a>(text: *const c_char, what: &str) -> Result<&'a [
     Ok(unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
+/// A required path.
+///
+/// # Safety
+/// As for [`string`].
+pub(super) unsafe fn path<'a>(text: *const c_char, what: &str) -> Result<&'a CStr> {
+    if text.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: non-null; the caller vouches for the terminator.
+    Ok(unsafe { CStr::from_ptr(text) })
+}
+
 /// A length that Rust slices can have: `EOVERFLOW` beyond `SSIZE_MAX`.
 #[inline(always)]
 pub(super) fn length(len: usize, what: &str) -> Result<usize> {
@@ -228,6 +240,29 @@ pub(super) unsafe fn options<T: Copy>(opts: *const T, what: &str) -> Result<Opti
         copy
     };
     Ok(Some(copy))
+}
+
+/// Fills a structure of the caller's that begins with its size: as far as it reaches, zeros behind
+/// what this library knows, and the library's size in its first field.
+///
+/// # Safety
+/// `out` is writable for as many bytes as its first field says; `T` begins with a `usize` that is
+/// its own size, and has no padding.
+pub(super) unsafe fn fill<T: Copy>(out: Option<NonNull<T>>, from: &T, what: &str) -> Result<()> {
+    let out = out.ok_or_else(|| null(what))?;
+    // SAFETY: the caller's promise; every such structure begins with a size_t.
+    let room = unsafe { out.cast::<usize>().read() };
+    if room <= size_of::<usize>() || room > 1 << 16 {
+        let text = format!("{what}: its size field says {room}; set it to sizeof the structure");
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    let known = room.min(size_of::<T>());
+    // SAFETY: `known` bytes lie in both structures, and `room` in the caller's.
+    unsafe {
+        ptr::copy_nonoverlapping(ptr::from_ref(from).cast::<u8>(), out.cast().as_ptr(), known);
+        out.cast::<u8>().add(known).write_bytes(0, room - known);
+    }
+    Ok(())
 }
 
 /// `oflag` of the open calls: access mode, `O_CREAT`, `O_EXCL`, and the bits in `also`.

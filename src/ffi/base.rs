@@ -1,4 +1,51 @@
-//! `madang/base.h`: version, words for errors, constants shared by all mechanisms.
+//! `madang/base.h`: version, words for errors, constants shared by all mechanisms, and the rules that
+//! every call of this library follows.
+//!
+//! Results. A call that can fail returns int or ssize_t: 0 or more is success, a negative number is a
+//! negative errno. Test for `< 0`. errno is set to the same positive code as the last thing the call
+//! does, so perror(3) works; success leaves errno alone. mdg_strerror gives fixed words for a result,
+//! mdg_last_error the whole story of this thread's last failure.
+//!
+//! Arguments stand in this order: handle (or where to store it), outputs, inputs (a length right
+//! behind its pointer), flags, mode, timeout. Outputs are written only on success.
+//!
+//! Handles are opaque pointers that the library allocates and mdg_x_close frees. Closing NULL is
+//! fine; closing never removes a name, mdg_x_unlink does. NULL where a handle or pointer is required
+//! is -EINVAL; memory that is not a live handle of the right kind is -EBADF as far as a look at its
+//! first eight bytes can tell.
+//!
+//! Opening follows open(2): oflag takes the access mode, O_CREAT and O_EXCL from <fcntl.h>, any other
+//! bit is -EINVAL; mode takes permission bits, which the umask trims. Descriptors are close-on-exec
+//! unless MDG_INHERIT is given.
+//!
+//! Names are POSIX names: "/name", and "name" means the same. Any bytes but NUL and slash, not "."
+//! or "..", at most 255 bytes for a segment, 251 for a semaphore, 246 for a ring. Kinds do not
+//! collide: a segment is /dev/shm/NAME (as shm_open has it), a semaphore /dev/shm/sem.NAME (as
+//! sem_open has it), a ring /dev/shm/mdg.ring.NAME.
+//!
+//! Timeouts are relative nanoseconds on the monotonic clock, int64_t timeout_ns: MDG_NOWAIT never
+//! waits and answers -EAGAIN, MDG_FOREVER (any negative number) waits without limit, else -ETIMEDOUT.
+//! A caught signal ends every wait with -EINTR, whatever SA_RESTART says, with nothing done; what was
+//! done already is returned as a count instead. A signal caught just before a wait begins does not
+//! end it: a program that waits for signals in MDG_FOREVER calls must be ready for that, with a
+//! timeout for instance.
+//!
+//! Options structures begin with size_t size, which the caller sets to sizeof the structure. Zero
+//! means default, NULL means all defaults. A non-zero field that this version of the library does not
+//! know is -E2BIG, so programs and libraries of different age understand each other.
+//!
+//! The library imposes nothing on its host: no thread, no signal handler, no exit handler, no
+//! SIGPIPE, no abort. An internal error is -ENOTRECOVERABLE, and the handle can then only be closed.
+//! Waiting calls are no cancellation points of pthread_cancel(3).
+//!
+//! Codes mean the same everywhere: -EINVAL bad argument; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES no
+//! permission, or the wrong end for this handle; -ELOOP a symbolic link stands under the name; -EBUSY
+//! a living process has it; -EAGAIN would wait; -ETIMEDOUT; -EINTR; -EMSGSIZE does not fit; -EOVERFLOW
+//! arithmetic or counter limit; -ENOSPC, -ENOMEM, -EMFILE, -ENFILE resources; -E2BIG newer options;
+//! -EPIPE stream shut down; -EOWNERDEAD the peer or holder died; -EPROTO not such an object, or
+//! another kind, version or geometry; -EBADMSG contents corrupt; -ESTALE replaced all the time; -EBADF
+//! not a live handle or descriptor; -ENOSYS not in this platform or version; -ENOTRECOVERABLE internal
+//! error.
 
 use std::ffi::{c_char, c_int};
 

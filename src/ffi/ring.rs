@@ -1,1 +1,537 @@
-//! Stub.
+//! `madang/ring.h`: rings.
+//!
+//! A ring is a bounded buffer of items of one size that one process fills and another empties. Items
+//! come out in the order they went in, whole or not at all, and those committed survive the death of
+//! either side. No lock is involved; without anybody sleeping no operation enters the kernel.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+
+use super::args::{self, Opaque};
+use super::guard::{Answer, guard, guard_or, guard_void};
+use crate::error::{Error, Result};
+use crate::ring::{EndState, Kind, Options, Ring, Stats};
+use crate::time::Timeout;
+
+/// Kind: one producer and one consumer at a time. The default.
+pub const MDG_RING_SPSC: u32 = 1;
+/// Kind: many producers and consumers. Reserved: this version answers -ENOSYS.
+pub const MDG_RING_MPMC: u32 = 2;
+/// Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
+pub const MDG_RING_BROADCAST: u32 = 3;
+
+/// State of an end: nobody has held it yet.
+pub const MDG_RING_END_NEVER: u32 = 0;
+/// State of an end: a living process holds it.
+pub const MDG_RING_END_LIVE: u32 = 1;
+/// State of an end: the last holder closed it.
+pub const MDG_RING_END_CLOSED: u32 = 2;
+/// State of an end: the last holder died, and nobody has held it since.
+pub const MDG_RING_END_DEAD: u32 = 3;
+
+/// Bit in mdg_ring_stats.flags: the stream was ended by mdg_ring_shutdown.
+pub const MDG_RING_SHUTDOWN: u32 = 0x1;
+/// Bit in mdg_ring_stats.flags: somebody found an impossible index; the ring is of no more use.
+pub const MDG_RING_CORRUPT: u32 = 0x2;
+/// Bit in mdg_ring_stats.flags: the ring had a name that is gone.
+pub const MDG_RING_UNLINKED: u32 = 0x4;
+
+/// A handle on a ring. It belongs to one thread at a time (mdg_ring_dup makes another for another
+/// thread); mdg_ring_stat and mdg_ring_shutdown alone may be called from any thread meanwhile.
+///
+/// fork(2): a handle opened before works in both processes. The child is a new participant, attached
+/// by its first operation. An end that the parent has used stays the parent's until the parent closes
+/// the handle or dies; the child's attempt to use it is -EBUSY. Each process closes its own handle.
+///
+/// A process that exits without mdg_ring_close or mdg_ring_shutdown counts as dead, however it exited.
+#[allow(non_camel_case_types)]
+pub struct mdg_ring {
+    _opaque: [u8; 0],
+}
+
+impl Opaque for mdg_ring {
+    type Inner = Ring;
+    const TAG: u64 = u64::from_le_bytes(*b"mdg:ring");
+    const NAME: &'static str = "mdg_ring";
+}
+
+/// What a ring is to be, or must be. A zero means: whatever it is, or the default for a new one.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mdg_ring_opts {
+    /// sizeof(mdg_ring_opts), set by the caller.
+    pub size: usize,
+    /// Items that fit: rounded up to a power of two, and all of them are usable. A new ring needs it.
+    pub capacity: u64,
+    /// Bytes of an item; a new ring needs it. Items stand one behind the other without padding, the
+    /// first on a 128-byte boundary.
+    pub item_size: u32,
+    /// MDG_RING_SPSC.
+    pub kind: u32,
+    /// Handles that may be open at once, in all processes: at most 4096, 64 by default.
+    pub max_handles: u32,
+    /// 0.
+    pub policy: u32,
+}
+
+/// A look at a ring, taken while others work on. At a quiet moment written = read + length.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct mdg_ring_stats {
+    /// sizeof(mdg_ring_stats), set by the caller; the library fills in what fits, sets the rest to
+    /// zero, and stores here how many bytes it knows.
+    pub size: usize,
+    /// Items that fit.
+    pub capacity: u64,
+    /// Bytes of an item.
+    pub item_size: u32,
+    /// MDG_RING_SPSC.
+    pub kind: u32,
+    /// Items inside.
+    pub length: u64,
+    /// Items ever committed.
+    pub written: u64,
+    /// Items ever taken.
+    pub read: u64,
+    /// Items given up by a full-ring policy: 0 for this kind.
+    pub dropped: u64,
+    /// Ends whose holder was found dead.
+    pub recovered: u64,
+    /// How often a producer went to sleep because the ring was full.
+    pub push_waits: u64,
+    /// How often a consumer went to sleep because the ring was empty.
+    pub pop_waits: u64,
+    /// Process that holds the producing end, or held it last; 0 if none did. In its own PID namespace.
+    pub producer_pid: u32,
+    /// Process that holds the consuming end, or held it last; 0 if none did. In its own PID namespace.
+    pub consumer_pid: u32,
+    /// MDG_RING_END_NEVER, _LIVE, _CLOSED or _DEAD.
+    pub producer_state: u32,
+    /// MDG_RING_END_NEVER, _LIVE, _CLOSED or _DEAD.
+    pub consumer_state: u32,
+    /// Handles that may be open at once.
+    pub max_handles: u32,
+    /// MDG_RING_SHUTDOWN, MDG_RING_CORRUPT, MDG_RING_UNLINKED.
+    pub flags: u32,
+}
+
+/// # Safety
+/// As for `args::handle`.
+#[inline(always)]
+unsafe fn with<A: Answer>(ring: *mut mdg_ring, entry: impl FnOnce(&Ring) -> Result<A>) -> A {
+    guard_or(
+        // SAFETY: the caller's promise.
+        || unsafe { args::poison(ring) },
+        // SAFETY: the caller's promise.
+        || entry(unsafe { args::handle(ring.cast_const()) }?),
+    )
+}
+
+/// Bytes of `count` items: `EINVAL` for a NULL `items`, `EOVERFLOW` for more than memory has.
+fn check_items<T>(items: *const T, count: usize, ring: &Ring) -> Result<()> {
+    if count > 0 {
+        args::pointer(items.cast::<u8>(), "ring: items")?;
+    }
+    let bytes = count.checked_mul(ring.item_size()).unwrap_or(usize::MAX);
+    args::length(bytes, "ring: count").map(drop)
+}
+
+/// A count of items as C returns it; it was checked to fit.
+fn count(count: usize) -> libc::ssize_t {
+    count.cast_signed()
+}
+
+fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
+    let Some(opts) = opts else { return Ok(Options::default()) };
+    let kind = match opts.kind {
+        0 => None,
+        MDG_RING_SPSC => Some(Kind::Spsc),
+        MDG_RING_MPMC | MDG_RING_BROADCAST => {
+            let text = format!("ring kind {} is not in this version", opts.kind);
+            return Err(Error::new(Errno::ENOSYS, text));
+        }
+        kind => return Err(Error::new(Errno::EINVAL, format!("unknown ring kind {kind}"))),
+    };
+    Ok(Options {
+        capacity: opts.capacity,
+        item_size: opts.item_size,
+        kind,
+        max_handles: opts.max_handles,
+        policy: opts.policy,
+    })
+}
+
+/// Opens, or makes, the ring `name`, or an anonymous one if `name` is NULL.
+///
+/// `*ring` receives a handle to be closed with mdg_ring_close. `oflag`: O_WRONLY takes the producing
+/// end at once, O_RDONLY the consuming end; O_RDWR takes each end when it is first used, which is the
+/// way to open a ring before fork(2). O_CREAT makes the ring when it is missing, O_EXCL in addition
+/// fails when it is there; an anonymous ring is always made. `mode` gives the permissions of a new
+/// one, trimmed by the umask; every end needs read and write permission. A ring appears complete, with
+/// its memory reserved, or not at all.
+///
+/// Opening what exists: `opts` NULL, or a zero field, accepts what the ring has; a field that differs
+/// is -EPROTO, with both values in mdg_last_error. Making one needs capacity and item_size. An end
+/// whose holder died is taken over with everything that was committed.
+///
+/// Returns 0, or: -EINVAL (NULL, a bad name, no capacity or item_size for a new ring, an unknown kind,
+/// policy, oflag or mode bit) · -E2BIG · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a
+/// symbolic link under the name) · -EBUSY (a living process has that end; its pid is in
+/// mdg_last_error) · -EPROTO (not a ring, another layout or geometry) · -EBADMSG (its indices are
+/// impossible) · -EMFILE (no descriptor, or max_handles are open) · -EOVERFLOW · -ENOSPC · -ENOMEM ·
+/// -ESTALE (others removed and made it again all the time) · -ENOSYS (a kind of a later version).
+/// Nothing is made or held then. Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `name` is NULL or a C string; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_open(
+    ring: *mut *mut mdg_ring,
+    name: *const c_char,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+    mode: libc::mode_t,
+) -> c_int {
+    guard(|| {
+        let what = "mdg_ring_open";
+        let out = args::out(ring, "mdg_ring_open: ring")?;
+        // SAFETY: the caller's promise; integers only.
+        let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
+        let (flags, mode) = (args::oflag(oflag, 0, what)?, args::mode(mode, what)?);
+        let made = if name.is_null() {
+            Ring::anonymous(&options, flags.access)?
+        } else {
+            // SAFETY: the caller's promise.
+            let name = unsafe { args::string(name, "mdg_ring_open: name") }?;
+            Ring::open(name, &options, flags, mode)?
+        };
+        // SAFETY: checked above.
+        unsafe { args::give(out, made) };
+        Ok(0)
+    })
+}
+
+/// Another handle on the same ring, for another thread or another end; also of an anonymous or
+/// unlinked ring. `oflag` is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open.
+///
+/// Returns 0, or: -EINVAL (NULL, other oflag bits) · -EBADF · -EBUSY · -EBADMSG · -EMFILE · -ENOMEM.
+/// Thread-safe as far as `ring` is not closed meanwhile; not async-signal-safe.
+///
+/// # Safety
+/// `copy` is NULL or writable; `ring` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_dup(
+    copy: *mut *mut mdg_ring,
+    ring: *const mdg_ring,
+    oflag: c_int,
+) -> c_int {
+    guard(|| {
+        let out = args::out(copy, "mdg_ring_dup: copy")?;
+        if oflag & !libc::O_ACCMODE != 0 {
+            let text = "mdg_ring_dup: oflag takes an access mode only";
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        let flags = args::oflag(oflag, 0, "mdg_ring_dup")?;
+        // SAFETY: the caller's promise.
+        let made = unsafe { args::handle(ring) }?.duplicate(flags.access)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, made) };
+        Ok(0)
+    })
+}
+
+/// Pushes one item: copies item_size bytes from `item` into the ring, waiting for room at most
+/// `timeout_ns` nanoseconds of monotonic time (MDG_NOWAIT: not at all, MDG_FOREVER: without limit).
+/// No system call is made while there is room and nobody sleeps. When it has returned 0 the item is
+/// committed, and outlives this process.
+///
+/// Returns 0, or: -EAGAIN (MDG_NOWAIT, full) · -ETIMEDOUT · -EINTR (a signal was caught, whatever
+/// SA_RESTART says) · -EPIPE (shut down) · -EOWNERDEAD (full, and the consumer died; a new consumer
+/// makes the ring ordinary again) · -EBUSY (another process has the producing end) · -EACCES (opened
+/// O_RDONLY) · -EINVAL (NULL, or a reserved run not given back) · -EBADF · -EBADMSG (corrupt); the
+/// item is not pushed then. Not async-signal-safe; not a cancellation point.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread; `item` is NULL or readable for item_size bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_push(
+    ring: *mut mdg_ring,
+    item: *const c_void,
+    timeout_ns: i64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
+            ring.push_raw(item, Timeout::from_nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// Pops one item: copies item_size bytes into `item`, waiting for an item at most `timeout_ns`
+/// nanoseconds of monotonic time (MDG_NOWAIT: not at all, MDG_FOREVER: without limit).
+///
+/// Returns 0, or: -EAGAIN (MDG_NOWAIT, empty) · -ETIMEDOUT · -EINTR (a signal was caught, whatever
+/// SA_RESTART says) · -EPIPE (shut down and drained: end of stream) · -EOWNERDEAD (empty, and the
+/// producer died; everything it committed was delivered before) · -EBUSY (another process has the
+/// consuming end) · -EACCES (opened O_WRONLY) · -EINVAL (NULL, or a peeked run not given back) ·
+/// -EBADF · -EBADMSG (corrupt); `item` is untouched then. Not async-signal-safe; not a cancellation
+/// point.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread; `item` is NULL or writable for item_size bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_pop(
+    ring: *mut mdg_ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
+            ring.pop_raw(item, Timeout::from_nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// Waits for room for one item, then pushes as many of the `count` items at `items` as fit, with one
+/// commit for all.
+///
+/// Returns how many (1 or more; 0 only for a `count` of 0), or what mdg_ring_push returns, or
+/// -EOVERFLOW (more bytes than memory has). Not async-signal-safe; not a cancellation point.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread; `items` is readable for `count` items, or NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_push_many(
+    ring: *mut mdg_ring,
+    items: *const c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items, count, ring)?;
+            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
+        })
+    }
+}
+
+/// Waits for one item, then pops as many as there are, at most `count`, into `items`.
+///
+/// Returns how many (1 or more; 0 only for a `count` of 0), or what mdg_ring_pop returns, or
+/// -EOVERFLOW (more bytes than memory has). Not async-signal-safe; not a cancellation point.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread; `items` is writable for `count` items, or NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_pop_many(
+    ring: *mut mdg_ring,
+    items: *mut c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items.cast_const(), count, ring)?;
+            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
+        })
+    }
+}
+
+/// Waits for room for one item, then hands out free slots in place: `*items` receives the address of
+/// a contiguous run of at least 1 and at most `count` items, to be filled and then committed. A run
+/// ends at the end of the ring at the latest.
+///
+/// The memory is the ring's; nothing in it is visible to the consumer before mdg_ring_commit, and a
+/// process that dies meanwhile has sent nothing. One run at a time: until it is given back, pushing
+/// and reserving are -EINVAL.
+///
+/// Returns the length of the run, or what mdg_ring_push returns (-EINVAL for a `count` of 0, too); a
+/// failure leaves `*items` untouched. Not async-signal-safe; not a cancellation point.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread; `items` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_reserve(
+    ring: *mut mdg_ring,
+    items: *mut *mut c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let out = args::out(items, "mdg_ring_reserve: items")?;
+            let (first, run) = ring.reserve(count, Timeout::from_nanos(timeout_ns))?;
+            out.write(first.as_ptr().cast());
+            Ok(self::count(run))
+        })
+    }
+}
+
+/// Commits the first `count` items of the reserved run, in one step, and gives the rest back. A
+/// `count` of 0 gives the whole run back.
+///
+/// Returns 0, or: -EINVAL (NULL, or more than was reserved) · -EBADF. Not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_commit(ring: *mut mdg_ring, count: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { with(ring, |ring| ring.commit(count).map(|()| 0)) }
+}
+
+/// Waits for one item, then hands out items in place: `*items` receives the address of a contiguous
+/// run of at least 1 and at most `count` of them. They stay in the ring, and a consumer that takes
+/// over after this process's death gets them again, until mdg_ring_release.
+///
+/// The memory is the ring's; read it only, and do not rely on its staying the same if the producer
+/// cannot be trusted. One run at a time: until it is given back, popping and peeking are -EINVAL.
+///
+/// Returns the length of the run, or what mdg_ring_pop returns (-EINVAL for a `count` of 0, too); a
+/// failure leaves `*items` untouched. Not async-signal-safe; not a cancellation point.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread; `items` is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_peek(
+    ring: *mut mdg_ring,
+    items: *mut *const c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let out = args::out(items, "mdg_ring_peek: items")?;
+            let (first, run) = ring.peek(count, Timeout::from_nanos(timeout_ns))?;
+            out.write(first.as_ptr().cast_const().cast());
+            Ok(self::count(run))
+        })
+    }
+}
+
+/// Takes the first `count` items of the peeked run off the ring and leaves the rest in it.
+///
+/// Returns 0, or: -EINVAL (NULL, or more than was peeked) · -EBADF. Not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_release(ring: *mut mdg_ring, count: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { with(ring, |ring| ring.release(count).map(|()| 0)) }
+}
+
+/// Ends the stream: from now on pushes are -EPIPE, and pops deliver what is inside and then are
+/// -EPIPE. Wakes everyone who waits. Any participant may call it, from any thread, again too. It
+/// cannot be undone; unlink the ring and make a new one.
+///
+/// Returns 0, or -EINVAL (NULL), -EBADF. Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `ring` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_shutdown(ring: *mut mdg_ring) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            ring.shutdown();
+            Ok(0)
+        })
+    }
+}
+
+fn state(end: EndState) -> u32 {
+    match end {
+        EndState::Never => MDG_RING_END_NEVER,
+        EndState::Live => MDG_RING_END_LIVE,
+        EndState::Closed => MDG_RING_END_CLOSED,
+        EndState::Dead => MDG_RING_END_DEAD,
+    }
+}
+
+fn stats(stats: &Stats) -> mdg_ring_stats {
+    let bit = |set, bit| if set { bit } else { 0 };
+    mdg_ring_stats {
+        size: size_of::<mdg_ring_stats>(),
+        capacity: stats.capacity,
+        item_size: stats.item_size,
+        kind: match stats.kind {
+            Kind::Spsc => MDG_RING_SPSC,
+        },
+        length: stats.length,
+        written: stats.written,
+        read: stats.read,
+        dropped: stats.dropped,
+        recovered: stats.recovered,
+        push_waits: stats.push_waits,
+        pop_waits: stats.pop_waits,
+        producer_pid: stats.producer_pid,
+        consumer_pid: stats.consumer_pid,
+        producer_state: state(stats.producer),
+        consumer_state: state(stats.consumer),
+        max_handles: stats.max_handles,
+        flags: bit(stats.shutdown, MDG_RING_SHUTDOWN)
+            | bit(stats.corrupt, MDG_RING_CORRUPT)
+            | bit(stats.unlinked, MDG_RING_UNLINKED),
+    }
+}
+
+/// Tells what is known about a ring. `out->size` must be set to sizeof(mdg_ring_stats).
+///
+/// Returns 0, or: -EINVAL (NULL, or a size that holds no field) · -EBADF. Thread-safe; makes two
+/// system calls to find out who is alive; not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or a handle; `out` is NULL or begins with its size and is writable for that many.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_stat(ring: *const mdg_ring, out: *mut mdg_ring_stats) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let ring = unsafe { args::handle(ring) }?;
+        let out = NonNull::new(args::out(out, "mdg_ring_stat: stats")?);
+        let full = stats(&ring.stat());
+        // SAFETY: non-null (just checked) and, by the caller's promise, as large as it says.
+        unsafe { args::fill(out, &full, "mdg_ring_stats") }.map(|()| 0)
+    })
+}
+
+/// Gives back this handle's ends and frees it; the ring and its name stay. Items committed stay for
+/// whoever opens it next. NULL is fine. Closing is not ending the stream: a consumer goes on waiting
+/// for the next producer, so call mdg_ring_shutdown before if there will be none. errno is left alone.
+/// Not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or a handle that nobody uses any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_close(ring: *mut mdg_ring) {
+    // SAFETY: the caller's promise.
+    guard_void(|| unsafe { args::close(ring) });
+}
+
+/// Removes the name of a ring; those who have it open go on using it, and mdg_ring_stat tells them.
+/// Whatever file stands under a ring's name is removed, sound or not.
+///
+/// Returns 0, or: -EINVAL (NULL, a bad name) · -ENAMETOOLONG · -ENOENT · -EACCES (another user's) ·
+/// -ELOOP (a symbolic link) · -EPROTO (not a regular file) · -EBUSY (another process was stopped while
+/// it was removing the same ring). Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `name` is NULL or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_unlink(name: *const c_char) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        Ring::unlink(unsafe { args::string(name, "mdg_ring_unlink: name") }?).map(|()| 0)
+    })
+}

@@ -1,1 +1,228 @@
-//! Stub.
+//! `madang/sem.h`: counting semaphores.
+//!
+//! A semaphore counts permits: waiting takes one, posting gives one back, and any process may do
+//! either. Named ones are exactly those of sem_open(3), unnamed ones are a sem_t in shared memory.
+//! A process that dies with a permit does not give it back.
+
+use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+
+use super::args::{self, Opaque};
+use super::guard::{guard, guard_or, guard_void};
+use crate::error::{Error, Result};
+use crate::sem::Semaphore;
+use crate::time::Timeout;
+
+/// Kind: the C library's own semaphores; sem_open(3) programs are full peers. The default.
+pub const MDG_SEM_POSIX: u32 = 0;
+/// Kind: permits of a dead holder come back by themselves. Reserved: this version answers -ENOSYS.
+pub const MDG_SEM_UNDO: u32 = 1;
+/// The greatest value of a semaphore.
+pub const MDG_SEM_VALUE_MAX: u32 = 0x7fff_ffff;
+
+/// A semaphore. Free-threaded: any thread may use it at any time, but for mdg_sem_close, which needs
+/// it alone. A handle opened before fork(2) works in both processes, and each closes its own.
+#[allow(non_camel_case_types)]
+pub struct mdg_sem {
+    _opaque: [u8; 0],
+}
+
+impl Opaque for mdg_sem {
+    type Inner = Semaphore;
+    const TAG: u64 = u64::from_le_bytes(*b"mdg:sem:");
+    const NAME: &'static str = "mdg_sem";
+}
+
+/// What a new semaphore is to be. Zero means default.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mdg_sem_opts {
+    /// sizeof(mdg_sem_opts), set by the caller.
+    pub size: usize,
+    /// Permits it starts with, at most MDG_SEM_VALUE_MAX. Ignored when the semaphore exists.
+    pub value: u32,
+    /// MDG_SEM_POSIX.
+    pub kind: u32,
+}
+
+/// Opens, or makes, the semaphore `name`: the object that sem_open(3) makes, /dev/shm/sem.NAME.
+///
+/// `*sem` receives a handle to be closed with mdg_sem_close. `opts` NULL means value 0. `oflag` takes
+/// O_CREAT and O_EXCL; its access mode is ignored, as in sem_open. `mode` gives the permissions of a
+/// new one, trimmed by the umask; opening needs read and write permission. It appears complete or not
+/// at all.
+///
+/// Returns 0, or: -EINVAL (NULL, a bad name, a value over the greatest, an unknown kind, oflag or mode
+/// bit) · -E2BIG · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a symbolic link under the
+/// name) · -EPROTO (what stands there is too short, too long or no semaphore) · -ENOSYS (MDG_SEM_UNDO)
+/// · -ENOSPC · -ENOMEM · -EMFILE. Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `sem` is NULL or writable; `name` is NULL or a C string; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_open(
+    sem: *mut *mut mdg_sem,
+    name: *const c_char,
+    opts: *const mdg_sem_opts,
+    oflag: c_int,
+    mode: libc::mode_t,
+) -> c_int {
+    guard(|| {
+        let what = "mdg_sem_open";
+        let out = args::out(sem, "mdg_sem_open: sem")?;
+        // SAFETY: the caller's promise.
+        let name = unsafe { args::string(name, "mdg_sem_open: name") }?;
+        // SAFETY: the caller's promise; integers only.
+        let opts = unsafe { args::options(opts, "mdg_sem_opts") }?;
+        let (value, kind) = opts.map_or((0, MDG_SEM_POSIX), |opts| (opts.value, opts.kind));
+        let mode = args::mode(mode, what)?;
+        // The access mode is ignored; any of the four bit patterns will do.
+        let flags = args::oflag(oflag & !libc::O_ACCMODE | libc::O_RDWR, 0, what)?;
+        match kind {
+            MDG_SEM_POSIX => {}
+            MDG_SEM_UNDO => {
+                let text = format!("{what}: MDG_SEM_UNDO is not in this version");
+                return Err(Error::new(Errno::ENOSYS, text));
+            }
+            _ => return Err(Error::new(Errno::EINVAL, format!("{what}: unknown kind {kind}"))),
+        }
+        let semaphore = Semaphore::open(name, value, flags.creation, mode)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, semaphore) };
+        Ok(0)
+    })
+}
+
+fn memory_of(memory: *mut c_void, what: &str) -> Result<NonNull<u8>> {
+    NonNull::new(memory.cast())
+        .ok_or_else(|| Error::new(Errno::EINVAL, format!("{what}: memory is NULL")))
+}
+
+/// Makes an unnamed semaphore with `value` permits in `memory`, which is a sem_t inside memory that
+/// processes share, such as a segment. Others use it with mdg_sem_attach, or with sem_wait(3).
+///
+/// `*sem` receives a handle; `memory` stays the caller's and must stay mapped until mdg_sem_close,
+/// which leaves the semaphore itself as it is.
+///
+/// Returns 0, or -EINVAL (NULL, misaligned memory, a value over MDG_SEM_VALUE_MAX). Thread-safe; not
+/// async-signal-safe. Making one where a semaphore is in use is undefined, as with sem_init(3).
+///
+/// # Safety
+/// `sem` is NULL or writable; `memory` is NULL or a writable sem_t.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_init(
+    sem: *mut *mut mdg_sem,
+    memory: *mut c_void,
+    value: c_uint,
+) -> c_int {
+    guard(|| {
+        let out = args::out(sem, "mdg_sem_init: sem")?;
+        let memory = memory_of(memory, "mdg_sem_init")?;
+        // SAFETY: the caller's promise.
+        let semaphore = unsafe { Semaphore::init(memory, value) }?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, semaphore) };
+        Ok(0)
+    })
+}
+
+/// Uses a semaphore that mdg_sem_init, or sem_init(3) with pshared, made in `memory`.
+///
+/// `*sem` receives a handle; `memory` must stay mapped until mdg_sem_close.
+///
+/// Returns 0, or: -EINVAL (NULL, misaligned memory) · -EPROTO (no process-shared semaphore there).
+/// Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `sem` is NULL or writable; `memory` is NULL or a readable and writable sem_t.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_attach(sem: *mut *mut mdg_sem, memory: *mut c_void) -> c_int {
+    guard(|| {
+        let out = args::out(sem, "mdg_sem_attach: sem")?;
+        let memory = memory_of(memory, "mdg_sem_attach")?;
+        // SAFETY: the caller's promise.
+        let semaphore = unsafe { Semaphore::attach(memory) }?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, semaphore) };
+        Ok(0)
+    })
+}
+
+/// Takes a permit, waiting for one at most `timeout_ns` nanoseconds of monotonic time (MDG_NOWAIT:
+/// not at all, MDG_FOREVER: without limit).
+///
+/// Returns 0 with a permit taken, or: -EAGAIN (MDG_NOWAIT, none there) · -ETIMEDOUT · -EINTR (a signal
+/// was caught, whatever SA_RESTART says) · -EINVAL (NULL) · -EBADF; no permit is taken then.
+/// Thread-safe; not async-signal-safe; not a cancellation point.
+///
+/// # Safety
+/// `sem` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_wait(sem: *mut mdg_sem, timeout_ns: i64) -> c_int {
+    guard_or(
+        // SAFETY: the caller's promise.
+        || unsafe { args::poison(sem) },
+        || {
+            // SAFETY: the caller's promise.
+            let semaphore = unsafe { args::handle(sem.cast_const()) }?;
+            semaphore.wait(Timeout::from_nanos(timeout_ns)).map(|()| 0)
+        },
+    )
+}
+
+/// Gives a permit back and wakes one who waits for it. Any process may, not just who took one.
+///
+/// Returns 0, or: -EOVERFLOW (the value is MDG_SEM_VALUE_MAX already, and stays) · -EINVAL (NULL) ·
+/// -EBADF. Thread-safe. Async-signal-safe as long as it succeeds: only a failure formats a text.
+///
+/// # Safety
+/// `sem` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_post(sem: *mut mdg_sem) -> c_int {
+    // SAFETY: the caller's promise.
+    guard(|| unsafe { args::handle(sem.cast_const()) }?.post().map(|()| 0))
+}
+
+/// Permits there are now (0 or more), out of date as soon as others use the semaphore; or -EINVAL
+/// (NULL), -EBADF. Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `sem` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_value(sem: *mut mdg_sem) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let value = unsafe { args::handle(sem.cast_const()) }?.value();
+        // At most VALUE_MAX, which is INT_MAX.
+        Ok(value.min(MDG_SEM_VALUE_MAX) as c_int)
+    })
+}
+
+/// Frees the handle. The name, and permits taken through the handle, stay as they are. NULL is fine.
+/// No other thread may use the handle any more. errno is left alone. Not async-signal-safe.
+///
+/// # Safety
+/// `sem` is NULL or a handle that nobody uses any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_close(sem: *mut mdg_sem) {
+    // SAFETY: the caller's promise.
+    guard_void(|| unsafe { args::close(sem) });
+}
+
+/// Removes the name of a semaphore, as sem_unlink(3) does; those who have it open go on using it.
+///
+/// Returns 0, or: -EINVAL (NULL, a bad name) · -ENAMETOOLONG · -ENOENT · -EACCES (another user's:
+/// /dev/shm is sticky) · -EPROTO (a directory). Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `name` is NULL or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_unlink(name: *const c_char) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        Semaphore::unlink(unsafe { args::string(name, "mdg_sem_unlink: name") }?).map(|()| 0)
+    })
+}

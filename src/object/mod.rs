@@ -1,1 +1,18 @@
-//! Stub.
+//! Our own shared objects: what their first page says, how they are made and found, who takes part
+//! in them, and who of those is alive.
+//!
+//! The layout is specified byte by byte in `docs/layout.md`.
+
+mod open;
+mod participant;
+mod region;
+mod role;
+mod superblock;
+
+pub(crate) use open::{Object, Request, unlink};
+pub(crate) use participant::Participant;
+pub(crate) use region::Shared;
+pub(crate) use role::{End, Holder, Role, RoleWord};
+pub(crate) use superblock::{
+    CONTROL_OFFSET, Geometry, KIND_SPSC, LINE, MAX_HANDLES_LIMIT, Superblock,
+};

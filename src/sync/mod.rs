@@ -1,1 +1,8 @@
-//! Stub.
+#![forbid(unsafe_code)]
+//! Waiting: spin a little, then sleep in the kernel, never forget who might be dead.
+
+mod event_count;
+mod wait;
+
+pub(crate) use event_count::EventCount;
+pub(crate) use wait::{Spinner, wait_until};

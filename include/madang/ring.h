@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * madang/ring.h: rings.
+ *
+ * A ring is a bounded buffer of items of one size that one process fills and another empties. Items
+ * come out in the order they went in, whole or not at all, and those committed survive the death of
+ * either side. No lock is involved; without anybody sleeping no operation enters the kernel.
+ */
+
+#ifndef MADANG_RING_H
+#define MADANG_RING_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <madang/base.h>
+
+/**
+ * Kind: one producer and one consumer at a time. The default.
+ */
+#define MDG_RING_SPSC 1
+
+/**
+ * Kind: many producers and consumers. Reserved: this version answers -ENOSYS.
+ */
+#define MDG_RING_MPMC 2
+
+/**
+ * Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
+ */
+#define MDG_RING_BROADCAST 3
+
+/**
+ * State of an end: nobody has held it yet.
+ */
+#define MDG_RING_END_NEVER 0
+
+/**
+ * State of an end: a living process holds it.
+ */
+#define MDG_RING_END_LIVE 1
+
+/**
+ * State of an end: the last holder closed it.
+ */
+#define MDG_RING_END_CLOSED 2
+
+/**
+ * State of an end: the last holder died, and nobody has held it since.
+ */
+#define MDG_RING_END_DEAD 3
+
+/**
+ * Bit in mdg_ring_stats.flags: the stream was ended by mdg_ring_shutdown.
+ */
+#define MDG_RING_SHUTDOWN 1
+
+/**
+ * Bit in mdg_ring_stats.flags: somebody found an impossible index; the ring is of no more use.
+ */
+#define MDG_RING_CORRUPT 2
+
+/**
+ * Bit in mdg_ring_stats.flags: the ring had a name that is gone.
+ */
+#define MDG_RING_UNLINKED 4
+
+/**
+ * A handle on a ring. It belongs to one thread at a time (mdg_ring_dup makes another for another
+ * thread); mdg_ring_stat and mdg_ring_shutdown alone may be called from any thread meanwhile.
+ *
+ * fork(2): a handle opened before works in both processes. The child is a new participant, attached
+ * by its first operation. An end that the parent has used stays the parent's until the parent closes
+ * the handle or dies; the child's attempt to use it is -EBUSY. Each process closes its own handle.
+ *
+ * A process that exits without mdg_ring_close or mdg_ring_shutdown counts as dead, however it exited.
+ */
+typedef struct mdg_ring mdg_ring;
+
+/**
+ * What a ring is to be, or must be. A zero means: whatever it is, or the default for a new one.
+ */
+typedef struct mdg_ring_opts {
+  /**
+   * sizeof(mdg_ring_opts), set by the caller.
+   */
+  size_t size;
+  /**
+   * Items that fit: rounded up to a power of two, and all of them are usable. A new ring needs it.
+   */
+  uint64_t capacity;
+  /**
+   * Bytes of an item; a new ring needs it. Items stand one behind the other without padding, the
+   * first on a 128-byte boundary.
+   */
+  uint32_t item_size;
+  /**
+   * MDG_RING_SPSC.
+   */
+  uint32_t kind;
+  /**
+   * Handles that may be open at once, in all processes: at most 4096, 64 by default.
+   */
+  uint32_t max_handles;
+  /**
+   * 0.
+   */
+  uint32_t policy;
+} mdg_ring_opts;
+
+/**
+ * A look at a ring, taken while others work on. At a quiet moment written = read + length.
+ */
+typedef struct mdg_ring_stats {
+  /**
+   * sizeof(mdg_ring_stats), set by the caller; the library fills in what fits, sets the rest to
+   * zero, and stores here how many bytes it knows.
+   */
+  size_t size;
+  /**
+   * Items that fit.
+   */
+  uint64_t capacity;
+  /**
+   * Bytes of an item.
+   */
+  uint32_t item_size;
+  /**
+   * MDG_RING_SPSC.
+   */
+  uint32_t kind;
+  /**
+   * Items inside.
+   */
+  uint64_t length;
+  /**
+   * Items ever committed.
+   */
+  uint64_t written;
+  /**
+   * Items ever taken.
+   */
+  uint64_t read;
+  /**
+   * Items given up by a full-ring policy: 0 for this kind.
+   */
+  uint64_t dropped;
+  /**
+   * Ends whose holder was found dead.
+   */
+  uint64_t recovered;
+  /**
+   * How often a producer went to sleep because the ring was full.
+   */
+  uint64_t push_waits;
+  /**
+   * How often a consumer went to sleep because the ring was empty.
+   */
+  uint64_t pop_waits;
+  /**
+   * Process that holds the producing end, or held it last; 0 if none did. In its own PID namespace.
+   */
+  uint32_t producer_pid;
+  /**
+   * Process that holds the consuming end, or held it last; 0 if none did. In its own PID namespace.
+   */
+  uint32_t consumer_pid;
+  /**
+   * MDG_RING_END_NEVER, _LIVE, _CLOSED or _DEAD.
+   */
+  uint32_t producer_state;
+  /**
+   * MDG_RING_END_NEVER, _LIVE, _CLOSED or _DEAD.
+   */
+  uint32_t consumer_state;
+  /**
+   * Handles that may be open at once.
+   */
+  uint32_t max_handles;
+  /**
+   * MDG_RING_SHUTDOWN, MDG_RING_CORRUPT, MDG_RING_UNLINKED.
+   */
+  uint32_t flags;
+} mdg_ring_stats;
+
+#ifdef __cplusplus
+extern "C" {
+#endif /* __cplusplus */
+
+/**
+ * Opens, or makes, the ring name, or an anonymous one if name is NULL.
+ *
+ * *ring receives a handle to be closed with mdg_ring_close. oflag: O_WRONLY takes the producing
+ * end at once, O_RDONLY the consuming end; O_RDWR takes each end when it is first used, which is the
+ * way to open a ring before fork(2). O_CREAT makes the ring when it is missing, O_EXCL in addition
+ * fails when it is there; an anonymous ring is always made. mode gives the permissions of a new
+ * one, trimmed by the umask; every end needs read and write permission. A ring appears complete, with
+ * its memory reserved, or not at all.
+ *
+ * Opening what exists: opts NULL, or a zero field, accepts what the ring has; a field that differs
+ * is -EPROTO, with both values in mdg_last_error. Making one needs capacity and item_size. An end
+ * whose holder died is taken over with everything that was committed.
+ *
+ * Returns 0, or: -EINVAL (NULL, a bad name, no capacity or item_size for a new ring, an unknown kind,
+ * policy, oflag or mode bit); -E2BIG; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES; -ELOOP (a
+ * symbolic link under the name); -EBUSY (a living process has that end; its pid is in
+ * mdg_last_error); -EPROTO (not a ring, another layout or geometry); -EBADMSG (its indices are
+ * impossible); -EMFILE (no descriptor, or max_handles are open); -EOVERFLOW; -ENOSPC; -ENOMEM;
+ * -ESTALE (others removed and made it again all the time); -ENOSYS (a kind of a later version).
+ * Nothing is made or held then. Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_open(struct mdg_ring **ring,
+                  const char *name,
+                  const struct mdg_ring_opts *opts,
+                  int oflag,
+                  mode_t mode);
+
+/**
+ * Another handle on the same ring, for another thread or another end; also of an anonymous or
+ * unlinked ring. oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open.
+ *
+ * Returns 0, or: -EINVAL (NULL, other oflag bits); -EBADF; -EBUSY; -EBADMSG; -EMFILE; -ENOMEM.
+ * Thread-safe as far as ring is not closed meanwhile; not async-signal-safe.
+ */
+int mdg_ring_dup(struct mdg_ring **copy,
+                 const struct mdg_ring *ring,
+                 int oflag);
+
+/**
+ * Pushes one item: copies item_size bytes from item into the ring, waiting for room at most
+ * timeout_ns nanoseconds of monotonic time (MDG_NOWAIT: not at all, MDG_FOREVER: without limit).
+ * No system call is made while there is room and nobody sleeps. When it has returned 0 the item is
+ * committed, and outlives this process.
+ *
+ * Returns 0, or: -EAGAIN (MDG_NOWAIT, full); -ETIMEDOUT; -EINTR (a signal was caught, whatever
+ * SA_RESTART says); -EPIPE (shut down); -EOWNERDEAD (full, and the consumer died; a new consumer
+ * makes the ring ordinary again); -EBUSY (another process has the producing end); -EACCES (opened
+ * O_RDONLY); -EINVAL (NULL, or a reserved run not given back); -EBADF; -EBADMSG (corrupt); the
+ * item is not pushed then. Not async-signal-safe; not a cancellation point.
+ */
+int mdg_ring_push(struct mdg_ring *ring,
+                  const void *item,
+                  int64_t timeout_ns);
+
+/**
+ * Pops one item: copies item_size bytes into item, waiting for an item at most timeout_ns
+ * nanoseconds of monotonic time (MDG_NOWAIT: not at all, MDG_FOREVER: without limit).
+ *
+ * Returns 0, or: -EAGAIN (MDG_NOWAIT, empty); -ETIMEDOUT; -EINTR (a signal was caught, whatever
+ * SA_RESTART says); -EPIPE (shut down and drained: end of stream); -EOWNERDEAD (empty, and the
+ * producer died; everything it committed was delivered before); -EBUSY (another process has the
+ * consuming end); -EACCES (opened O_WRONLY); -EINVAL (NULL, or a peeked run not given back);
+ * -EBADF; -EBADMSG (corrupt); item is untouched then. Not async-signal-safe; not a cancellation
+ * point.
+ */
+int mdg_ring_pop(struct mdg_ring *ring,
+                 void *item,
+                 int64_t timeout_ns);
+
+/**
+ * Waits for room for one item, then pushes as many of the count items at items as fit, with one
+ * commit for all.
+ *
+ * Returns how many (1 or more; 0 only for a count of 0), or what mdg_ring_push returns, or
+ * -EOVERFLOW (more bytes than memory has). Not async-signal-safe; not a cancellation point.
+ */
+ssize_t mdg_ring_push_many(struct mdg_ring *ring,
+                           const void *items,
+                           size_t count,
+                           int64_t timeout_ns);
+
+/**
+ * Waits for one item, then pops as many as there are, at most count, into items.
+ *
+ * Returns how many (1 or more; 0 only for a count of 0), or what mdg_ring_pop returns, or
+ * -EOVERFLOW (more bytes than memory has). Not async-signal-safe; not a cancellation point.
+ */
+ssize_t mdg_ring_pop_many(struct mdg_ring *ring, void *items, size_t count, int64_t timeout_ns);
+
+/**
+ * Waits for room for one item, then hands out free slots in place: *items receives the address of
+ * a contiguous run of at least 1 and at most count items, to be filled and then committed. A run
+ * ends at the end of the ring at the latest.
+ *
+ * The memory is the ring's; nothing in it is visible to the consumer before mdg_ring_commit, and a
+ * process that dies meanwhile has sent nothing. One run at a time: until it is given back, pushing
+ * and reserving are -EINVAL.
+ *
+ * Returns the length of the run, or what mdg_ring_push returns (-EINVAL for a count of 0, too); a
+ * failure leaves *items untouched. Not async-signal-safe; not a cancellation point.
+ */
+ssize_t mdg_ring_reserve(struct mdg_ring *ring,
+                         void **items,
+                         size_t count,
+                         int64_t timeout_ns);
+
+/**
+ * Commits the first count items of the reserved run, in one step, and gives the rest back. A
+ * count of 0 gives the whole run back.
+ *
+ * Returns 0, or: -EINVAL (NULL, or more than was reserved); -EBADF. Not async-signal-safe.
+ */
+int mdg_ring_commit(struct mdg_ring *ring, size_t count);
+
+/**
+ * Waits for one item, then hands out items in place: *items receives the address of a contiguous
+ * run of at least 1 and at most count of them. They stay in the ring, and a consumer that takes
+ * over after this process's death gets them again, until mdg_ring_release.
+ *
+ * The memory is the ring's; read it only, and do not rely on its staying the same if the producer
+ * cannot be trusted. One run at a time: until it is given back, popping and peeking are -EINVAL.
+ *
+ * Returns the length of the run, or what mdg_ring_pop returns (-EINVAL for a count of 0, too); a
+ * failure leaves *items untouched. Not async-signal-safe; not a cancellation point.
+ */
+ssize_t mdg_ring_peek(struct mdg_ring *ring,
+                      const void **items,
+                      size_t count,
+                      int64_t timeout_ns);
+
+/**
+ * Takes the first count items of the peeked run off the ring and leaves the rest in it.
+ *
+ * Returns 0, or: -EINVAL (NULL, or more than was peeked); -EBADF. Not async-signal-safe.
+ */
+int mdg_ring_release(struct mdg_ring *ring, size_t count);
+
+/**
+ * Ends the stream: from now on pushes are -EPIPE, and pops deliver what is inside and then are
+ * -EPIPE. Wakes everyone who waits. Any participant may call it, from any thread, again too. It
+ * cannot be undone; unlink the ring and make a new one.
+ *
+ * Returns 0, or -EINVAL (NULL), -EBADF. Thread-safe; async-signal-safe as long as it succeeds.
+ */
+int mdg_ring_shutdown(struct mdg_ring *ring);
+
+/**
+ * Tells what is known about a ring. out->size must be set to sizeof(mdg_ring_stats).
+ *
+ * Returns 0, or: -EINVAL (NULL, or a size that holds no field); -EBADF. Thread-safe; makes two
+ * system calls to find out who is alive; not async-signal-safe.
+ */
+int mdg_ring_stat(const struct mdg_ring *ring,
+                  struct mdg_ring_stats *out);
+
+/**
+ * Gives back this handle's ends and frees it; the ring and its name stay. Items committed stay for
+ * whoever opens it next. NULL is fine. Closing is not ending the stream: a consumer goes on waiting
+ * for the next producer, so call mdg_ring_shutdown before if there will be none. errno is left alone.
+ * Not async-signal-safe.
+ */
+void mdg_ring_close(struct mdg_ring *ring);
+
+/**
+ * Removes the name of a ring; those who have it open go on using it, and mdg_ring_stat tells them.
+ * Whatever file stands under a ring's name is removed, sound or not.
+ *
+ * Returns 0, or: -EINVAL (NULL, a bad name); -ENAMETOOLONG; -ENOENT; -EACCES (another user's);
+ * -ELOOP (a symbolic link); -EPROTO (not a regular file); -EBUSY (another process was stopped while
+ * it was removing the same ring). Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_unlink(const char *name);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif /* __cplusplus */
+
+#endif  /* MADANG_RING_H */

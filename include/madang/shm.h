@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/*
+ * madang/shm.h: shared-memory segments.
+ *
+ * A segment is memory that processes share: by name, by descriptor, through a file, or inherited by
+ * children. A named one is a plain POSIX object without any header of ours.
+ */
+
+#ifndef MADANG_SHM_H
+#define MADANG_SHM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <madang/base.h>
+
+/**
+ * Bit of oflag in mdg_shm_from_fd: refuse a descriptor that is not sealed against shrinking.
+ */
+#define MDG_SEALED 1073741824
+
+/**
+ * A mapped shared-memory segment. Free-threaded: any thread may use it at any time, but for
+ * mdg_shm_resize and mdg_shm_close, which need it alone. After fork(2) parent and child share the
+ * bytes and each closes its own handle; nothing survives execve(2) but what is opened again.
+ */
+typedef struct mdg_shm mdg_shm;
+
+#ifdef __cplusplus
+extern "C" {
+#endif /* __cplusplus */
+
+/**
+ * Opens, or makes, the shared-memory segment name: a plain POSIX object, /dev/shm/NAME, that
+ * programs using shm_open(3), ftruncate(2) and mmap(2) share with this library in both directions.
+ *
+ * *shm receives a handle to be closed with mdg_shm_close. oflag is O_RDONLY (mapped read-only:
+ * a store is SIGSEGV) or O_RDWR, with O_CREAT to make it when it is missing, and O_EXCL in addition
+ * to fail when it is there. mode gives its permissions, trimmed by the umask.
+ *
+ * Making it: size bytes exactly, zero-filled, memory reserved at once; it appears complete or not
+ * at all, and of two makers at once with O_EXCL exactly one wins. Opening what exists: size 0
+ * maps all of it, a smaller size its beginning.
+ *
+ * Returns 0, or: -EINVAL (NULL, a bad name, O_WRONLY, an unknown oflag or mode bit, size 0 where it
+ * must be made); -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES; -ELOOP (a symbolic link under the
+ * name); -EPROTO (smaller than size, empty, or not a regular file); -EOVERFLOW (size beyond
+ * what files can have); -ENOSPC (/dev/shm is full); -ENOMEM (no address space); -EMFILE;
+ * -ESTALE (others removed and made it again all the time).
+ *
+ * Thread-safe; not async-signal-safe. The name stays until mdg_shm_unlink.
+ */
+int mdg_shm_open(struct mdg_shm **shm,
+                 const char *name,
+                 size_t size,
+                 int oflag,
+                 mode_t mode);
+
+/**
+ * Makes a segment without a name: size zero bytes that children inherit, and that other programs
+ * get by receiving mdg_shm_fd over a Unix socket. It is sealed (F_SEAL_SHRINK): nobody can ever
+ * truncate it under the feet of those who map it; growing it stays possible.
+ *
+ * flags: 0, or MDG_INHERIT to keep the descriptor open across execve(2).
+ *
+ * Returns 0, or: -EINVAL (NULL, size 0, unknown flag); -EOVERFLOW; -ENOSPC; -ENOMEM; -EMFILE;
+ * -ENOSYS (no memfd_create). Thread-safe; not async-signal-safe.
+ */
+int mdg_shm_anonymous(struct mdg_shm **shm,
+                      size_t size,
+                      uint32_t flags);
+
+/**
+ * Maps all of the file or memory behind a descriptor, such as one received over a Unix socket. The
+ * descriptor is duplicated: the caller keeps its own, and closes it.
+ *
+ * oflag is O_RDONLY or O_RDWR; with MDG_SEALED the descriptor is refused unless it is sealed
+ * against shrinking, so that its sender cannot make this process fault by truncating it.
+ *
+ * Returns 0, or: -EINVAL (NULL, other oflag bits); -EBADF; -EACCES (descriptor not open for that);
+ * -EPROTO (no size, empty, or not sealed as required); -ENOMEM; -EMFILE. Thread-safe; not
+ * async-signal-safe.
+ */
+int mdg_shm_from_fd(struct mdg_shm **shm,
+                    int fd,
+                    int oflag);
+
+/**
+ * Maps an ordinary file, or a device that can be mapped: /dev/zero gives zero bytes to share with
+ * children, and needs a size. Links in path are followed, as open(2) does.
+ *
+ * size, oflag and mode mean what they mean in mdg_shm_open. A file made by this call appears
+ * complete, with its blocks reserved where the file system can do that; a sparse file stays sparse,
+ * and a write into a hole when the disk is full is then SIGBUS, as with mmap(2).
+ *
+ * Returns 0, or what mdg_shm_open returns, and -EINVAL for a device with size 0, -ENOTDIR, -EROFS,
+ * -ETXTBSY from open(2). Thread-safe; not async-signal-safe.
+ */
+int mdg_shm_map_file(struct mdg_shm **shm,
+                     const char *path,
+                     size_t size,
+                     int oflag,
+                     mode_t mode);
+
+/**
+ * Address of the segment's first byte, or NULL (with errno EINVAL or EBADF) if shm is not a live
+ * handle.
+ *
+ * The memory belongs to the handle: it is valid for mdg_shm_size bytes until mdg_shm_resize or
+ * mdg_shm_close. It lies at another address in every process, so keep offsets in it, not pointers.
+ * Other processes may change it at any moment: share data through the rings and semaphores of this
+ * library, or C11 atomics. Thread-safe; not async-signal-safe.
+ */
+void *mdg_shm_addr(const struct mdg_shm *shm);
+
+/**
+ * Bytes mapped: exactly the size its maker asked for, never rounded up to pages, or the smaller size
+ * that this opener asked for. 0 (with errno EINVAL or EBADF) if shm is not a live handle.
+ * Thread-safe; not async-signal-safe.
+ */
+size_t mdg_shm_size(const struct mdg_shm *shm);
+
+/**
+ * The segment's descriptor, for fstat(2), fchmod(2), or passing on. It belongs to the handle: do not
+ * close it, and duplicate it to keep it longer.
+ *
+ * Returns the descriptor (0 or more), -EINVAL for NULL, or -EBADF. Thread-safe; not
+ * async-signal-safe.
+ */
+int mdg_shm_fd(const struct mdg_shm *shm);
+
+/**
+ * Changes the size of the segment, as ftruncate(2) does, and of this mapping, which may move: take
+ * mdg_shm_addr again.
+ *
+ * New bytes are zero and reserved. Other processes keep what they have mapped; they see more by
+ * resizing to the same size or opening again, and after shrinking must not touch what lies beyond
+ * the new end (that is SIGBUS).
+ *
+ * Returns 0, or: -EINVAL (NULL, size 0, a device); -EBADF; -EACCES (mapped read-only, or smaller
+ * than an anonymous segment is: it is sealed); -EOVERFLOW; -ENOSPC; -ENOMEM; the old size stands
+ * then. No other thread may use the segment meanwhile; not async-signal-safe.
+ */
+int mdg_shm_resize(struct mdg_shm *shm,
+                   size_t size);
+
+/**
+ * Writes changed bytes of a mapped file to its storage and waits for it (msync(2), MS_SYNC); for
+ * memory there is nothing to do.
+ *
+ * Returns 0, -EINVAL for NULL, -EBADF, or -EIO. Thread-safe; not async-signal-safe.
+ */
+int mdg_shm_sync(struct mdg_shm *shm);
+
+/**
+ * Unmaps the segment and frees the handle; the name stays. NULL is fine. No other thread may use the
+ * handle any more. errno is left alone. Not async-signal-safe.
+ */
+void mdg_shm_close(struct mdg_shm *shm);
+
+/**
+ * Removes the name of a segment, as shm_unlink(3) does; those who have it mapped go on using it.
+ *
+ * Returns 0, or: -EINVAL (NULL, a bad name); -ENAMETOOLONG; -ENOENT; -EACCES (not yours: /dev/shm
+ * is sticky); -EPROTO (a directory). Thread-safe; not async-signal-safe.
+ */
+int mdg_shm_unlink(const char *name);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif /* __cplusplus */
+
+#endif  /* MADANG_SHM_H */

@@ -1,0 +1,231 @@
+#![forbid(unsafe_code)]
+//! Opening an object: found and checked as a whole, or made complete and then named.
+//!
+//! The unlinking of a name and its making anew by others are met by looking again: an object
+//! counts as opened only if the name still leads to it after this handle has its slot.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
+
+use super::participant::{self, Participant};
+use super::region::Region;
+use super::superblock::{Geometry, SUPERBLOCK_LEN, Superblock};
+use crate::error::{Error, Result};
+use crate::flags::Creation;
+use crate::name::Name;
+use crate::shm::{Mapping, named, sealed_memory};
+use crate::sys::{lock, membarrier};
+
+/// The lock byte of those who remove the name.
+const ADMIN_BYTE: u64 = 1 << 40;
+
+/// What to open.
+pub(crate) struct Request<'a> {
+    /// `None` for an anonymous object.
+    pub name: Option<&'a Name>,
+    pub creation: Creation,
+    pub mode: libc::mode_t,
+    /// What to make if there is nothing: `Err` says what is missing for that.
+    pub make: Result<Geometry>,
+    /// Checks what was found against what the caller asked for.
+    pub check: &'a dyn Fn(&Superblock, &str) -> Result<()>,
+}
+
+/// An object, mapped; shared by all that a handle does.
+#[derive(Debug)]
+pub(crate) struct Object {
+    /// Also what the kernel is asked about others' locks through; holds none itself.
+    file: OwnedFd,
+    region: Region,
+    superblock: Superblock,
+    named: bool,
+    /// Whether membarrier reaches this process.
+    light: bool,
+    what: String,
+}
+
+impl Object {
+    /// Opens or makes what `request` says, and attaches to it.
+    pub(crate) fn open(request: Request<'_>) -> Result<(Self, Participant)> {
+        let Some(name) = request.name else {
+            return Self::anonymous(request.make?);
+        };
+        let what = name.to_string();
+        named::create_or_open(
+            name.path(),
+            request.creation,
+            &what,
+            |path| Self::found(path, &request, &what),
+            |path| Self::make(path, &request, &what),
+        )
+    }
+
+    fn found(
+        path: &CStr,
+        request: &Request<'_>,
+        what: &str,
+    ) -> Result<Option<(Self, Participant)>> {
+        let Some(file) = named::open_regular(path, true, what)? else { return Ok(None) };
+        let object = Self::existing(file, true, what)?;
+        (request.check)(&object.superblock, what)?;
+        let participant = object.attach()?;
+        let status = named::status(&object.file, what)?;
+        if status.st_nlink == 0 || !named::still_names(path, &status) {
+            participant.detach(&object.region, object.geometry());
+            return Ok(None);
+        }
+        Ok(Some((object, participant)))
+    }
+
+    fn make(
+        path: &CStr,
+        request: &Request<'_>,
+        what: &str,
+    ) -> Result<Option<(Self, Participant)>> {
+        let geometry = request.make.clone()?;
+        let new = named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
+        let superblock = initialise(new.file(), geometry, what)?;
+        // Attached before it has a name: what can fail has failed by then, and nobody finds an
+        // object whose maker is not in it.
+        let region = Region::new(Mapping::new(new.file(), file_len(&geometry), true)?);
+        let participant = Participant::attach(&region, &geometry, new.file().as_fd(), what)?;
+        let light = membarrier::register().is_ok();
+        let Some(file) = new.publish(path, what)? else { return Ok(None) };
+        let object = Self { file, region, superblock, named: true, light, what: what.to_owned() };
+        Ok(Some((object, participant)))
+    }
+
+    fn anonymous(geometry: Geometry) -> Result<(Self, Participant)> {
+        let what = "anonymous ring";
+        let file = sealed_memory(c"madang", size_of_file(&geometry, what)?, false, what)?;
+        initialise(&file, geometry, what)?;
+        let object = Self::existing(file, false, what)?;
+        let participant = object.attach()?;
+        Ok((object, participant))
+    }
+
+    /// Checks and maps an object that is there.
+    fn existing(file: OwnedFd, named: bool, what: &str) -> Result<Self> {
+        let size = named::status(&file, what)?.st_size as u64;
+        let mut bytes = [0; SUPERBLOCK_LEN];
+        let file = File::from(file);
+        file.read_exact_at(&mut bytes, 0).map_err(|_| {
+            Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
+        })?;
+        let superblock = Superblock::decode(bytes, size, what)?;
+        let file = OwnedFd::from(file);
+        let region = Region::new(Mapping::new(&file, file_len(&superblock.geometry), true)?);
+        let light = membarrier::register().is_ok();
+        Ok(Self { file, region, superblock, named, light, what: what.to_owned() })
+    }
+
+    /// A second view of the same object, for another handle.
+    pub(crate) fn duplicate(&self) -> Result<(Self, Participant)> {
+        let file = self.file.try_clone().map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw);
+            Error::from_kernel(errno, &self.what)
+        })?;
+        let object = Self::existing(file, self.named, &self.what)?;
+        let participant = object.attach()?;
+        Ok((object, participant))
+    }
+
+    /// Takes a participant slot for this process: at opening, and again in a forked child.
+    pub(crate) fn attach(&self) -> Result<Participant> {
+        Participant::attach(&self.region, self.geometry(), self.file.as_fd(), &self.what)
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.superblock.geometry
+    }
+
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The object in words: `ring "/items"`.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Whether membarrier reaches this process; if not, notifiers of this object need fences.
+    pub(crate) fn is_light(&self) -> bool {
+        self.light
+    }
+
+    /// The process that slot `index` names; 0 if unknown.
+    pub(crate) fn pid_of(&self, index: u32) -> u32 {
+        participant::pid(&self.region, self.geometry(), index)
+    }
+
+    /// Whether the object had a name that is gone.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        self.named && named::status(&self.file, &self.what).is_ok_and(|status| status.st_nlink == 0)
+    }
+}
+
+impl AsFd for Object {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn size_of_file(geometry: &Geometry, what: &str) -> Result<u64> {
+    geometry.total_size().ok_or_else(|| {
+        let (capacity, item) = (geometry.capacity, geometry.item_size);
+        let text = format!("{what}: {capacity} items of {item} bytes are beyond any memory");
+        Error::new(Errno::EOVERFLOW, text)
+    })
+}
+
+/// The same as a length to map; `total_size` is at most `isize::MAX`.
+fn file_len(geometry: &Geometry) -> usize {
+    geometry.total_size().unwrap_or(0) as usize
+}
+
+fn initialise(file: &OwnedFd, geometry: Geometry, what: &str) -> Result<Superblock> {
+    let superblock = Superblock::new(geometry);
+    // Everything else starts as zero, which is what a new file is made of.
+    let mapped = file.try_clone().map(File::from);
+    mapped.and_then(|file| file.write_all_at(&superblock.encode(), 0)).map_err(|error| {
+        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        Error::from_kernel(errno, what)
+    })?;
+    Ok(superblock)
+}
+
+/// Removes the name of an object; those who have it go on using it.
+///
+/// Two who remove the same name must not remove what was made under it in between: whoever holds
+/// the object's ADMIN byte looks whether the name still leads there, and only then removes it.
+pub(crate) fn unlink(name: &Name) -> Result<()> {
+    let what = name.to_string();
+    for _ in 0..1000 {
+        let file = match named::open_regular(name.path(), true, &what) {
+            Ok(Some(file)) => file,
+            // Not readable for us: the directory's owner may remove it all the same.
+            Err(error) if error.code() == Errno::EACCES => return named::unlink(name.path(), &what),
+            Ok(None) => {
+                return Err(Error::new(Errno::ENOENT, format!("{what}: does not exist")));
+            }
+            Err(error) => return Err(error),
+        };
+        let locked = lock::try_lock(file.as_fd(), ADMIN_BYTE);
+        if !locked.map_err(|errno| Error::from_kernel(errno, &what))? {
+            // Another one is between its look and its unlink, a few microseconds; a millisecond
+            // for each of the 1000 turns, should it have been stopped right there.
+            let _ = poll(&mut [], PollTimeout::from(1_u8));
+            continue;
+        }
+        let status = named::status(&file, &what)?;
+        if named::still_names(name.path(), &status) {
+            return named::unlink(name.path(), &what);
+        }
+    }
+    Err(Error::new(Errno::EBUSY, format!("{what}: another process is removing it and was stopped")))
+}

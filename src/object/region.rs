@@ -1,0 +1,48 @@
+//! A mapped object seen as atomics: typed views at checked offsets, never plain references.
+
+use std::ptr::NonNull;
+
+use crate::shm::Mapping;
+
+/// A structure of the shared layout.
+///
+/// # Safety
+/// It is `repr(C)` and consists of atomics (and padding bytes) only, so that any bytes are a valid
+/// value and other processes may store to it at any time.
+pub(crate) unsafe trait Shared {}
+
+/// The bytes of one object, mapped for reading and writing.
+#[derive(Debug)]
+pub(crate) struct Region {
+    mapping: Mapping,
+}
+
+impl Region {
+    /// Takes over a writable mapping.
+    pub(crate) fn new(mapping: Mapping) -> Self {
+        assert!(mapping.is_writable());
+        Self { mapping }
+    }
+
+    /// The structure at `offset`; `None` if it does not lie inside or is misaligned there.
+    pub(crate) fn view<T: Shared>(&self, offset: u64) -> Option<&T> {
+        let at = self.bytes(offset, size_of::<T>() as u64)?.cast::<T>();
+        if !at.is_aligned() {
+            return None;
+        }
+        // SAFETY: inside the mapping (checked by `bytes`), aligned, and `Shared` makes every bit
+        // pattern a valid value that others may change under a shared reference. The mapping lives
+        // as long as `self`, from which the lifetime comes.
+        Some(unsafe { at.as_ref() })
+    }
+
+    /// The `len` bytes at `offset`; `None` if they do not lie inside.
+    pub(crate) fn bytes(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
+        let end = offset.checked_add(len)?;
+        if end > self.mapping.len() as u64 {
+            return None;
+        }
+        // SAFETY: `offset` is at most the mapping's length, which is at most isize::MAX.
+        Some(unsafe { self.mapping.address().add(offset as usize) })
+    }
+}

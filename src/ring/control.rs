@@ -1,0 +1,47 @@
+//! The control page of a ring: its shared words, one writer's data to a line.
+
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::object::{LINE, RoleWord, Shared};
+use crate::sync::EventCount;
+
+/// No more pushes; set once, never cleared.
+pub(crate) const SHUTDOWN: u32 = 1;
+/// Somebody found an impossible index; set once, never cleared.
+pub(crate) const CORRUPT: u32 = 2;
+
+/// A value on a line of its own.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Line<T>(pub T);
+
+/// The control page. All zero is the state of a new ring.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// Items ever committed. Written by the producer.
+    pub tail: Line<AtomicU64>,
+    /// Items ever taken. Written by the consumer.
+    pub head: Line<AtomicU64>,
+    /// Consumers sleep on this one.
+    pub not_empty: Line<EventCount>,
+    /// Producers sleep on this one.
+    pub not_full: Line<EventCount>,
+    /// `SHUTDOWN | CORRUPT`. On a line that hardly ever changes: every push reads it.
+    pub flags: Line<AtomicU32>,
+    /// Who has the producing end.
+    pub producer: Line<RoleWord>,
+    /// Who has the consuming end.
+    pub consumer: Line<RoleWord>,
+    /// How often the producer went to sleep. Written by the producer.
+    pub push_waits: Line<AtomicU64>,
+    /// How often the consumer went to sleep. Written by the consumer.
+    pub pop_waits: Line<AtomicU64>,
+}
+
+const _: () = assert!(align_of::<Line<u8>>() == LINE as usize);
+const _: () = assert!(std::mem::offset_of!(Control, pop_waits) == 0x400);
+const _: () = assert!(size_of::<Control>() <= 4096);
+
+// SAFETY: repr(C), atomics only (RoleWord and EventCount are made of atomics).
+unsafe impl Shared for Control {}

@@ -1,0 +1,103 @@
+#![forbid(unsafe_code)]
+//! What kind of ring to make, or to insist on.
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Result};
+use crate::object::{Geometry, KIND_SPSC, MAX_HANDLES_LIMIT, Superblock};
+
+/// Participant slots of a ring that is made without a wish.
+const DEFAULT_HANDLES: u32 = 64;
+
+/// The kinds of ring. The numbers are those of the C constants and of the shared layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// One producer and one consumer at a time.
+    Spsc,
+}
+
+/// What a ring is to be. A zero or `None` means: as it is there, or the default when it is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Items that fit, rounded up to a power of two; all of them are usable. Needed to make a ring.
+    pub capacity: u64,
+    /// Bytes of an item. Needed to make a ring.
+    pub item_size: u32,
+    /// The kind; [`Kind::Spsc`] when it is made without a wish.
+    pub kind: Option<Kind>,
+    /// How many handles may be open at once; 64 when it is made without a wish, at most 4096.
+    pub max_handles: u32,
+    /// Bits that change how the ring behaves; none are defined yet.
+    pub policy: u32,
+}
+
+impl Options {
+    /// A ring of `capacity` items of `item_size` bytes, everything else by default.
+    pub const fn new(capacity: u64, item_size: u32) -> Self {
+        Self { capacity, item_size, kind: None, max_handles: 0, policy: 0 }
+    }
+
+    /// Errors that no object can mend.
+    pub(super) fn validate(&self, what: &str) -> Result<()> {
+        if self.policy != 0 {
+            let text = format!("{what}: unknown policy bits {:#x}", self.policy);
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        if self.max_handles > MAX_HANDLES_LIMIT {
+            let text = format!("{what}: max_handles {} is over {MAX_HANDLES_LIMIT}", self.max_handles);
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        if self.capacity.checked_next_power_of_two().is_none() {
+            let text = format!("{what}: a capacity of {} items", self.capacity);
+            return Err(Error::new(Errno::EOVERFLOW, text));
+        }
+        Ok(())
+    }
+
+    /// The ring to make.
+    pub(super) fn geometry(&self, what: &str) -> Result<Geometry> {
+        if self.capacity == 0 || self.item_size == 0 {
+            let text = format!("{what}: making it needs a capacity and an item_size");
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        let geometry = Geometry {
+            kind: KIND_SPSC,
+            item_size: self.item_size,
+            capacity: self.capacity.next_power_of_two(),
+            max_handles: if self.max_handles == 0 { DEFAULT_HANDLES } else { self.max_handles },
+            policy: self.policy,
+        };
+        if geometry.total_size().is_none() {
+            let (capacity, item) = (geometry.capacity, geometry.item_size);
+            let text = format!("{what}: {capacity} items of {item} bytes are beyond any memory");
+            return Err(Error::new(Errno::EOVERFLOW, text));
+        }
+        Ok(geometry)
+    }
+
+    /// Compares a ring that is there with what is asked for; `EPROTO` names the difference.
+    pub(super) fn check(&self, found: &Superblock, what: &str) -> Result<()> {
+        let there = &found.geometry;
+        if there.kind != KIND_SPSC {
+            let text = format!("{what}: is of kind {}, which this version does not know", there.kind);
+            return Err(Error::new(Errno::EPROTO, text));
+        }
+        let capacity = if self.capacity == 0 { 0 } else { self.capacity.next_power_of_two() };
+        let pairs = [
+            ("item_size", u64::from(self.item_size), u64::from(there.item_size)),
+            ("capacity", capacity, there.capacity),
+            ("max_handles", u64::from(self.max_handles), u64::from(there.max_handles)),
+        ];
+        for (field, asked, is) in pairs {
+            if asked != 0 && asked != is {
+                let pid = found.creator.pid;
+                let text = format!(
+                    "{what}: {field} is {asked} here but {is} in the object (created by pid {pid})"
+                );
+                return Err(Error::new(Errno::EPROTO, text));
+            }
+        }
+        Ok(())
+    }
+}

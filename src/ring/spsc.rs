@@ -1,0 +1,460 @@
+//! The core of a ring with one producer and one consumer: Lamport's bounded buffer (CACM 20(11),
+//! 1977, free-running indices) with each side's view of the other's index cached (as in FastForward
+//! and MCRingBuffer, PPoPP 2008 / IPDPS 2010).
+//!
+//! Works on checked memory and knows no names, no descriptors and no sleeping. Wait-free: every
+//! operation is a bounded number of steps of its own.
+//!
+//! ```text
+//! push:  tail == limit?  limit = head + capacity; still equal → full
+//!        copy into slot[tail & mask];  tail += 1;  shared tail = tail (Release): the commit
+//! pop:   head == limit?  limit = shared tail;     still equal → empty
+//!        copy out of slot[head & mask]; head += 1; shared head = head (Release): the slot is free
+//! ```
+//!
+//! Invariants: `head <= tail <= head + capacity` in wrapping arithmetic; slots `head..tail` belong
+//! to the consumer, the others to the producer; each index is written by one side only, and a side
+//! reads its own index from shared memory once, when it takes its end.
+//!
+//! | killed after | left behind | the successor |
+//! |---|---|---|
+//! | nothing, or part of the bytes (also anywhere between reserve and commit) | bytes beyond `tail`, invisible | starts at `tail` and overwrites them: the item is lost, nobody was told it was sent |
+//! | the store to `tail` | the item, committed | delivers it, once |
+//! | pop: bytes copied, `head` not stored | nothing | delivers the same item: its first taker never returned with it |
+//! | pop: `head` stored, call not returned | nothing | the item is lost with its taker |
+//!
+//! So: order kept, no torn item, no item twice among returned pops, at most the item in flight lost.
+//! With peek and release an item may be processed and then delivered again: "processed" and
+//! "released" cannot be one step.
+//!
+//! A hostile peer can store anything anywhere. Its index is compared with our own before use
+//! (`> capacity` apart is corruption), indices are masked before they address a slot, and our own
+//! index is never read back: its lies cost items, not memory safety.
+
+use std::cell::Cell;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::Ordering;
+
+use super::control::Control;
+use crate::sys::wipe::Zeroed;
+
+/// Longest item copied word by word. The producer has usually just filled the item with 8-byte
+/// stores; loading it again in wider pieces cannot be forwarded from the store buffer and would
+/// wait until that has drained behind the contended lines of the ring.
+const WORDWISE_MAX: usize = 1024;
+
+/// One side's private state. All zero means: this end is not held in this process.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Side {
+    /// Our own index: items ever pushed, or popped.
+    index: Cell<u64>,
+    /// How far `index` may go without another look at the peer's index. Equal to `index` while a
+    /// run is handed out, so that the fast path cannot be taken meanwhile.
+    limit: Cell<u64>,
+    /// `limit` as it is while a run is handed out.
+    limit_beneath: Cell<u64>,
+    /// Items handed out by reserve or peek and not given back yet.
+    run: Cell<u64>,
+    /// 1 if this process holds the end.
+    held: Cell<u32>,
+}
+
+/// What a handle keeps in memory that a fork wipes.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Hot {
+    pub push: Side,
+    pub pop: Side,
+    /// 1 if this process has a participant slot.
+    pub attached: Cell<u32>,
+}
+
+// SAFETY: cells of integers: zero is valid, nothing to drop.
+unsafe impl Zeroed for Hot {}
+
+/// The peer's index is impossible.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Corrupt;
+
+impl Side {
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.get() != 0
+    }
+
+    /// Items that may be written, or read, without a look at the peer's index.
+    #[inline(always)]
+    pub(crate) fn ready(&self) -> u64 {
+        self.limit.get().wrapping_sub(self.index.get())
+    }
+
+    /// Items handed out in place.
+    pub(crate) fn run(&self) -> u64 {
+        self.run.get()
+    }
+
+    fn take(&self, index: u64) {
+        self.index.set(index);
+        self.limit.set(index);
+        self.run.set(0);
+        self.held.set(1);
+    }
+
+    /// Lets go of the end in this process.
+    pub(crate) fn let_go(&self) {
+        self.held.set(0);
+        self.run.set(0);
+        self.limit.set(self.index.get());
+    }
+
+    fn hand_out(&self, run: u64) {
+        self.limit_beneath.set(self.limit.get());
+        self.limit.set(self.index.get());
+        self.run.set(run);
+    }
+
+    /// The new index after `count` items of the run were used.
+    fn take_back(&self, count: u64) -> u64 {
+        let index = self.index.get().wrapping_add(count);
+        self.index.set(index);
+        self.limit.set(self.limit_beneath.get());
+        self.run.set(0);
+        index
+    }
+}
+
+/// A ring's memory, as one handle sees it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    slots: NonNull<u8>,
+    mask: u64,
+    item_size: usize,
+    control: NonNull<Control>,
+}
+
+impl Core {
+    /// # Safety
+    /// For as long as the result is used: `control` is a control page, and `slots` the first of
+    /// `capacity * item_size` writable bytes, which fit `isize`. `capacity` is a power of two, and
+    /// the caller holds an end (by its kernel lock) before it uses that end's functions.
+    pub(crate) unsafe fn new(
+        control: NonNull<Control>,
+        slots: NonNull<u8>,
+        capacity: u64,
+        item_size: u32,
+    ) -> Self {
+        Self { slots, mask: capacity - 1, item_size: item_size as usize, control }
+    }
+
+    #[inline(always)]
+    pub(crate) fn control(&self) -> &Control {
+        // SAFETY: `new`'s contract; the page consists of atomics.
+        unsafe { self.control.as_ref() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn item_size(&self) -> usize {
+        self.item_size
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.mask + 1
+    }
+
+    /// Starts producing where the last producer stopped.
+    pub(crate) fn take_push(&self, side: &Side) -> Result<(), Corrupt> {
+        // Acquire: pairs with the predecessor's commits, after which its lock was freed.
+        side.take(self.control().tail.0.load(Ordering::Acquire));
+        self.look_push(side).map(drop)
+    }
+
+    /// Starts consuming where the last consumer stopped.
+    pub(crate) fn take_pop(&self, side: &Side) -> Result<(), Corrupt> {
+        side.take(self.control().head.0.load(Ordering::Acquire));
+        self.look_pop(side).map(drop)
+    }
+
+    /// Room there is now, by the consumer's index.
+    pub(crate) fn look_push(&self, side: &Side) -> Result<u64, Corrupt> {
+        // Acquire: pairs with the Release store in `free`: what the consumer read, it has read.
+        let head = self.control().head.0.load(Ordering::Acquire);
+        let used = side.index.get().wrapping_sub(head);
+        if used > self.capacity() {
+            return Err(Corrupt);
+        }
+        side.limit.set(head.wrapping_add(self.capacity()));
+        Ok(self.capacity() - used)
+    }
+
+    /// Items there are now, by the producer's index.
+    pub(crate) fn look_pop(&self, side: &Side) -> Result<u64, Corrupt> {
+        // Acquire: pairs with the Release store in `commit`: the items' bytes are there.
+        let tail = self.control().tail.0.load(Ordering::Acquire);
+        let there = tail.wrapping_sub(side.index.get());
+        if there > self.capacity() {
+            return Err(Corrupt);
+        }
+        side.limit.set(tail);
+        Ok(there)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u64) -> NonNull<u8> {
+        // SAFETY: the masked index is below the capacity, so the byte offset lies inside.
+        unsafe { self.slots.add((index & self.mask) as usize * self.item_size) }
+    }
+
+    /// Pushes one item; `side.ready()` is at least 1.
+    ///
+    /// # Safety
+    /// `item` is readable for `item_size` bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn push_one(&self, side: &Side, item: *const u8) {
+        let index = side.index.get();
+        // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.
+        unsafe { copy(self.slot(index).as_ptr(), item, self.item_size) };
+        self.commit(side, index.wrapping_add(1));
+    }
+
+    /// Pops one item; `side.ready()` is at least 1.
+    ///
+    /// # Safety
+    /// `item` is writable for `item_size` bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_one(&self, side: &Side, item: *mut u8) {
+        let index = side.index.get();
+        // SAFETY: the slot is the consumer's until it is freed; the caller vouches for the buffer.
+        unsafe { copy(item, self.slot(index).as_ptr(), self.item_size) };
+        self.free(side, index.wrapping_add(1));
+    }
+
+    /// Pushes `count` items with one commit; `side.ready()` is at least `count`.
+    ///
+    /// # Safety
+    /// `items` is readable for `count` items.
+    pub(crate) unsafe fn push_run(&self, side: &Side, items: *const u8, count: u64) {
+        let index = side.index.get();
+        let first = count.min(self.to_end(index));
+        let (bytes, rest) = (first as usize * self.item_size, (count - first) as usize);
+        // SAFETY: both runs lie inside the slots, and in what the caller vouches for.
+        unsafe {
+            copy(self.slot(index).as_ptr(), items, bytes);
+            copy(self.slots.as_ptr(), items.add(bytes), rest * self.item_size);
+        }
+        self.commit(side, index.wrapping_add(count));
+    }
+
+    /// Pops `count` items and frees their slots at once; `side.ready()` is at least `count`.
+    ///
+    /// # Safety
+    /// `items` is writable for `count` items.
+    pub(crate) unsafe fn pop_run(&self, side: &Side, items: *mut u8, count: u64) {
+        let index = side.index.get();
+        let first = count.min(self.to_end(index));
+        let (bytes, rest) = (first as usize * self.item_size, (count - first) as usize);
+        // SAFETY: both runs lie inside the slots, and in what the caller vouches for.
+        unsafe {
+            copy(items, self.slot(index).as_ptr(), bytes);
+            copy(items.add(bytes), self.slots.as_ptr(), rest * self.item_size);
+        }
+        self.free(side, index.wrapping_add(count));
+    }
+
+    /// Hands out a contiguous run of at most `count` slots in place; `side.ready()` is at least 1.
+    pub(crate) fn hand_out(&self, side: &Side, count: u64) -> (NonNull<u8>, u64) {
+        let index = side.index.get();
+        let run = count.min(side.ready()).min(self.to_end(index));
+        side.hand_out(run);
+        (self.slot(index), run)
+    }
+
+    /// Commits the first `count` items of the run that was handed out.
+    pub(crate) fn commit_run(&self, side: &Side, count: u64) {
+        let index = side.take_back(count);
+        if count > 0 {
+            self.commit(side, index);
+        }
+    }
+
+    /// Frees the first `count` items of the run that was handed out.
+    pub(crate) fn free_run(&self, side: &Side, count: u64) {
+        let index = side.take_back(count);
+        if count > 0 {
+            self.free(side, index);
+        }
+    }
+
+    fn to_end(&self, index: u64) -> u64 {
+        self.capacity() - (index & self.mask)
+    }
+
+    #[inline(always)]
+    fn commit(&self, side: &Side, index: u64) {
+        side.index.set(index);
+        // Release: pairs with the Acquire in `look_pop`.
+        self.control().tail.0.store(index, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn free(&self, side: &Side, index: u64) {
+        side.index.set(index);
+        // Release: pairs with the Acquire in `look_push`.
+        self.control().head.0.store(index, Ordering::Release);
+    }
+}
+
+/// Copies item bytes between shared and private memory.
+///
+/// # Safety
+/// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
+#[inline(always)]
+unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    if len == 8 {
+        // SAFETY: the caller's promise; volatile keeps it one plain move.
+        unsafe { to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()) };
+        return;
+    }
+    if len > WORDWISE_MAX {
+        // SAFETY: the caller's promise.
+        unsafe { ptr::copy_nonoverlapping(from, to, len) };
+        return;
+    }
+    // SAFETY: the caller's promise; `len` is passed on.
+    unsafe { copy_words(to, from, len) };
+}
+
+/// As [`copy`], in moves of eight bytes and smaller ones for the rest.
+///
+/// # Safety
+/// As for [`copy`].
+unsafe fn copy_words(to: *mut u8, from: *const u8, len: usize) {
+    #[repr(C, packed)]
+    struct Word<T>(T);
+    /// # Safety
+    /// As for [`copy`], with `at + size_of::<T>() <= len`.
+    #[inline(always)]
+    unsafe fn move_at<T>(to: *mut u8, from: *const u8, at: usize) {
+        // SAFETY: in range by the caller's promise; a packed struct has alignment 1. Volatile: the
+        // compiler must not join these moves into wider ones or into memcpy.
+        unsafe {
+            let word = from.add(at).cast::<Word<T>>().read_volatile();
+            to.add(at).cast::<Word<T>>().write_volatile(word);
+        }
+    }
+    let mut at = 0;
+    // SAFETY: every move stays below `len`.
+    unsafe {
+        while len - at >= 8 {
+            move_at::<u64>(to, from, at);
+            at += 8;
+        }
+        if len - at >= 4 {
+            move_at::<u32>(to, from, at);
+            at += 4;
+        }
+        if len - at >= 2 {
+            move_at::<u16>(to, from, at);
+            at += 2;
+        }
+        if len - at == 1 {
+            move_at::<u8>(to, from, at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_is_copied_exactly() {
+        let from: Vec<u8> = (0..3000_u32).map(|i| (i * 7 + 1) as u8).collect();
+        for len in (0..70).chain([255, 1023, 1024, 1025, 2047]) {
+            for shift in 0..3 {
+                let mut to = vec![0_u8; len + 8];
+                // SAFETY: both vectors are long enough.
+                unsafe { copy(to.as_mut_ptr().add(shift), from.as_ptr().add(shift), len) };
+                assert_eq!(to[shift..shift + len], from[shift..shift + len], "{len}");
+                assert!(to[shift + len..].iter().all(|&byte| byte == 0), "{len}: wrote beyond");
+            }
+        }
+    }
+
+    /// A ring in ordinary memory, with chosen indices.
+    struct Bench {
+        _control: Box<Control>,
+        _slots: Vec<u8>,
+        core: Core,
+        hot: Box<Hot>,
+    }
+
+    fn bench(capacity: u64, item_size: u32, start: u64) -> Bench {
+        // SAFETY: all-zero is the state of a new control page, and of a fresh Hot.
+        let (mut control, hot): (Box<Control>, Box<Hot>) =
+            unsafe { (Box::new(std::mem::zeroed()), Box::new(std::mem::zeroed())) };
+        control.tail.0 = start.into();
+        control.head.0 = start.into();
+        let mut slots = vec![0_u8; (capacity * u64::from(item_size)) as usize];
+        // SAFETY: both live in the same struct as the core; the memory is of the size told.
+        let core = unsafe {
+            Core::new(
+                NonNull::from(&mut *control),
+                NonNull::new(slots.as_mut_ptr()).unwrap(),
+                capacity,
+                item_size,
+            )
+        };
+        core.take_push(&hot.push).unwrap();
+        core.take_pop(&hot.pop).unwrap();
+        Bench { _control: control, _slots: slots, core, hot }
+    }
+
+    #[test]
+    fn indices_wrap_around_and_all_slots_are_usable() {
+        for capacity in [1, 2, 8] {
+            let Bench { core, hot, .. } = &bench(capacity, 8, u64::MAX - 3);
+            for round in 0..50_u64 {
+                for i in 0..capacity {
+                    assert!(core.look_push(&hot.push).unwrap() > 0);
+                    // SAFETY: eight readable bytes.
+                    unsafe { core.push_one(&hot.push, (&raw const *&(round * 100 + i)).cast()) };
+                }
+                assert_eq!(core.look_push(&hot.push), Ok(0));
+                assert_eq!(core.look_pop(&hot.pop), Ok(capacity));
+                for i in 0..capacity {
+                    let mut item = 0_u64;
+                    // SAFETY: eight writable bytes.
+                    unsafe { core.pop_one(&hot.pop, (&raw mut item).cast()) };
+                    assert_eq!(item, round * 100 + i);
+                }
+                assert_eq!(core.look_pop(&hot.pop), Ok(0));
+            }
+        }
+    }
+
+    #[test]
+    fn runs_split_at_the_end_of_the_ring() {
+        let Bench { core, hot, .. } = &bench(8, 3, 6);
+        core.look_push(&hot.push).unwrap();
+        let items: Vec<u8> = (0..15).collect();
+        // SAFETY: five items of three bytes.
+        unsafe { core.push_run(&hot.push, items.as_ptr(), 5) };
+        core.look_pop(&hot.pop).unwrap();
+        let (_, run) = core.hand_out(&hot.pop, 5);
+        assert_eq!((run, hot.pop.ready(), hot.pop.run()), (2, 0, 2));
+        core.free_run(&hot.pop, 0);
+        let mut back = [0_u8; 15];
+        // SAFETY: room for five items.
+        unsafe { core.pop_run(&hot.pop, back.as_mut_ptr(), 5) };
+        assert_eq!(back[..], items[..]);
+    }
+
+    #[test]
+    fn an_impossible_index_is_corruption() {
+        let Bench { core, hot, .. } = &bench(8, 8, 0);
+        core.control().tail.0.store(9, Ordering::Relaxed);
+        assert_eq!(core.look_pop(&hot.pop), Err(Corrupt));
+        core.control().head.0.store(1, Ordering::Relaxed);
+        assert_eq!(core.look_push(&hot.push), Err(Corrupt));
+    }
+}

@@ -1,0 +1,71 @@
+#![forbid(unsafe_code)]
+//! What a ring says about itself.
+
+use super::options::Kind;
+use crate::object::Holder;
+
+/// What is known about one end of a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndState {
+    /// Nobody has held it yet.
+    Never,
+    /// A living process holds it.
+    Live,
+    /// The last holder closed it.
+    Closed,
+    /// The last holder died, and nobody has held it since.
+    Dead,
+}
+
+impl From<Holder> for EndState {
+    fn from(holder: Holder) -> Self {
+        match holder {
+            Holder::Never => Self::Never,
+            Holder::Live => Self::Live,
+            Holder::Closed => Self::Closed,
+            Holder::Dead => Self::Dead,
+        }
+    }
+}
+
+/// A look at a ring. Counters are taken one after the other while others work on; at a quiet moment
+/// `written == read + length`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Items that fit.
+    pub capacity: u64,
+    /// Bytes of an item.
+    pub item_size: u32,
+    /// The kind of ring.
+    pub kind: Kind,
+    /// Handles that may be open at once.
+    pub max_handles: u32,
+    /// Items inside.
+    pub length: u64,
+    /// Items ever committed.
+    pub written: u64,
+    /// Items ever taken.
+    pub read: u64,
+    /// Items given up by a full-ring policy: none in this kind.
+    pub dropped: u64,
+    /// Ends whose holder died and was found dead.
+    pub recovered: u64,
+    /// How often a producer went to sleep because the ring was full.
+    pub push_waits: u64,
+    /// How often a consumer went to sleep because the ring was empty.
+    pub pop_waits: u64,
+    /// Process that holds the producing end or held it last; 0 if none did.
+    pub producer_pid: u32,
+    /// Process that holds the consuming end or held it last; 0 if none did.
+    pub consumer_pid: u32,
+    /// State of the producing end.
+    pub producer: EndState,
+    /// State of the consuming end.
+    pub consumer: EndState,
+    /// The stream was ended.
+    pub shutdown: bool,
+    /// Somebody found an impossible index.
+    pub corrupt: bool,
+    /// The ring had a name that is gone.
+    pub unlinked: bool,
+}

@@ -1,0 +1,197 @@
+//! Moving items: the operations of a [`Ring`], each with a fast path that is a look at private
+//! numbers, a copy and one release store.
+
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+
+use super::handle::Ring;
+use crate::error::{Error, Result};
+use crate::object::End;
+use crate::time::Timeout;
+
+impl Ring {
+    /// Waits for room for one item and pushes it.
+    ///
+    /// # Safety
+    /// `item` is readable for [`Ring::item_size`] bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn push_raw(&self, item: *const u8, timeout: Timeout) -> Result<()> {
+        let (side, control) = (&self.hot.push, self.core.control());
+        // Relaxed: a shutdown that races with a push may come after it.
+        if side.ready() == 0 || control.flags.0.load(Ordering::Relaxed) != 0 {
+            self.ready(End::Producer, timeout)?;
+        }
+        // SAFETY: there is room for one; the caller vouches for the item.
+        unsafe { self.core.push_one(side, item) };
+        control.not_empty.0.notify();
+        Ok(())
+    }
+
+    /// Waits for an item and pops it.
+    ///
+    /// # Safety
+    /// `item` is writable for [`Ring::item_size`] bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_raw(&self, item: *mut u8, timeout: Timeout) -> Result<()> {
+        let (side, control) = (&self.hot.pop, self.core.control());
+        if side.ready() == 0 {
+            self.ready(End::Consumer, timeout)?;
+        }
+        // SAFETY: there is one item at least; the caller vouches for the buffer.
+        unsafe { self.core.pop_one(side, item) };
+        control.not_full.0.notify();
+        Ok(())
+    }
+
+    /// Waits for room for one item and pushes as many of `count` as fit, with one commit.
+    ///
+    /// # Safety
+    /// `items` is readable for `count` items.
+    pub(crate) unsafe fn push_many_raw(
+        &self,
+        items: *const u8,
+        count: usize,
+        timeout: Timeout,
+    ) -> Result<usize> {
+        if count == 0 {
+            return Ok(0);
+        }
+        let (side, control) = (&self.hot.push, self.core.control());
+        let flags = control.flags.0.load(Ordering::Relaxed);
+        if side.ready() < count as u64 || flags != 0 {
+            self.ready(End::Producer, timeout)?;
+        }
+        let count = side.ready().min(count as u64);
+        // SAFETY: there is room for `count`; the caller vouches for the items.
+        unsafe { self.core.push_run(side, items, count) };
+        control.not_empty.0.notify();
+        Ok(count as usize)
+    }
+
+    /// Waits for one item and pops as many of `count` as there are.
+    ///
+    /// # Safety
+    /// `items` is writable for `count` items.
+    pub(crate) unsafe fn pop_many_raw(
+        &self,
+        items: *mut u8,
+        count: usize,
+        timeout: Timeout,
+    ) -> Result<usize> {
+        if count == 0 {
+            return Ok(0);
+        }
+        let (side, control) = (&self.hot.pop, self.core.control());
+        if side.ready() < count as u64 {
+            self.ready(End::Consumer, timeout)?;
+        }
+        let count = side.ready().min(count as u64);
+        // SAFETY: there are `count` items; the caller vouches for the buffer.
+        unsafe { self.core.pop_run(side, items, count) };
+        control.not_full.0.notify();
+        Ok(count as usize)
+    }
+
+    fn hand_out(&self, end: End, count: usize, timeout: Timeout) -> Result<(NonNull<u8>, usize)> {
+        if count == 0 {
+            return Err(Error::new(Errno::EINVAL, "a run of no items was asked for"));
+        }
+        let side = if end == End::Producer { &self.hot.push } else { &self.hot.pop };
+        let flags = self.core.control().flags.0.load(Ordering::Relaxed);
+        if side.ready() < count as u64 || (end == End::Producer && flags != 0) {
+            self.ready(end, timeout)?;
+        }
+        let (items, run) = self.core.hand_out(side, count as u64);
+        Ok((items, run as usize))
+    }
+
+    /// Waits for room for one item and hands out a contiguous run of at most `count` free slots.
+    /// Nothing is visible to the consumer before [`Ring::commit`].
+    pub fn reserve(&self, count: usize, timeout: Timeout) -> Result<(NonNull<u8>, usize)> {
+        self.hand_out(End::Producer, count, timeout)
+    }
+
+    /// Commits the first `count` items of the run that [`Ring::reserve`] handed out, and gives the
+    /// rest back.
+    pub fn commit(&self, count: usize) -> Result<()> {
+        let side = &self.hot.push;
+        if count as u64 > side.run() {
+            let text = format!("committing {count} items of a run of {}", side.run());
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        if side.run() > 0 {
+            self.core.commit_run(side, count as u64);
+            self.core.control().not_empty.0.notify();
+        }
+        Ok(())
+    }
+
+    /// Waits for one item and hands out a contiguous run of at most `count` of them in place. They
+    /// stay in the ring until [`Ring::release`]. A hostile producer may change them meanwhile.
+    pub fn peek(&self, count: usize, timeout: Timeout) -> Result<(NonNull<u8>, usize)> {
+        self.hand_out(End::Consumer, count, timeout)
+    }
+
+    /// Frees the first `count` items of the run that [`Ring::peek`] handed out, and leaves the rest
+    /// in the ring.
+    pub fn release(&self, count: usize) -> Result<()> {
+        let side = &self.hot.pop;
+        if count as u64 > side.run() {
+            let text = format!("releasing {count} items of a run of {}", side.run());
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        if side.run() > 0 {
+            self.core.free_run(side, count as u64);
+            self.core.control().not_full.0.notify();
+        }
+        Ok(())
+    }
+
+    /// How many whole items `bytes` holds; `EMSGSIZE` if that leaves a part of one.
+    fn items_in(&self, bytes: usize) -> Result<usize> {
+        let size = self.item_size();
+        if !bytes.is_multiple_of(size) {
+            let text = format!("{bytes} bytes are no whole number of items of {size} bytes");
+            return Err(Error::new(Errno::EMSGSIZE, text));
+        }
+        Ok(bytes / size)
+    }
+
+    fn one_item(&self, bytes: usize) -> Result<()> {
+        if bytes == self.item_size() {
+            return Ok(());
+        }
+        let text = format!("{bytes} bytes where an item has {}", self.item_size());
+        Err(Error::new(Errno::EMSGSIZE, text))
+    }
+
+    /// Waits for room and pushes `item`, which has exactly [`Ring::item_size`] bytes.
+    pub fn push(&self, item: &[u8], timeout: Timeout) -> Result<()> {
+        self.one_item(item.len())?;
+        // SAFETY: of the right size, just checked.
+        unsafe { self.push_raw(item.as_ptr(), timeout) }
+    }
+
+    /// Waits for an item and copies it into `item`, which has exactly [`Ring::item_size`] bytes.
+    pub fn pop(&self, item: &mut [u8], timeout: Timeout) -> Result<()> {
+        self.one_item(item.len())?;
+        // SAFETY: of the right size, just checked.
+        unsafe { self.pop_raw(item.as_mut_ptr(), timeout) }
+    }
+
+    /// Waits for room for one item, pushes as many of the items as fit, and says how many.
+    pub fn push_many(&self, items: &[u8], timeout: Timeout) -> Result<usize> {
+        let count = self.items_in(items.len())?;
+        // SAFETY: `count` items lie in the slice.
+        unsafe { self.push_many_raw(items.as_ptr(), count, timeout) }
+    }
+
+    /// Waits for one item, pops as many as there are and fit, and says how many.
+    pub fn pop_many(&self, items: &mut [u8], timeout: Timeout) -> Result<usize> {
+        let count = self.items_in(items.len())?;
+        // SAFETY: `count` items fit in the slice.
+        unsafe { self.pop_many_raw(items.as_mut_ptr(), count, timeout) }
+    }
+}

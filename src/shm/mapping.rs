@@ -1,0 +1,74 @@
+//! A file's bytes in memory, shared with everyone who maps the same file.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::NonNull;
+
+use memmap2::{MmapOptions, MmapRaw, RemapOptions};
+use nix::errno::Errno;
+
+use crate::error::{Error, Result};
+
+/// A shared mapping from the start of a file.
+///
+/// Other processes write to it at will, so its bytes are never handed out as Rust references;
+/// whoever reads them does so through atomics or raw copies.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    map: MmapRaw,
+    writable: bool,
+}
+
+fn refused(error: &std::io::Error, len: usize) -> Error {
+    let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
+    Error::from_kernel(errno, format_args!("mapping {len} bytes"))
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes; `len` is at least 1 and the file is at least that long (or a
+    /// device that gives any length).
+    pub(crate) fn new(file: impl AsFd, len: usize, writable: bool) -> Result<Self> {
+        if len == 0 || len > isize::MAX as usize {
+            return Err(Error::new(Errno::EOVERFLOW, format!("{len} bytes cannot be mapped")));
+        }
+        let mut options = MmapOptions::new();
+        options.len(len);
+        let file = file.as_fd().as_raw_fd();
+        let map = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
+        Ok(Self { map: map.map_err(|error| refused(&error, len))?, writable })
+    }
+
+    /// The first byte; valid for `len` bytes as long as this mapping lives and is not resized.
+    pub(crate) fn address(&self) -> NonNull<u8> {
+        // SAFETY: mmap never returns page 0 for a mapping it chose the place of.
+        unsafe { NonNull::new_unchecked(self.map.as_mut_ptr()) }
+    }
+
+    /// Bytes mapped.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether the bytes may be written.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Changes the length mapped, moving the mapping where need be.
+    pub(crate) fn remap(&mut self, len: usize) -> Result<()> {
+        let options = RemapOptions::new().may_move(true);
+        // SAFETY: nothing of this crate keeps an address across a remap (a segment's user is told
+        // not to), and no reference into the mapping exists.
+        unsafe { self.map.remap(len, options) }.map_err(|error| refused(&error, len))
+    }
+
+    /// Writes changed pages of a file to its storage, and waits for it.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.map.flush().map_err(|error| refused(&error, self.len()))
+    }
+}
+
+// SAFETY: the raw mapping is plain memory that belongs to the process; every access through
+// `address` carries its own proof.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}

@@ -1,0 +1,277 @@
+#![forbid(unsafe_code)]
+//! [`Shm`]: one shared-memory segment, mapped.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{FileStat, Mode, SFlag};
+
+use super::mapping::Mapping;
+use super::named::{self, Unpublished};
+use crate::error::{Error, Result};
+use crate::flags::{Access, Creation, OpenFlags};
+use crate::name::{Kind, Name};
+
+/// Whether a descriptor must carry the seal that makes truncation by a peer impossible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seals {
+    /// Take it as it is.
+    Unchecked,
+    /// Refuse it (`EPROTO`) unless it is sealed against shrinking.
+    Required,
+}
+
+/// A shared-memory segment in this process's address space.
+///
+/// The bytes are shared with other processes, so they are reached through [`Shm::as_ptr`] and raw
+/// copies or atomics. Dropping it unmaps it; the name, if any, stays.
+#[derive(Debug)]
+pub struct Shm {
+    mapping: Mapping,
+    file: OwnedFd,
+}
+
+impl Shm {
+    /// Opens, or makes, the segment `name`.
+    ///
+    /// Opening what exists: `size` 0 maps all of it, a smaller size its beginning; a larger one is
+    /// `EPROTO`. Making it needs a size (`EINVAL`); the new segment is zero-filled, exactly that
+    /// long, with its pages reserved (`ENOSPC`). `mode` is trimmed by the umask.
+    pub fn open(name: &[u8], size: usize, flags: OpenFlags, mode: u32) -> Result<Self> {
+        let name = Name::new(Kind::Shm, name)?;
+        let writable = writable(flags.access, &name.to_string())?;
+        let what = name.to_string();
+        named::create_or_open(
+            name.path(),
+            flags.creation,
+            &what,
+            |path| {
+                let Some(file) = named::open_regular(path, writable, &what)? else {
+                    return Ok(None);
+                };
+                Self::existing(file, size, writable, &what).map(Some)
+            },
+            |path| Self::create(path, size, writable, mode, &what),
+        )
+    }
+
+    fn create(
+        path: &CStr,
+        size: usize,
+        writable: bool,
+        mode: u32,
+        what: &str,
+    ) -> Result<Option<Self>> {
+        if size == 0 {
+            let text = format!("{what}: making it needs a size");
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        let new = Unpublished::new(path, size as u64, mode, what)?;
+        // Mapped before it has a name: what can fail has failed by then.
+        let mapping = Mapping::new(new.file(), size, writable)?;
+        Ok(new.publish(path, what)?.map(|file| Self { mapping, file }))
+    }
+
+    fn existing(file: OwnedFd, size: usize, writable: bool, what: &str) -> Result<Self> {
+        let status = named::status(&file, what)?;
+        let size = size_to_map(&status, size, what)?;
+        Ok(Self { mapping: Mapping::new(&file, size, writable)?, file })
+    }
+
+    /// A segment without a name, sealed so that nobody can ever shrink it; children inherit the
+    /// mapping, and others may get the descriptor. `inherit` keeps it open across execve.
+    pub fn anonymous(size: usize, inherit: bool) -> Result<Self> {
+        let what = "anonymous segment";
+        if size == 0 {
+            return Err(Error::new(Errno::EINVAL, format!("{what}: size 0")));
+        }
+        let mapping_of = |file: &OwnedFd| Mapping::new(file, size, true);
+        let file = sealed_memory(c"madang", size as u64, inherit, what)?;
+        Ok(Self { mapping: mapping_of(&file)?, file })
+    }
+
+    /// Maps all of what `fd` refers to; the descriptor is duplicated, the caller keeps its own.
+    pub fn from_fd(fd: BorrowedFd<'_>, access: Access, seals: Seals) -> Result<Self> {
+        let what = "segment from a descriptor";
+        let writable = writable(access, what)?;
+        if seals == Seals::Required {
+            let found = fcntl(fd, FcntlArg::F_GET_SEALS).unwrap_or(0);
+            if !SealFlag::from_bits_truncate(found).contains(SealFlag::F_SEAL_SHRINK) {
+                let text = format!("{what}: not sealed against shrinking");
+                return Err(Error::new(Errno::EPROTO, text));
+            }
+        }
+        let status = named::status(fd, what)?;
+        if !named::is_regular(&status) {
+            return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
+        }
+        let copy = fd.try_clone_to_owned().map_err(|error| {
+            let errno = error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw);
+            Error::from_kernel(errno, what)
+        })?;
+        Self::existing(copy, 0, writable, what)
+    }
+
+    /// Maps an ordinary file, or a device that can be mapped such as /dev/zero (which needs a
+    /// size). Links in `path` are followed as open(2) does. A file that does not exist yet appears
+    /// complete, at its full size with its blocks reserved where the file system can do that.
+    pub fn map_file(path: &CStr, size: usize, flags: OpenFlags, mode: u32) -> Result<Self> {
+        let what = format!("file \"{}\"", path.to_bytes().escape_ascii());
+        let writable = writable(flags.access, &what)?;
+        let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        let found = |path: &CStr| {
+            let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+            match nix::fcntl::open(path, flags, Mode::empty()) {
+                Ok(file) => Self::existing(file, size, writable, &what).map(Some),
+                Err(Errno::ENOENT) => Ok(None),
+                Err(Errno::EISDIR | Errno::ENXIO) => Err(unmappable(&what)),
+                Err(errno) => Err(Error::from_kernel(errno, &what)),
+            }
+        };
+        named::create_or_open(path, flags.creation, &what, found, |path| {
+            Self::create(path, size, writable, mode, &what)
+        })
+    }
+
+    /// The first byte of the segment, valid for [`Shm::size`] bytes until it is resized or dropped.
+    pub fn as_ptr(&self) -> NonNull<u8> {
+        self.mapping.address()
+    }
+
+    /// Bytes mapped: the size asked for, never rounded to pages.
+    pub fn size(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// Whether the mapping may be written.
+    pub fn is_writable(&self) -> bool {
+        self.mapping.is_writable()
+    }
+
+    /// Changes the size of the object, as ftruncate does, and of this mapping, which may move.
+    ///
+    /// New bytes are zero and reserved. Other processes keep the mapping that they have: after
+    /// shrinking they must not touch what lies beyond the new end. `EINVAL` for size 0 and for a
+    /// device, `EACCES` for a read-only mapping or against a seal.
+    pub fn resize(&mut self, size: usize) -> Result<()> {
+        let what = "resizing a segment";
+        if size == 0 {
+            return Err(Error::new(Errno::EINVAL, format!("{what}: size 0")));
+        }
+        if !self.mapping.is_writable() {
+            return Err(Error::new(Errno::EACCES, format!("{what}: it is mapped read-only")));
+        }
+        if size > isize::MAX as usize {
+            return Err(Error::new(Errno::EOVERFLOW, format!("{what}: {size} bytes")));
+        }
+        let status = named::status(&self.file, what)?;
+        if !named::is_regular(&status) {
+            return Err(Error::new(Errno::EINVAL, format!("{what}: a device has no size")));
+        }
+        let old = status.st_size as u64;
+        let result = if size as u64 > old {
+            named::reserve(&self.file, old, size as u64, what)
+                .and_then(|()| self.mapping.remap(size))
+        } else {
+            self.shrink(size, what)
+        };
+        if result.is_err() {
+            // Nothing half-made: the object's old size, as far as it was changed.
+            let _ = nix::unistd::ftruncate(&self.file, old as libc::off_t);
+        }
+        result
+    }
+
+    /// Shrinks the object first: a mapping beyond the object's end would fault, a mapping shorter
+    /// than the object does not, and a seal is found out before anything has changed.
+    fn shrink(&mut self, size: usize, what: &str) -> Result<()> {
+        let truncated = nix::unistd::ftruncate(&self.file, size as libc::off_t);
+        truncated.map_err(|errno| Error::from_kernel(errno, what))?;
+        self.mapping.remap(size)
+    }
+
+    /// Writes changed bytes of a mapped file to its storage and waits for it; memory-backed
+    /// segments have nothing to write.
+    pub fn sync(&self) -> Result<()> {
+        self.mapping.sync()
+    }
+
+    /// Removes the name of a segment; those who have it mapped go on using it.
+    pub fn unlink(name: &[u8]) -> Result<()> {
+        let name = Name::new(Kind::Shm, name)?;
+        named::unlink(name.path(), &name.to_string())
+    }
+}
+
+impl AsFd for Shm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Memory of a fixed size that nobody can truncate, not even its owner.
+pub(crate) fn sealed_memory(
+    label: &CStr,
+    size: u64,
+    inherit: bool,
+    what: &str,
+) -> Result<OwnedFd> {
+    let close_on_exec = if inherit { MFdFlags::empty() } else { MFdFlags::MFD_CLOEXEC };
+    let flags = close_on_exec | MFdFlags::MFD_ALLOW_SEALING;
+    let file = memfd_create(label, flags).map_err(|errno| Error::from_kernel(errno, what))?;
+    named::reserve(&file, 0, size, what)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
+        .map_err(|errno| Error::from_kernel(errno, what))?;
+    Ok(file)
+}
+
+fn writable(access: Access, what: &str) -> Result<bool> {
+    match access {
+        Access::ReadOnly => Ok(false),
+        Access::ReadWrite => Ok(true),
+        Access::WriteOnly => {
+            let text = format!("{what}: memory cannot be mapped write-only; use O_RDWR");
+            Err(Error::new(Errno::EINVAL, text))
+        }
+    }
+}
+
+fn unmappable(what: &str) -> Error {
+    Error::new(Errno::EPROTO, format!("{what}: not a file or device that can be mapped"))
+}
+
+/// How many bytes of a file or device with this status to map when `asked` were asked for.
+fn size_to_map(status: &FileStat, asked: usize, what: &str) -> Result<usize> {
+    let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
+    match kind {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFCHR | SFlag::S_IFBLK if asked > 0 => return Ok(asked),
+        SFlag::S_IFCHR | SFlag::S_IFBLK => {
+            return Err(Error::new(Errno::EINVAL, format!("{what}: a device needs a size")));
+        }
+        _ => return Err(unmappable(what)),
+    }
+    let there = status.st_size as u64;
+    if there == 0 {
+        let text = format!("{what}: it is empty; nobody has given it a size yet");
+        return Err(Error::new(Errno::EPROTO, text));
+    }
+    if asked as u64 > there {
+        let text = format!("{what}: {asked} bytes asked for, but it has {there}");
+        return Err(Error::new(Errno::EPROTO, text));
+    }
+    let all = usize::try_from(there)
+        .map_err(|_| Error::new(Errno::EOVERFLOW, format!("{what}: {there} bytes")))?;
+    Ok(if asked == 0 { all } else { asked })
+}
+
+/// The access and creation of plain opening, for callers in Rust.
+impl Default for OpenFlags {
+    fn default() -> Self {
+        Self { access: Access::ReadWrite, creation: Creation::OpenOnly }
+    }
+}

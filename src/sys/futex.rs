@@ -1,0 +1,55 @@
+//! futex(2) on words in shared mappings. Never `FUTEX_PRIVATE_FLAG`: the kernel then keys the word
+//! by inode and offset, whatever address each process sees it at.
+
+use std::ptr;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+/// Why a sleep ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Woken, or the word differed from the expected value already.
+    Woken,
+    /// The time is over.
+    TimedOut,
+    /// A signal was caught. A timed wait reports it even under `SA_RESTART`; an untimed one would
+    /// be restarted by the kernel, which is why there is none here.
+    Interrupted,
+}
+
+/// Sleeps while `*word == expected`, at most `timeout`.
+pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> Wake {
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `word` and `timeout` are valid for the call; FUTEX_WAIT only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected,
+            &raw const timeout,
+            ptr::null::<u32>(),
+            0,
+        )
+    };
+    if result == 0 {
+        return Wake::Woken;
+    }
+    match Errno::last() {
+        Errno::ETIMEDOUT => Wake::TimedOut,
+        Errno::EINTR => Wake::Interrupted,
+        // EAGAIN: the word moved first. Anything else: the caller re-checks and its deadline holds.
+        _ => Wake::Woken,
+    }
+}
+
+/// Wakes everyone who sleeps on `word`.
+pub(crate) fn wake_all(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE uses the address as a key only.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, libc::c_int::MAX) };
+}

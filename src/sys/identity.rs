@@ -1,0 +1,86 @@
+#![forbid(unsafe_code)]
+//! Who a process is, for a person who reads a message or a dump. Nothing decides by it: whether a
+//! process lives is proven by its lock.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+/// The diagnostic identity of this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub pid: u32,
+    pub uid: u32,
+    /// Start time in clock ticks since boot (`/proc/PID/stat` field 22); 0 where /proc is missing.
+    pub start_time: u64,
+    /// Inode of the PID namespace in which `pid` counts; 0 where /proc is missing.
+    pub pid_namespace: u64,
+}
+
+impl Identity {
+    /// This process, now.
+    pub(crate) fn current() -> Self {
+        Self {
+            pid: std::process::id(),
+            uid: nix::unistd::geteuid().as_raw(),
+            start_time: start_time().unwrap_or(0),
+            pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino()),
+        }
+    }
+}
+
+fn start_time() -> Option<u64> {
+    let stat = fs::read("/proc/self/stat").ok()?;
+    // The program's name, in parentheses, may itself hold spaces and parentheses.
+    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 2;
+    let fields = std::str::from_utf8(stat.get(after_name..)?).ok()?;
+    fields.split(' ').nth(19)?.parse().ok()
+}
+
+/// The machine's boot, as 16 bytes; zeros where /proc is missing.
+pub(crate) fn boot_id() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    hex16(&text).unwrap_or_default()
+}
+
+/// 16 random bytes from the kernel; zeros where /proc is missing.
+pub(crate) fn uuid() -> [u8; 16] {
+    let text = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    hex16(&text).unwrap_or_default()
+}
+
+fn hex16(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u8> = text
+        .bytes()
+        .filter_map(|byte| char::from(byte).to_digit(16))
+        .map(|digit| digit as u8)
+        .collect();
+    let mut bytes = [0; 16];
+    if digits.len() != 32 {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_are_somebody() {
+        let me = Identity::current();
+        assert_eq!(me.pid, std::process::id());
+        assert!(me.start_time > 0 && me.pid_namespace > 0);
+        assert_ne!(boot_id(), [0; 16]);
+        assert_ne!(uuid(), uuid());
+    }
+
+    #[test]
+    fn hex_wants_exactly_sixteen_bytes() {
+        assert_eq!(hex16("00"), None);
+        let bytes = hex16("00010203-0405-0607-0809-0a0b0c0d0eFf\n").unwrap();
+        assert_eq!((bytes[1], bytes[15]), (1, 0xff));
+    }
+}

@@ -1,0 +1,104 @@
+//! Liveness tokens: byte locks that the kernel drops when a process's memory map dies, and not a
+//! moment before.
+//!
+//! An open-file-description lock (`F_OFD_SETLK`) lives as long as its description. Closing the
+//! descriptor after mapping one page of it leaves the mapping as the description's only owner:
+//! the lock is then tied to the memory map. `MADV_DONTFORK` keeps children out of it. So:
+//!
+//! | event | lock |
+//! |---|---|
+//! | SIGKILL, exit, execve of the owner | dropped by the kernel, also for an unreaped zombie |
+//! | owner stopped (SIGSTOP, debugger) | kept: alive |
+//! | owner forks; the child lives on after the owner's death | dropped: the child has no part in it |
+//! | anybody opens or closes the file | kept |
+//!
+//! The lock goes only after the last thread of the owner has left user mode, so "lock is free"
+//! proves that the owner will not execute another instruction, and acquiring the lock
+//! happens after all its stores. The one error possible is "still alive" for a moment too long.
+
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::stat::Mode;
+
+const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+fn byte(kind: libc::c_int, offset: u64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        // Offsets are constants below 1 << 41.
+        l_start: offset as libc::off_t,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+/// A second open file description of the file behind `fd`, which needs no name and no path.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    nix::fcntl::open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Takes the write lock on one byte if nobody has it.
+pub(crate) fn try_lock(fd: BorrowedFd<'_>, offset: u64) -> nix::Result<bool> {
+    match fcntl(fd, FcntlArg::F_OFD_SETLK(&byte(libc::F_WRLCK, offset))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether another open file description holds the byte. "Yes" when the kernel gives no answer:
+/// a peer is never declared dead for want of one.
+pub(crate) fn is_held(fd: BorrowedFd<'_>, offset: u64) -> bool {
+    let mut probe = byte(libc::F_WRLCK, offset);
+    match fcntl(fd, FcntlArg::F_OFD_GETLK(&mut probe)) {
+        Ok(_) => probe.l_type != libc::F_UNLCK as libc::c_short,
+        Err(_) => true,
+    }
+}
+
+/// A byte lock that lives as long as this value, or as this process's memory map.
+#[derive(Debug)]
+pub(crate) struct Token {
+    page: NonNull<c_void>,
+}
+
+// SAFETY: the page is never read or written; the mapping belongs to the process, not to a thread.
+unsafe impl Send for Token {}
+
+impl Token {
+    /// Locks byte `offset` of the file behind `fd`; `None` when somebody holds it.
+    pub(crate) fn acquire(fd: BorrowedFd<'_>, offset: u64) -> nix::Result<Option<Self>> {
+        let own = reopen(fd)?;
+        if !try_lock(own.as_fd(), offset)? {
+            return Ok(None);
+        }
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let page =
+            unsafe { mmap(None, PAGE, ProtFlags::PROT_NONE, MapFlags::MAP_SHARED, &own, 0) }?;
+        let token = Self { page };
+        // SAFETY: the page is this token's own.
+        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_DONTFORK) }?;
+        Ok(Some(token))
+    }
+
+    /// Gives the value up in a forked child, where the mapping does not exist.
+    pub(crate) fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Token {
+    /// Unmapping closes the description and so drops the lock.
+    fn drop(&mut self) {
+        // SAFETY: `acquire` mapped this page for this value alone, in this process.
+        let _ = unsafe { munmap(self.page, PAGE.get()) };
+    }
+}

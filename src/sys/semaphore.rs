@@ -1,0 +1,128 @@
+//! The C library's own process-shared semaphores: `sem_t` and the calls on it.
+
+use std::mem::MaybeUninit;
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::cancel;
+
+/// Bytes of the C library's `sem_t`, which is also what `sem_open` keeps in its file.
+pub(crate) const SIZE: usize = size_of::<libc::sem_t>();
+/// Alignment of `sem_t`.
+pub(crate) const ALIGN: usize = align_of::<libc::sem_t>();
+
+#[cfg(target_env = "gnu")]
+unsafe extern "C" {
+    // POSIX.1-2024, sem_clockwait(); glibc has it since 2.30, the libc crate does not declare it.
+    fn sem_clockwait(
+        sem: *mut libc::sem_t,
+        clock: libc::clockid_t,
+        until: *const libc::timespec,
+    ) -> libc::c_int;
+}
+
+/// A `sem_t` somewhere in shared memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sem(NonNull<libc::sem_t>);
+
+// SAFETY: POSIX: every call below may be made by any thread on the same semaphore at once.
+unsafe impl Send for Sem {}
+// SAFETY: as above.
+unsafe impl Sync for Sem {}
+
+/// The bytes of a fresh process-shared semaphore, as this C library's `sem_init` writes them.
+pub(crate) fn image(value: u32) -> nix::Result<[u8; SIZE]> {
+    let mut sem = MaybeUninit::<libc::sem_t>::zeroed();
+    // SAFETY: `sem` is writable and aligned; all of its bytes are initialised (zero) before, so
+    // reading them after is defined.
+    unsafe {
+        Errno::result(libc::sem_init(sem.as_mut_ptr(), 1, value))?;
+        Ok(ptr::read(sem.as_ptr().cast()))
+    }
+}
+
+impl Sem {
+    /// A semaphore at `at`.
+    ///
+    /// # Safety
+    /// `at` is aligned, holds an initialised process-shared `sem_t`, and stays mapped and writable
+    /// as long as the result or a copy of it is used.
+    pub(crate) unsafe fn at(at: NonNull<u8>) -> Self {
+        Self(at.cast())
+    }
+
+    /// Makes a new semaphore at `at`.
+    ///
+    /// # Safety
+    /// `at` is aligned for and large enough for a `sem_t`, writable, and no semaphore in use.
+    pub(crate) unsafe fn init(at: NonNull<u8>, value: u32) -> nix::Result<Self> {
+        let sem = at.cast::<libc::sem_t>();
+        // SAFETY: passed on to the caller.
+        Errno::result(unsafe { libc::sem_init(sem.as_ptr(), 1, value) })?;
+        Ok(Self(sem))
+    }
+
+    /// Takes a permit if there is one; `EAGAIN` if not.
+    pub(crate) fn try_wait(self) -> nix::Result<()> {
+        // SAFETY: a live semaphore since `at` or `init`.
+        Errno::result(unsafe { libc::sem_trywait(self.0.as_ptr()) }).map(drop)
+    }
+
+    /// Waits for a permit until `until` on the monotonic clock. `EINTR` after any caught signal:
+    /// a timed wait is not restarted, whatever SA_RESTART says.
+    pub(crate) fn wait_until(self, until: Duration) -> nix::Result<()> {
+        cancel::without(|| self.timed_wait(until))
+    }
+
+    #[cfg(target_env = "gnu")]
+    fn timed_wait(self, until: Duration) -> nix::Result<()> {
+        let until = timespec(until);
+        // SAFETY: a live semaphore since `at` or `init`; `until` is readable.
+        Errno::result(unsafe {
+            sem_clockwait(self.0.as_ptr(), libc::CLOCK_MONOTONIC, &raw const until)
+        })
+        .map(drop)
+    }
+
+    /// Without `sem_clockwait`: short slices of wall-clock time, measured on the monotonic clock,
+    /// so that a step of the wall clock costs one slice at most.
+    #[cfg(not(target_env = "gnu"))]
+    fn timed_wait(self, until: Duration) -> nix::Result<()> {
+        use nix::time::{ClockId, clock_gettime};
+        const SLICE: Duration = Duration::from_millis(100);
+        loop {
+            let left = until.checked_sub(crate::time::now()).ok_or(Errno::ETIMEDOUT)?;
+            let wall = Duration::from(clock_gettime(ClockId::CLOCK_REALTIME)?);
+            let slice = timespec(wall + left.min(SLICE));
+            // SAFETY: a live semaphore since `at` or `init`; `slice` is readable.
+            let result = unsafe { libc::sem_timedwait(self.0.as_ptr(), &raw const slice) };
+            match Errno::result(result) {
+                Err(Errno::ETIMEDOUT) => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+
+    /// Gives a permit back; `EOVERFLOW` at the maximum, with the value kept.
+    pub(crate) fn post(self) -> nix::Result<()> {
+        // SAFETY: a live semaphore since `at` or `init`.
+        Errno::result(unsafe { libc::sem_post(self.0.as_ptr()) }).map(drop)
+    }
+
+    /// Permits there are now.
+    pub(crate) fn value(self) -> i32 {
+        let mut value = 0;
+        // SAFETY: a live semaphore since `at` or `init`; `value` is writable. Cannot fail.
+        unsafe { libc::sem_getvalue(self.0.as_ptr(), &raw mut value) };
+        value
+    }
+}
+
+fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
+}
