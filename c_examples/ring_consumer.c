@@ -29,26 +29,23 @@ int main(int argc, char **argv) {
 
     int count = 0;
     long long sum = 0;
-    for (;;) {
-        struct item next;
-        int result = mdg_ring_pop(ring, &next, milliseconds(patience));
-        if (result == -ETIMEDOUT) {
-            fprintf(stderr, "nothing came for %d ms: giving up\n", patience);
-            return 1;
-        }
-        if (result == -EOWNERDEAD) {
-            fprintf(stderr, "the producer died after %d items\n", count);
-            return 1;
-        }
-        if (checked(result, -EPIPE, "mdg_ring_pop") == -EPIPE) {
-            break; /* the producer has shut the ring, and we have everything */
-        }
+    struct item next;
+    int result;
+    while ((result = mdg_ring_pop(ring, &next, milliseconds(patience))) >= 0) {
         count++;
         sum += next.value;
     }
-    printf("consumed %d items, sum %lld\n", count, sum);
+    if (result == -ETIMEDOUT) {
+        fprintf(stderr, "nothing came for %d ms: giving up\n", patience);
+    } else if (result == -EOWNERDEAD) {
+        fprintf(stderr, "the producer died after %d items\n", count);
+    } else {
+        /* -EPIPE: the producer has shut the ring, and we have everything. */
+        checked(result, -EPIPE, "mdg_ring_pop");
+        printf("consumed %d items, sum %lld\n", count, sum);
+    }
 
     mdg_ring_close(ring);
     CHECKED(mdg_ring_unlink(argv[1]));
-    return 0;
+    return result == -EPIPE ? 0 : 1;
 }

@@ -28,6 +28,7 @@ int main(int argc, char **argv) {
         ssize_t size = mdg_ring_reserve(ring, &room, STREAM_RUN, MDG_FOREVER);
         if (size == -EOWNERDEAD) {
             fprintf(stderr, "the receiver died; not everything has arrived\n");
+            mdg_ring_close(ring);
             CHECKED(mdg_ring_unlink(argv[1])); /* it cannot do this any more */
             return 1;
         }

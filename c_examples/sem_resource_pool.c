@@ -58,7 +58,7 @@ int main(int argc, char **argv) {
 
     for (int i = 0; i < tasks; i++) {
         if (fork_checked() == 0) {
-            return task(pool, tally, resources);
+            exit(task(pool, tally, resources));
         }
     }
     int failed = wait_for_children();
