@@ -66,7 +66,8 @@ impl Name {
         }
         let limit = NAME_MAX - kind.prefix().len();
         if bare.len() > limit {
-            let text = format!("{} name of {} bytes: the limit is {limit}", kind.word(), bare.len());
+            let text =
+                format!("{} name of {} bytes: the limit is {limit}", kind.word(), bare.len());
             return Err(Error::new(Errno::ENAMETOOLONG, text));
         }
         let path = [DIRECTORY.to_bytes(), b"/", kind.prefix(), bare].concat();

@@ -11,10 +11,7 @@ use std::process::Command;
 /// `cargo test` leaves the library beside the test programs, in `deps/`, and not in `target/debug/`.
 fn library_folder(name: &str) -> PathBuf {
     let test_program = std::env::current_exe().expect("path of the test program");
-    let library = test_program
-        .parent()
-        .expect("folder of the test program")
-        .join("libmadang.so");
+    let library = test_program.parent().expect("folder of the test program").join("libmadang.so");
     assert!(library.exists(), "no {}", library.display());
 
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);

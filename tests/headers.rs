@@ -67,18 +67,24 @@ fn tidy(text: &str) -> String {
         for directive in ["#endif", "#else"] {
             if let Some(comment) = line.trim_start().strip_prefix(&format!("{directive}  // ")) {
                 line = format!("{directive} /* {comment} */");
-            } else if let Some(comment) = line.trim_start().strip_prefix(&format!("{directive} // ")) {
+            } else if let Some(comment) =
+                line.trim_start().strip_prefix(&format!("{directive} // "))
+            {
                 line = format!("{directive} /* {comment} */");
             }
         }
-        if let Some((define, value)) = line.split_once(" (0 - ").filter(|_| line.starts_with("#define")) {
+        if let Some((define, value)) =
+            line.split_once(" (0 - ").filter(|_| line.starts_with("#define"))
+        {
             line = format!("{define} (-{value}");
         }
         lines.push(line);
     }
     let text = lines.join("\n") + "\n";
     // Headers are ASCII: they are printed, and read on terminals of every age.
-    text.replace("\n * · ", ";\n * ").replace(" ·", ";").replace("}  // extern \"C\"", "} /* extern \"C\" */")
+    text.replace("\n * · ", ";\n * ")
+        .replace(" ·", ";")
+        .replace("}  // extern \"C\"", "} /* extern \"C\" */")
 }
 
 #[test]
@@ -141,10 +147,8 @@ fn declared_functions() -> BTreeSet<String> {
         let text = fs::read_to_string(path).unwrap();
         for line in text.lines().filter(|line| !line.trim_start().starts_with('*')) {
             for (at, _) in line.match_indices("mdg_") {
-                let word: String = line[at..]
-                    .chars()
-                    .take_while(|c| c.is_alphanumeric() || *c == '_')
-                    .collect();
+                let word: String =
+                    line[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 if line[at + word.len()..].starts_with('(') {
                     found.insert(word);
                 }

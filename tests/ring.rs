@@ -7,9 +7,7 @@ use std::ptr;
 
 use madang::ffi::ring::*;
 use madang::ring::Options;
-use support::ring_face::{
-    C, CREATE, Face, Named, FOREVER, NOWAIT, c_options, outcome, refused,
-};
+use support::ring_face::{C, CREATE, FOREVER, Face, NOWAIT, Named, c_options, outcome, refused};
 
 fn word(value: u64) -> [u8; 8] {
     value.to_ne_bytes()
@@ -322,8 +320,9 @@ fn c_pointers() {
     assert_eq!(unsafe { mdg_ring_push_many(ring.0, ptr::null(), 0, 0) }, 0);
     for count in [usize::MAX, usize::MAX / 8 + 1, isize::MAX as usize / 8 + 1] {
         // SAFETY: refused before the memory is looked at.
-        let answers =
-            unsafe { [mdg_ring_push_many(ring.0, at, count, 0), mdg_ring_pop_many(ring.0, at, count, 0)] };
+        let answers = unsafe {
+            [mdg_ring_push_many(ring.0, at, count, 0), mdg_ring_pop_many(ring.0, at, count, 0)]
+        };
         for answer in answers {
             refused(outcome(answer), libc::EOVERFLOW, "SSIZE_MAX");
         }
@@ -360,7 +359,9 @@ fn c_structures_of_other_versions() {
     newer.opts.kind = 0xdead;
     assert_eq!(open(&raw const newer.opts, libc::O_RDWR, 0), Ok(0));
     let mut opts = c_options(&Options::new(8, 8));
-    for (kind, errno) in [(MDG_RING_MPMC, libc::ENOSYS), (MDG_RING_BROADCAST, libc::ENOSYS), (9, libc::EINVAL)] {
+    for (kind, errno) in
+        [(MDG_RING_MPMC, libc::ENOSYS), (MDG_RING_BROADCAST, libc::ENOSYS), (9, libc::EINVAL)]
+    {
         opts.kind = kind;
         refused(open(&raw const opts, libc::O_RDWR, 0), errno, "kind");
     }

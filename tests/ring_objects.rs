@@ -36,7 +36,9 @@ fn garbage_is_refused_and_left_alone() {
         (good[..4096].to_vec(), "file size"),
         ([good.clone(), vec![0]].concat(), "file size"),
     ];
-    for (at, field) in [(8, "layout version"), (0x10, "byte order"), (0x14, "checksum"), (0x3c, "checksum")] {
+    for (at, field) in
+        [(8, "layout version"), (0x10, "byte order"), (0x14, "checksum"), (0x3c, "checksum")]
+    {
         let mut bytes = good.clone();
         bytes[at] ^= 0x40;
         cases.push((bytes, field));
@@ -196,7 +198,8 @@ fn permissions() {
 fn the_umask_trims_the_mode() {
     let _turn = serial();
     join(fork(|| {
-        for (umask, mode, expected) in [(0o022, 0o666, 0o644), (0o777, 0o666, 0), (0, 0o620, 0o620)] {
+        for (umask, mode, expected) in [(0o022, 0o666, 0o644), (0o777, 0o666, 0), (0, 0o620, 0o620)]
+        {
             let name = Named::new("umask");
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(umask));
             drop(C::open(Some(&name.0), &Options::new(8, 8), CREATE, mode).unwrap());
@@ -225,7 +228,8 @@ fn a_full_dev_shm() {
             println!("skipped: no mount namespace here ({errno})");
             return;
         }
-        let make = |name: &str, capacity| C::open(Some(name), &Options::new(capacity, 64), CREATE, 0o600);
+        let make =
+            |name: &str, capacity| C::open(Some(name), &Options::new(capacity, 64), CREATE, 0o600);
         refused(make("big", 1 << 20), libc::ENOSPC, "do not fit");
         // Fits the limit of one piece, but not what is left.
         refused(make("half", 1 << 13), libc::ENOSPC, "do not fit");
@@ -268,7 +272,8 @@ fn no_descriptors_left() {
             for (name, oflag) in [(&name, libc::O_WRONLY), (&other, CREATE)] {
                 match C::open(Some(&name.0), &Options::new(8, 8), oflag, 0o600) {
                     Ok(ring) => {
-                        ring.push(&[0; 8], NOWAIT).map_or_else(|e| assert_eq!(e.0, libc::EMFILE), |()| {});
+                        ring.push(&[0; 8], NOWAIT)
+                            .map_or_else(|e| assert_eq!(e.0, libc::EMFILE), |()| {});
                         worked = true;
                     }
                     Err(error) => assert_eq!(error.0, libc::EMFILE, "{}", error.1),
@@ -357,7 +362,10 @@ fn descriptor_numbers_used_for_something_else() {
     join(child);
     // The one death is the consumer's, which left without closing.
     let stats = ring.stat();
-    assert_eq!((stats.producer_state, stats.consumer_state), (MDG_RING_END_LIVE, MDG_RING_END_DEAD));
+    assert_eq!(
+        (stats.producer_state, stats.consumer_state),
+        (MDG_RING_END_LIVE, MDG_RING_END_DEAD)
+    );
     assert_eq!(stats.recovered, 1);
 }
 

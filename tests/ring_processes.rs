@@ -432,7 +432,8 @@ fn creator_races() {
                         Err(error) => {
                             assert_eq!(error.0, libc::EEXIST, "{}", error.1);
                             // Whoever lost finds the winner's ring, complete.
-                            let found = C::open(Some(&name.0), &Options::new(64, 8), libc::O_RDWR, 0);
+                            let found =
+                                C::open(Some(&name.0), &Options::new(64, 8), libc::O_RDWR, 0);
                             assert_eq!(found.unwrap().stat().capacity, 64);
                         }
                     }
@@ -491,7 +492,8 @@ fn churn_with_kills() {
     let _ = C::unlink(&name.0);
     let left = std::fs::read_dir("/dev/shm").unwrap().flatten();
     let mine = &name.0[1..];
-    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().contains(mine)).collect();
+    let left: Vec<_> =
+        left.filter(|entry| entry.file_name().to_string_lossy().contains(mine)).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -582,4 +584,15 @@ fn killed_consumers_take_one_item_at_most() {
     let stats = ring.stat();
     assert!(stats.read >= seen && stats.read <= seen + 1);
     assert_eq!(stats.written, pushed);
+}
+
+/// A thread with a cancellation pending goes through every call (tests/c/ring_cancel.c).
+#[test]
+fn no_call_is_a_cancellation_point() {
+    let dir = support::scratch("ring_cancel");
+    let program = dir.join("ring_cancel");
+    support::compile_c(&support::root().join("tests/c/ring_cancel.c"), &program, &[]);
+    let output = std::process::Command::new(&program).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    std::fs::remove_dir_all(dir).unwrap();
 }

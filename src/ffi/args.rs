@@ -50,9 +50,10 @@ pub(super) unsafe fn give<O: Opaque>(out: *mut *mut O, inner: O::Inner) {
 #[inline(never)]
 fn not_live<O: Opaque>(tag: Option<u64>) -> Error {
     match tag {
-        Some(POISONED) => {
-            Error::new(Errno::ENOTRECOVERABLE, format!("{}: an earlier call failed inside", O::NAME))
-        }
+        Some(POISONED) => Error::new(
+            Errno::ENOTRECOVERABLE,
+            format!("{}: an earlier call failed inside", O::NAME),
+        ),
         Some(CLOSED) => Error::new(Errno::EBADF, format!("{}: the handle was closed", O::NAME)),
         _ => Error::new(Errno::EBADF, format!("{}: not a handle of this kind", O::NAME)),
     }
@@ -226,9 +227,7 @@ pub(super) unsafe fn options<T: Copy>(opts: *const T, what: &str) -> Result<Opti
     }
     let known = given.min(size_of::<T>());
     // SAFETY: the caller vouches for `given` readable bytes.
-    let tail = unsafe {
-        std::slice::from_raw_parts(opts.cast::<u8>().add(known), given - known)
-    };
+    let tail = unsafe { std::slice::from_raw_parts(opts.cast::<u8>().add(known), given - known) };
     if tail.iter().any(|&byte| byte != 0) {
         let text = format!("{what}: sets a field that this version of the library does not know");
         return Err(Error::new(Errno::E2BIG, text));

@@ -136,13 +136,13 @@ fn check_items<T>(items: *const T, count: usize, ring: &Ring) -> Result<()> {
     if count > 0 {
         args::pointer(items.cast::<u8>(), "ring: items")?;
     }
-    let bytes = count.checked_mul(ring.item_size()).unwrap_or(usize::MAX);
+    let bytes = count.saturating_mul(ring.item_size());
     args::length(bytes, "ring: count").map(drop)
 }
 
 /// A count of items as C returns it; it was checked to fit.
 fn count(count: usize) -> libc::ssize_t {
-    count.cast_signed()
+    count as libc::ssize_t
 }
 
 fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
@@ -321,7 +321,8 @@ pub unsafe extern "C" fn mdg_ring_push_many(
     unsafe {
         with(ring, |ring| {
             check_items(items, count, ring)?;
-            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
+            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
+                .map(self::count)
         })
     }
 }

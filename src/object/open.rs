@@ -82,13 +82,10 @@ impl Object {
         Ok(Some((object, participant)))
     }
 
-    fn make(
-        path: &CStr,
-        request: &Request<'_>,
-        what: &str,
-    ) -> Result<Option<(Self, Participant)>> {
+    fn make(path: &CStr, request: &Request<'_>, what: &str) -> Result<Option<(Self, Participant)>> {
         let geometry = request.make.clone()?;
-        let new = named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
+        let new =
+            named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
         // Attached before it has a name: what can fail has failed by then, and nobody finds an
         // object whose maker is not in it.
@@ -172,7 +169,8 @@ impl Object {
 
     /// Whether the object had a name that is gone.
     pub(crate) fn is_unlinked(&self) -> bool {
-        self.named && named::status(self.file.file(), &self.what).is_ok_and(|status| status.st_nlink == 0)
+        self.named
+            && named::status(self.file.file(), &self.what).is_ok_and(|status| status.st_nlink == 0)
     }
 }
 
@@ -214,7 +212,9 @@ pub(crate) fn unlink(name: &Name) -> Result<()> {
         let file = match named::open_regular(name.path(), true, &what) {
             Ok(Some(file)) => file,
             // Not readable for us: the directory's owner may remove it all the same.
-            Err(error) if error.code() == Errno::EACCES => return named::unlink(name.path(), &what),
+            Err(error) if error.code() == Errno::EACCES => {
+                return named::unlink(name.path(), &what);
+            }
             Ok(None) => {
                 return Err(Error::new(Errno::ENOENT, format!("{what}: does not exist")));
             }

@@ -83,7 +83,10 @@ impl Participant {
             return Ok(Self { index, token });
         }
         let all = geometry.max_handles;
-        Err(Error::new(Errno::EMFILE, format!("{what}: all {all} handles it was made for are open")))
+        Err(Error::new(
+            Errno::EMFILE,
+            format!("{what}: all {all} handles it was made for are open"),
+        ))
     }
 
     /// This participant's slot number.

@@ -52,7 +52,7 @@ impl End {
     }
 }
 
-const NEVER: u64 = 0;
+/// 0, and what no version of ours stores, count as NEVER.
 const HELD: u64 = 1;
 const CLOSED: u64 = 2;
 const DEAD: u64 = 3;
@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn fields_round_trip() {
-        let word = Fields { state: DEAD, participant: 0xfff, claims: COUNTER, deaths: COUNTER }.word();
+        let word =
+            Fields { state: DEAD, participant: 0xfff, claims: COUNTER, deaths: COUNTER }.word();
         let back = Fields::of(word);
         assert_eq!((back.participant, back.claims, back.deaths), (0xfff, COUNTER, COUNTER));
         assert_eq!(Fields::of(back.died().word()).deaths, 0, "wraps without touching others");

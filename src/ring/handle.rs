@@ -60,9 +60,12 @@ impl Held {
     }
 
     fn forget(&mut self) {
-        self.participant.take().map(Participant::forget);
-        self.producer.take().map(Role::forget);
-        self.consumer.take().map(Role::forget);
+        if let Some(participant) = self.participant.take() {
+            participant.forget();
+        }
+        for role in [self.producer.take(), self.consumer.take()].into_iter().flatten() {
+            role.forget();
+        }
     }
 }
 
@@ -343,7 +346,10 @@ impl Ring {
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring").field("what", &self.object.what()).field("stat", &self.stat()).finish()
+        f.debug_struct("Ring")
+            .field("what", &self.object.what())
+            .field("stat", &self.stat())
+            .finish()
     }
 }
 

@@ -45,7 +45,8 @@ impl Options {
             return Err(Error::new(Errno::EINVAL, text));
         }
         if self.max_handles > MAX_HANDLES_LIMIT {
-            let text = format!("{what}: max_handles {} is over {MAX_HANDLES_LIMIT}", self.max_handles);
+            let text =
+                format!("{what}: max_handles {} is over {MAX_HANDLES_LIMIT}", self.max_handles);
             return Err(Error::new(Errno::EINVAL, text));
         }
         if self.capacity.checked_next_power_of_two().is_none() {
@@ -80,7 +81,8 @@ impl Options {
     pub(super) fn check(&self, found: &Superblock, what: &str) -> Result<()> {
         let there = &found.geometry;
         if there.kind != KIND_SPSC {
-            let text = format!("{what}: is of kind {}, which this version does not know", there.kind);
+            let text =
+                format!("{what}: is of kind {}, which this version does not know", there.kind);
             return Err(Error::new(Errno::EPROTO, text));
         }
         let capacity = if self.capacity == 0 { 0 } else { self.capacity.next_power_of_two() };

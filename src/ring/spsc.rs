@@ -420,8 +420,9 @@ mod tests {
             for round in 0..50_u64 {
                 for i in 0..capacity {
                     assert!(core.look_push(&hot.push).unwrap() > 0);
+                    let item = round * 100 + i;
                     // SAFETY: eight readable bytes.
-                    unsafe { core.push_one(&hot.push, (&raw const *&(round * 100 + i)).cast()) };
+                    unsafe { core.push_one(&hot.push, (&raw const item).cast()) };
                 }
                 assert_eq!(core.look_push(&hot.push), Ok(0));
                 assert_eq!(core.look_pop(&hot.pop), Ok(capacity));

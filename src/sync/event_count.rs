@@ -90,12 +90,8 @@ impl EventCount {
         self.seq.fetch_add(2, Ordering::SeqCst);
         futex::wake_all(&self.seq);
         // Failure: somebody armed in a later epoch, and that tag must stay.
-        let _ = self.armed.compare_exchange(
-            armed,
-            armed & HEAVY,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+        let _ =
+            self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Makes this event count work with peers that membarrier does not reach.

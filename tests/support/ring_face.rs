@@ -177,10 +177,7 @@ impl Face for C {
         let mut ring = ptr::null_mut();
         // SAFETY: see above.
         let result = unsafe { mdg_ring_open(&raw mut ring, name, &raw const options, oflag, mode) };
-        done(result).map_err(|error| {
-            assert!(ring.is_null(), "nothing is stored on failure");
-            error
-        })?;
+        done(result).inspect_err(|_| assert!(ring.is_null(), "nothing is stored on failure"))?;
         Ok(Self(ring))
     }
     fn dup(&self, oflag: c_int) -> Outcome<Self> {

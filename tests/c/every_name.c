@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: 0BSD */
+/* Uses every function, macro and field of the headers once, and checks that what can be checked in
+ * passing is right: versions agree, structures hold what they say, calls succeed. */
+#include <errno.h>
+#include <fcntl.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <madang.h>
+
+#define EXPECT(condition)                                                             \
+    do {                                                                              \
+        if (!(condition)) {                                                           \
+            fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #condition, mdg_last_error()); \
+            exit(1);                                                                  \
+        }                                                                             \
+    } while (0)
+
+static char name[64];
+
+static void base(void)
+{
+    EXPECT(mdg_version() == MDG_VERSION);
+    EXPECT(MDG_VERSION ==
+           MDG_VERSION_MAJOR * 65536 + MDG_VERSION_MINOR * 256 + MDG_VERSION_PATCH);
+    EXPECT(strcmp(mdg_strerror(0), "success") == 0);
+    EXPECT(strcmp(mdg_strerror(-EAGAIN), mdg_strerror(-EPIPE)) != 0);
+    EXPECT(strcmp(mdg_last_error(), "") == 0);
+}
+
+static void shm(void)
+{
+    mdg_shm *shm, *other;
+    char path[] = "/tmp/mdg-every-XXXXXX";
+    int fd;
+    EXPECT(mdg_shm_open(&shm, name, 5000, O_RDWR | O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_shm_size(shm) == 5000);
+    memcpy(mdg_shm_addr(shm), "yard", 5);
+    EXPECT(mdg_shm_open(&other, name, 0, O_RDONLY, 0) == 0);
+    EXPECT(mdg_shm_size(other) == 5000 && strcmp(mdg_shm_addr(other), "yard") == 0);
+    mdg_shm_close(other);
+    EXPECT(mdg_shm_resize(shm, 10000) == 0 && mdg_shm_sync(shm) == 0);
+    EXPECT(mdg_shm_unlink(name) == 0 && mdg_shm_unlink(name) == -ENOENT && errno == ENOENT);
+    EXPECT(mdg_shm_from_fd(&other, mdg_shm_fd(shm), O_RDWR | MDG_SEALED) == -EPROTO);
+    mdg_shm_close(shm);
+    EXPECT(mdg_shm_anonymous(&shm, 100, MDG_INHERIT) == 0);
+    EXPECT(mdg_shm_from_fd(&other, mdg_shm_fd(shm), O_RDWR | MDG_SEALED) == 0);
+    mdg_shm_close(other);
+    mdg_shm_close(shm);
+    EXPECT((fd = mkstemp(path)) >= 0 && write(fd, "file", 4) == 4 && close(fd) == 0);
+    EXPECT(mdg_shm_map_file(&shm, path, 0, O_RDONLY, 0) == 0 && mdg_shm_size(shm) == 4);
+    mdg_shm_close(shm);
+    unlink(path);
+}
+
+static void ring(void)
+{
+    mdg_ring_opts opts = {.size = sizeof opts, .capacity = 4, .item_size = 4,
+                          .kind = MDG_RING_SPSC, .max_handles = 8, .policy = 0};
+    mdg_ring_stats stats = {.size = sizeof stats};
+    mdg_ring *ring, *reader;
+    int items[4] = {1, 2, 3, 4}, item = 0;
+    void *free_run;
+    const void *full_run;
+    EXPECT(mdg_ring_open(&ring, name, &opts, O_WRONLY | O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_ring_dup(&reader, ring, O_RDONLY) == 0);
+    EXPECT(mdg_ring_push(ring, &items[0], MDG_FOREVER) == 0);
+    EXPECT(mdg_ring_push_many(ring, &items[1], 2, MDG_NOWAIT) == 2);
+    EXPECT(mdg_ring_reserve(ring, &free_run, 5, MDG_NOWAIT) == 1);
+    memcpy(free_run, &items[3], sizeof items[3]);
+    EXPECT(mdg_ring_commit(ring, 1) == 0);
+    EXPECT(mdg_ring_stat(ring, &stats) == 0);
+    EXPECT(stats.capacity == 4 && stats.item_size == 4 && stats.kind == MDG_RING_SPSC);
+    EXPECT(stats.length == 4 && stats.written == 4 && stats.read == 0 && stats.dropped == 0);
+    EXPECT(stats.recovered == 0 && stats.push_waits == 0 && stats.pop_waits == 0);
+    EXPECT(stats.producer_pid == (uint32_t)getpid() && stats.consumer_pid == stats.producer_pid);
+    EXPECT(stats.producer_state == MDG_RING_END_LIVE && stats.consumer_state == MDG_RING_END_LIVE);
+    EXPECT(stats.max_handles == 8 && stats.flags == 0 && stats.size == sizeof stats);
+    EXPECT(MDG_RING_END_NEVER < MDG_RING_END_CLOSED && MDG_RING_END_CLOSED < MDG_RING_END_DEAD);
+    EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == 0 && item == 1);
+    EXPECT(mdg_ring_pop_many(reader, items, 2, MDG_NOWAIT) == 2 && items[1] == 3);
+    EXPECT(mdg_ring_peek(reader, &full_run, 9, MDG_NOWAIT) == 1);
+    memcpy(&item, full_run, sizeof item);
+    EXPECT(item == 4 && mdg_ring_release(reader, 1) == 0);
+    EXPECT(mdg_ring_shutdown(ring) == 0);
+    EXPECT(mdg_ring_pop(reader, &item, MDG_FOREVER) == -EPIPE);
+    EXPECT(mdg_ring_unlink(name) == 0 && mdg_ring_stat(ring, &stats) == 0);
+    EXPECT(stats.flags == (MDG_RING_SHUTDOWN | MDG_RING_UNLINKED));
+    EXPECT((stats.flags & MDG_RING_CORRUPT) == 0);
+    mdg_ring_close(reader);
+    mdg_ring_close(ring);
+    opts.kind = MDG_RING_MPMC;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -ENOSYS);
+    opts.kind = MDG_RING_BROADCAST;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -ENOSYS);
+}
+
+static void sem(void)
+{
+    mdg_sem_opts opts = {.size = sizeof opts, .value = 1, .kind = MDG_SEM_POSIX};
+    mdg_sem *sem, *same;
+    sem_t memory;
+    EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_sem_wait(sem, MDG_FOREVER) == 0 && mdg_sem_wait(sem, MDG_NOWAIT) == -EAGAIN);
+    EXPECT(mdg_sem_post(sem) == 0 && mdg_sem_value(sem) == 1);
+    EXPECT(mdg_sem_unlink(name) == 0);
+    mdg_sem_close(sem);
+    opts.kind = MDG_SEM_UNDO;
+    EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT, 0600) == -ENOSYS);
+    EXPECT(mdg_sem_init(&sem, &memory, MDG_SEM_VALUE_MAX) == 0);
+    EXPECT(mdg_sem_attach(&same, &memory) == 0 && mdg_sem_post(same) == -EOVERFLOW);
+    mdg_sem_close(same);
+    mdg_sem_close(sem);
+}
+
+static void pipes(void)
+{
+    int fds[2], parent[2], child[2], fifo, i;
+    char bytes[8], path[64], *big = calloc(1, MDG_PIPE_MESSAGE_MAX + 1);
+    EXPECT(mdg_pipe_open(fds, 0) == 0);
+    EXPECT(mdg_pipe_write(fds[1], "abcdefgh", 8, MDG_FOREVER) == 8);
+    EXPECT(mdg_pipe_read(fds[0], bytes, 3, MDG_FOREVER) == 3);
+    EXPECT(mdg_pipe_read_full(fds[0], bytes, 5, MDG_FOREVER) == 5 && bytes[4] == 'h');
+    EXPECT(mdg_pipe_send(fds[1], "hi", 2, MDG_NOWAIT) == 0);
+    EXPECT(mdg_pipe_receive(fds[0], bytes, sizeof bytes, MDG_NOWAIT) == 2 && bytes[0] == 'h');
+    EXPECT(big != NULL && mdg_pipe_send(fds[1], big, MDG_PIPE_MESSAGE_MAX + 1, 0) == -EMSGSIZE);
+    free(big);
+    EXPECT(mdg_pipe_pair(parent, child, 0) == 0);
+    EXPECT(mdg_pipe_write(parent[1], "x", 1, 0) == 1 && mdg_pipe_read(child[0], bytes, 1, 0) == 1);
+    for (i = 0; i < 2; i++) {
+        close(fds[i]);
+        close(parent[i]);
+        close(child[i]);
+    }
+    snprintf(path, sizeof path, "/tmp%s", name);
+    EXPECT(mdg_fifo_create(path, 0600) == 0 && mdg_fifo_create(path, 0600) == -EEXIST);
+    EXPECT((fifo = mdg_fifo_open(path, O_RDWR, MDG_NOWAIT)) >= 0 && close(fifo) == 0);
+    EXPECT(mdg_fifo_unlink(path) == 0);
+}
+
+int main(void)
+{
+    snprintf(name, sizeof name, "/mdg-every-%ld", (long)getpid());
+    base();
+    shm();
+    ring();
+    sem();
+    pipes();
+    return 0;
+}
