@@ -4,6 +4,7 @@
 # make clean
 
 CARGO ?= cargo
+BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
 .PHONY: all run check clean
 
@@ -11,7 +12,7 @@ all:
 	$(CARGO) build --release --lib
 
 run: all
-	$(MAKE) -C c_examples run
+	$(MAKE) -C c_examples run BUILT=$(BUILT)
 
 check:
 	$(CARGO) test

@@ -1,33 +1,16 @@
 //! Builds `c_examples/` against the library of this test run and checks every example, success and
 //! failure, against its golden output; once plainly and once under valgrind.
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+mod support;
+
 use std::process::Command;
 
-/// A folder in which the linker finds `libmadang.so` and the loader `libmadang.so.0`.
-///
-/// `cargo test` leaves the library beside the test programs, in `deps/`, and not in `target/debug/`.
-fn library_folder(name: &str) -> PathBuf {
-    let test_program = std::env::current_exe().expect("path of the test program");
-    let library = test_program.parent().expect("folder of the test program").join("libmadang.so");
-    assert!(library.exists(), "no {}", library.display());
-
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::create_dir_all(&folder).expect("create the library folder");
-    for link in ["libmadang.so", "libmadang.so.0"] {
-        let link = folder.join(link);
-        let _ = fs::remove_file(&link);
-        symlink(&library, &link).expect("link to the library");
-    }
-    folder
-}
+use support::{linkable, scratch};
 
 /// `make check` in `c_examples/`, with every program started through `wrap`.
 fn check(name: &str, wrap: &str) {
     let root = env!("CARGO_MANIFEST_DIR");
-    let libraries = library_folder(name);
+    let libraries = linkable(&scratch(name));
     let output = Command::new("make")
         .args(["-C", "c_examples", "check"])
         .arg(format!("BIN={}", libraries.join("bin").display()))

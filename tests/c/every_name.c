@@ -119,7 +119,7 @@ static void sem(void)
 static void pipes(void)
 {
     int fds[2], parent[2], child[2], fifo, i;
-    char bytes[8], path[64], *big = calloc(1, MDG_PIPE_MESSAGE_MAX + 1);
+    char bytes[8], path[80], *big = calloc(1, MDG_PIPE_MESSAGE_MAX + 1);
     EXPECT(mdg_pipe_open(fds, 0) == 0);
     EXPECT(mdg_pipe_write(fds[1], "abcdefgh", 8, MDG_FOREVER) == 8);
     EXPECT(mdg_pipe_read(fds[0], bytes, 3, MDG_FOREVER) == 3);
