@@ -164,15 +164,19 @@ fn check_aligned(memory: NonNull<u8>, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether these bytes are a process-shared semaphore of this C library. In 64-bit C libraries the
-/// first eight bytes are the value and the number of waiters; all others are as `sem_init` writes
-/// them, and differ in a private semaphore or in a file of another sort.
+/// Whether these bytes are a process-shared semaphore of this C library.
+///
+/// In 64-bit C libraries the first eight bytes are the value and the number of waiters. What else
+/// `sem_init` writes tells a process-shared semaphore from a private one and from other things.
 fn check_image(bytes: &[u8; semaphore::SIZE], what: &str) -> Result<()> {
     const COUNTERS: usize = 8;
-    let fresh = semaphore::image(0).map_err(|errno| Error::from_kernel(errno, what))?;
+    let fresh = |fill| semaphore::image(fill).map_err(|errno| Error::from_kernel(errno, what));
+    let (on_zeros, on_ones) = (fresh(0)?, fresh(0xff)?);
+    let mut fixed = on_zeros.iter().zip(on_ones).zip(bytes).skip(COUNTERS);
+    // A byte that came out differently is one that sem_init leaves as it was.
+    let same = fixed.all(|((zeros, ones), byte)| *zeros != ones || byte == zeros);
     let value = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    let same = cfg!(not(target_pointer_width = "64")) || bytes[COUNTERS..] == fresh[COUNTERS..];
-    if !same || value > VALUE_MAX {
+    if (cfg!(target_pointer_width = "64") && !same) || value > VALUE_MAX {
         let text = format!("{what}: these bytes are no process-shared semaphore");
         return Err(Error::new(Errno::EPROTO, text));
     }

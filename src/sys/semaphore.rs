@@ -32,13 +32,15 @@ unsafe impl Send for Sem {}
 // SAFETY: as above.
 unsafe impl Sync for Sem {}
 
-/// The bytes of a fresh process-shared semaphore, as this C library's `sem_init` writes them.
-pub(crate) fn image(value: u32) -> nix::Result<[u8; SIZE]> {
-    let mut sem = MaybeUninit::<libc::sem_t>::zeroed();
-    // SAFETY: `sem` is writable and aligned; all of its bytes are initialised (zero) before, so
-    // reading them after is defined.
+/// Memory full of `fill` after this C library's `sem_init` made a process-shared semaphore of value
+/// 0 in it. It does not write every byte.
+pub(crate) fn image(fill: u8) -> nix::Result<[u8; SIZE]> {
+    let mut sem = MaybeUninit::<libc::sem_t>::uninit();
+    // SAFETY: `sem` is writable and aligned; all of its bytes are initialised before, so reading
+    // them after is defined.
     unsafe {
-        Errno::result(libc::sem_init(sem.as_mut_ptr(), 1, value))?;
+        sem.as_mut_ptr().cast::<u8>().write_bytes(fill, SIZE);
+        Errno::result(libc::sem_init(sem.as_mut_ptr(), 1, 0))?;
         Ok(ptr::read(sem.as_ptr().cast()))
     }
 }
