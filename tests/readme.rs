@@ -1,0 +1,92 @@
+//! The programs of README.md, by the very commands it shows, print what it says.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+use support::{library_dir, root, scratch};
+
+/// The fenced blocks of a page: language and text.
+fn blocks(page: &str) -> Vec<(String, String)> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(String, String)> = None;
+    for line in page.lines() {
+        match (line.strip_prefix("```"), open.as_mut()) {
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(language), None) => open = Some((language.to_owned(), String::new())),
+            (None, Some((_, text))) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block without an end");
+    blocks
+}
+
+/// A folder that looks like the source tree after `make`, with this build's library in it.
+fn tree(name: &str) -> PathBuf {
+    let dir = scratch(name);
+    fs::create_dir_all(dir.join("target/release")).unwrap();
+    for file in ["libmadang.a", "libmadang.so"] {
+        symlink(library_dir().join(file), dir.join("target/release").join(file)).unwrap();
+    }
+    for folder in ["include", "python"] {
+        symlink(root().join(folder), dir.join(folder)).unwrap();
+    }
+    dir
+}
+
+/// Writes the program in `language` to `file`, and runs the commands of the block behind it.
+fn check(language: &str, file: &str) {
+    let page = fs::read_to_string(root().join("README.md")).unwrap();
+    let blocks = blocks(&page);
+    let at = blocks.iter().position(|(found, _)| found == language).expect(language);
+    let (console, session) = &blocks[at + 1];
+    assert_eq!(console, "console", "what follows the {language} program");
+    let dir = tree(&format!("readme-{language}"));
+    fs::write(dir.join(file), &blocks[at].1).unwrap();
+    let (commands, expected): (Vec<_>, Vec<_>) =
+        session.lines().partition(|line| line.starts_with("$ "));
+    assert!(!commands.is_empty() && !expected.is_empty());
+    let mut printed = String::new();
+    for command in commands {
+        let output = Command::new("sh")
+            .args(["-c", &command[2..]])
+            .current_dir(&dir)
+            .env("MADANG_LIBRARY", library_dir().join("libmadang.so"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        printed.push_str(std::str::from_utf8(&output.stdout).unwrap());
+    }
+    assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn the_c_program_works() {
+    check("c", "hello.c");
+}
+
+#[test]
+fn the_python_program_works() {
+    check("python", "hello.py");
+}
+
+#[test]
+fn the_numbers_are_those_of_the_sources() {
+    let page = fs::read_to_string(root().join("README.md")).unwrap();
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let of = |key: &str| {
+        let line = manifest.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split('"').nth(1).unwrap().to_owned()
+    };
+    assert!(page.contains(&format!("Rust {} or later", of("rust-version"))));
+    assert!(page.contains(&format!("Version {}", of("version"))));
+}
