@@ -1,1 +1,3 @@
-//! Stub.
+//! System calls that nix and memmap2 do not wrap, each behind a safe function.
+
+pub(crate) mod pipe;
