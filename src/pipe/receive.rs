@@ -48,7 +48,8 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8], timeout: Timeout) -> Result<u
     let end = End::new(fd, Direction::Read);
     end.require_pipe()?;
     let waiter = Waiter::new(timeout);
-    let mut receiver = Receiver { fd, end, waiter, grace: Waiter::new(GRACE.into()), released: false };
+    let mut receiver =
+        Receiver { fd, end, waiter, grace: Waiter::new(GRACE.into()), released: false };
     receiver.receive(buf)
 }
 
@@ -175,7 +176,8 @@ impl Receiver<'_> {
 
     fn cut_off(&self, total: usize, why: &str) -> Error {
         let fd = self.fd.as_raw_fd();
-        let text = format!("descriptor {fd}: a message of {total} bytes was cut off and dropped: {why}");
+        let text =
+            format!("descriptor {fd}: a message of {total} bytes was cut off and dropped: {why}");
         Error::new(Errno::EBADMSG, text)
     }
 

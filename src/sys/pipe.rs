@@ -284,4 +284,3 @@ impl Watch {
         self.0.as_fd()
     }
 }
-
