@@ -165,13 +165,17 @@ fn check_aligned(memory: NonNull<u8>, what: &str) -> Result<()> {
 }
 
 /// Whether these bytes are a process-shared semaphore of this C library. In 64-bit C libraries the
-/// first eight bytes are the value and the number of waiters; all others are as `sem_init` writes
-/// them, and differ in a private semaphore or in a file of another sort.
+/// first eight bytes are the value and the number of waiters; of the others, those that `sem_init`
+/// writes differ in a private semaphore or in memory of another sort, and it leaves the rest alone.
 fn check_image(bytes: &[u8; semaphore::SIZE], what: &str) -> Result<()> {
     const COUNTERS: usize = 8;
-    let fresh = semaphore::image(0).map_err(|errno| Error::from_kernel(errno, what))?;
+    let image = |background| {
+        semaphore::image(0, background).map_err(|errno| Error::from_kernel(errno, what))
+    };
+    let (zeros, ones) = (image(0)?, image(0xff)?);
     let value = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    let same = cfg!(not(target_pointer_width = "64")) || bytes[COUNTERS..] == fresh[COUNTERS..];
+    let as_written = |at: usize| zeros[at] != ones[at] || bytes[at] == zeros[at];
+    let same = cfg!(not(target_pointer_width = "64")) || (COUNTERS..bytes.len()).all(as_written);
     if !same || value > VALUE_MAX {
         let text = format!("{what}: these bytes are no process-shared semaphore");
         return Err(Error::new(Errno::EPROTO, text));

@@ -32,10 +32,13 @@ unsafe impl Send for Sem {}
 // SAFETY: as above.
 unsafe impl Sync for Sem {}
 
-/// The bytes of a fresh process-shared semaphore, as this C library's `sem_init` writes them.
-pub(crate) fn image(value: u32) -> nix::Result<[u8; SIZE]> {
-    let mut sem = MaybeUninit::<libc::sem_t>::zeroed();
-    // SAFETY: `sem` is writable and aligned; all of its bytes are initialised (zero) before, so
+/// The bytes of a fresh process-shared semaphore, as this C library's `sem_init` writes them over
+/// memory full of `background`.
+pub(crate) fn image(value: u32, background: u8) -> nix::Result<[u8; SIZE]> {
+    let mut sem = MaybeUninit::<libc::sem_t>::uninit();
+    // SAFETY: `sem` is writable for its own size.
+    unsafe { sem.as_mut_ptr().write_bytes(background, 1) };
+    // SAFETY: `sem` is writable and aligned; all of its bytes are initialised before, so
     // reading them after is defined.
     unsafe {
         Errno::result(libc::sem_init(sem.as_mut_ptr(), 1, value))?;
@@ -59,6 +62,8 @@ impl Sem {
     /// `at` is aligned for and large enough for a `sem_t`, writable, and no semaphore in use.
     pub(crate) unsafe fn init(at: NonNull<u8>, value: u32) -> nix::Result<Self> {
         let sem = at.cast::<libc::sem_t>();
+        // SAFETY: passed on to the caller. All bytes are made defined: sem_init leaves some alone.
+        unsafe { at.write_bytes(0, SIZE) };
         // SAFETY: passed on to the caller.
         Errno::result(unsafe { libc::sem_init(sem.as_ptr(), 1, value) })?;
         Ok(Self(sem))
