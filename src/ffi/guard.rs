@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::sys::cancel;
 
 /// Longest text that `mdg_last_error` returns, with its NUL; longer ones are cut.
 const TEXT_MAX: usize = 1024;
@@ -88,9 +89,26 @@ pub(super) fn guard<A: Answer>(entry: impl FnOnce() -> Result<A>) -> A {
     guard_or(|| {}, entry)
 }
 
+/// What an entry does, with errno left alone when it succeeds.
+#[inline(always)]
+pub(super) fn keeping_errno<T>(entry: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = Errno::last_raw();
+    let result = entry();
+    if result.is_ok() {
+        Errno::set_raw(before);
+    }
+    result
+}
+
+/// Runs one C entry that opens, closes or writes files: the C library's calls for that are
+/// cancellation points, and change errno on the way to success.
+pub(super) fn guard_files<A: Answer>(entry: impl FnOnce() -> Result<A>) -> A {
+    guard(|| keeping_errno(|| cancel::without(entry)))
+}
+
 /// Runs one C entry that returns nothing: close functions.
 pub(super) fn guard_void(entry: impl FnOnce()) {
     let before = Errno::last();
-    let _ = catch_unwind(AssertUnwindSafe(entry));
+    let _ = catch_unwind(AssertUnwindSafe(|| cancel::without(entry)));
     before.set();
 }

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 
 use super::args::{self, Opaque};
-use super::guard::{guard, guard_or, guard_void};
+use super::guard::{guard, guard_files, guard_or, guard_void, keeping_errno};
 use crate::error::{Error, Result};
 use crate::sem::Semaphore;
 use crate::time::Timeout;
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn mdg_sem_open(
     oflag: c_int,
     mode: libc::mode_t,
 ) -> c_int {
-    guard(|| {
+    guard_files(|| {
         let what = "mdg_sem_open";
         let out = args::out(sem, "mdg_sem_open: sem")?;
         // SAFETY: the caller's promise.
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn mdg_sem_wait(sem: *mut mdg_sem, timeout_ns: i64) -> c_i
         || {
             // SAFETY: the caller's promise.
             let semaphore = unsafe { args::handle(sem.cast_const()) }?;
-            semaphore.wait(Timeout::from_nanos(timeout_ns)).map(|()| 0)
+            keeping_errno(|| semaphore.wait(Timeout::from_nanos(timeout_ns))).map(|()| 0)
         },
     )
 }
@@ -221,7 +221,7 @@ pub unsafe extern "C" fn mdg_sem_close(sem: *mut mdg_sem) {
 /// `name` is NULL or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_sem_unlink(name: *const c_char) -> c_int {
-    guard(|| {
+    guard_files(|| {
         // SAFETY: the caller's promise.
         Semaphore::unlink(unsafe { args::string(name, "mdg_sem_unlink: name") }?).map(|()| 0)
     })

@@ -12,10 +12,11 @@ use nix::errno::Errno;
 
 use super::args::{self, Opaque};
 use super::base::MDG_INHERIT;
-use super::guard::{guard, guard_or, guard_void};
+use super::guard::{guard, guard_files, guard_or, guard_void, keeping_errno};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::shm::{Seals, Shm};
+use crate::sys::cancel;
 
 /// Bit of oflag in mdg_shm_from_fd: refuse a descriptor that is not sealed against shrinking.
 pub const MDG_SEALED: c_int = 0x4000_0000;
@@ -72,7 +73,7 @@ pub unsafe extern "C" fn mdg_shm_open(
     oflag: c_int,
     mode: libc::mode_t,
 ) -> c_int {
-    guard(|| {
+    guard_files(|| {
         let out = args::out(shm, "mdg_shm_open: shm")?;
         // SAFETY: the caller's promise.
         let name = unsafe { args::string(name, "mdg_shm_open: name") }?;
@@ -102,7 +103,7 @@ pub unsafe extern "C" fn mdg_shm_anonymous(
     size: usize,
     flags: u32,
 ) -> c_int {
-    guard(|| {
+    guard_files(|| {
         let out = args::out(shm, "mdg_shm_anonymous: shm")?;
         let flags = args::flags(flags, MDG_INHERIT, "mdg_shm_anonymous")?;
         let size = args::length(size, "mdg_shm_anonymous: size")?;
@@ -127,7 +128,7 @@ pub unsafe extern "C" fn mdg_shm_anonymous(
 /// `shm` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_shm_from_fd(shm: *mut *mut mdg_shm, fd: c_int, oflag: c_int) -> c_int {
-    guard(|| {
+    guard_files(|| {
         let what = "mdg_shm_from_fd";
         let out = args::out(shm, "mdg_shm_from_fd: shm")?;
         let flags = args::oflag(oflag, MDG_SEALED, what)?;
@@ -167,7 +168,7 @@ pub unsafe extern "C" fn mdg_shm_map_file(
     oflag: c_int,
     mode: libc::mode_t,
 ) -> c_int {
-    guard(|| {
+    guard_files(|| {
         let what = "mdg_shm_map_file";
         let out = args::out(shm, "mdg_shm_map_file: shm")?;
         // SAFETY: the caller's promise.
@@ -254,7 +255,8 @@ pub unsafe extern "C" fn mdg_shm_resize(shm: *mut mdg_shm, size: usize) -> c_int
             // SAFETY: the caller's promise.
             let shm = unsafe { args::handle(shm.cast_const()) }?;
             let mut shm = shm.write().unwrap_or_else(PoisonError::into_inner);
-            shm.resize(args::length(size, "mdg_shm_resize: size")?).map(|()| 0)
+            let size = args::length(size, "mdg_shm_resize: size")?;
+            keeping_errno(|| cancel::without(|| shm.resize(size).map(|()| 0)))
         },
     )
 }
@@ -269,7 +271,7 @@ pub unsafe extern "C" fn mdg_shm_resize(shm: *mut mdg_shm, size: usize) -> c_int
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_shm_sync(shm: *mut mdg_shm) -> c_int {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(shm, |shm| shm.sync().map(|()| 0)) })
+    guard_files(|| unsafe { with(shm, |shm| shm.sync().map(|()| 0)) })
 }
 
 /// Unmaps the segment and frees the handle; the name stays. NULL is fine. No other thread may use the
@@ -292,7 +294,7 @@ pub unsafe extern "C" fn mdg_shm_close(shm: *mut mdg_shm) {
 /// `name` is NULL or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_shm_unlink(name: *const c_char) -> c_int {
-    guard(|| {
+    guard_files(|| {
         // SAFETY: the caller's promise.
         Shm::unlink(unsafe { args::string(name, "mdg_shm_unlink: name") }?).map(|()| 0)
     })
