@@ -168,8 +168,20 @@ fn bad_arguments<S: Segment>() {
 }
 
 fn bad_names<S: Segment>() {
-    let bad: [&[u8]; 12] =
-        [b"", b"/", b"//", b".", b"..", b"/.", b"/..", b"//x", b"a/b", b"/a/", b"a/..", b"../shm/x"];
+    let bad: [&[u8]; 12] = [
+        b"",
+        b"/",
+        b"//",
+        b".",
+        b"..",
+        b"/.",
+        b"/..",
+        b"//x",
+        b"a/b",
+        b"/a/",
+        b"a/..",
+        b"../shm/x",
+    ];
     for name in bad {
         for oflag in [O_RDWR, NEW] {
             assert_eq!(refused(S::open(name, 10, oflag, 0o600)), Errno::EINVAL, "{name:?}");

@@ -228,12 +228,7 @@ impl AsFd for Shm {
 }
 
 /// Memory of a fixed size that nobody can truncate, not even its owner.
-pub(crate) fn sealed_memory(
-    label: &CStr,
-    size: u64,
-    inherit: bool,
-    what: &str,
-) -> Result<OwnedFd> {
+pub(crate) fn sealed_memory(label: &CStr, size: u64, inherit: bool, what: &str) -> Result<OwnedFd> {
     let close_on_exec = if inherit { MFdFlags::empty() } else { MFdFlags::MFD_CLOEXEC };
     let flags = close_on_exec | MFdFlags::MFD_ALLOW_SEALING;
     let file = memfd_create(label, flags).map_err(|errno| Error::from_kernel(errno, what))?;
