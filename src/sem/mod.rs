@@ -157,7 +157,7 @@ fn check_value(value: u32, what: &str) -> Result<()> {
 }
 
 fn check_aligned(memory: NonNull<u8>, what: &str) -> Result<()> {
-    if !memory.addr().get().is_multiple_of(semaphore::ALIGN) {
+    if memory.addr().get() % semaphore::ALIGN != 0 {
         let text = format!("{what}: must be aligned to {} bytes", semaphore::ALIGN);
         return Err(Error::new(Errno::EINVAL, text));
     }
