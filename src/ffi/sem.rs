@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 
 use super::args::{self, Opaque};
-use super::guard::{guard, guard_or, guard_void};
+use super::guard::{guard, guard_or, guard_void, keeping_errno};
 use crate::error::{Error, Result};
 use crate::sem::Semaphore;
 use crate::time::Timeout;
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn mdg_sem_wait(sem: *mut mdg_sem, timeout_ns: i64) -> c_i
         || {
             // SAFETY: the caller's promise.
             let semaphore = unsafe { args::handle(sem.cast_const()) }?;
-            semaphore.wait(Timeout::from_nanos(timeout_ns)).map(|()| 0)
+            keeping_errno(|| semaphore.wait(Timeout::from_nanos(timeout_ns))).map(|()| 0)
         },
     )
 }
