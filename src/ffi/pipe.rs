@@ -100,7 +100,7 @@ pub unsafe extern "C" fn mdg_pipe_open(fds: *mut c_int, flags: u32) -> c_int {
 /// -ENFILE too many open descriptors; -ENOMEM. On failure both arrays are left as they were and
 /// nothing stays open.
 ///
-/// Thread-safe; made for use with fork(2); not async-signal-safe. Not a cancellation point.
+/// Thread-safe; made for fork(2); not async-signal-safe. Not a cancellation point.
 ///
 /// # Safety
 /// `parent` and `child` are NULL or each point to two writable ints.
@@ -136,8 +136,7 @@ pub unsafe extern "C" fn mdg_pipe_pair(parent: *mut c_int, child: *mut c_int, fl
 pub unsafe extern "C" fn mdg_fifo_create(path: *const c_char, mode: libc::mode_t) -> c_int {
     guard(|| {
         // SAFETY: the caller vouches for the string.
-        let path = unsafe { fifo_path(path) }?;
-        pipe::fifo_create(path, mode).map(|()| 0)
+        pipe::fifo_create(unsafe { fifo_path(path) }?, mode).map(|()| 0)
     })
 }
 

@@ -241,6 +241,12 @@ pub fn flags(fd: &impl AsRawFd) -> c_int {
     unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }
 }
 
+/// Whether a descriptor closes on exec.
+pub fn close_on_exec(fd: &OwnedFd) -> bool {
+    // SAFETY: takes no pointers.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) & libc::FD_CLOEXEC != 0 }
+}
+
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn count(_signal: c_int) {
