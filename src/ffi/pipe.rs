@@ -73,8 +73,8 @@ unsafe fn give(fds: *mut c_int, read: OwnedFd, write: OwnedFd) {
 /// process, or -ENFILE the system, has too many open descriptors; -ENOMEM. On failure `fds` is
 /// left as it was.
 ///
-/// Thread-safe. After fork(2) both processes hold both ends: close in each what it does not use,
-/// or end of file will never be seen. Not async-signal-safe.
+/// Thread-safe; not async-signal-safe. After fork(2) both processes hold both ends: close in each
+/// what it does not use, or end of file will never be seen.
 ///
 /// # Safety
 /// `fds` is NULL or points to two writable ints.
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn mdg_pipe_open(fds: *mut c_int, flags: u32) -> c_int {
 /// -ENFILE too many open descriptors; -ENOMEM. On failure both arrays are left as they were and
 /// nothing stays open.
 ///
-/// Thread-safe; made for use with fork(2); not async-signal-safe. Not a cancellation point.
+/// Thread-safe; made for fork(2); not async-signal-safe. Not a cancellation point.
 ///
 /// # Safety
 /// `parent` and `child` are NULL or each point to two writable ints.
@@ -136,8 +136,7 @@ pub unsafe extern "C" fn mdg_pipe_pair(parent: *mut c_int, child: *mut c_int, fl
 pub unsafe extern "C" fn mdg_fifo_create(path: *const c_char, mode: libc::mode_t) -> c_int {
     guard(|| {
         // SAFETY: the caller vouches for the string.
-        let path = unsafe { fifo_path(path) }?;
-        pipe::fifo_create(path, mode).map(|()| 0)
+        pipe::fifo_create(unsafe { fifo_path(path) }?, mode).map(|()| 0)
     })
 }
 
@@ -180,7 +179,8 @@ pub unsafe extern "C" fn mdg_fifo_unlink(path: *const c_char) -> c_int {
 ///
 /// A reader counts as open while it waits. Two sides that both retry with MDG_NOWAIT may therefore
 /// miss one another for ever; let one of them wait. The wait is woken by inotify(7); where that is
-/// not to be had (limits used up, or no permission to read the FIFO) the call looks every 2 ms.
+/// not to be had (limits used up, or no permission to read the FIFO) the call looks every 2 ms. A
+/// writer finds a reader that is blocked in a plain open(2) within 10 ms.
 ///
 /// Thread-safe. A child forked by another thread during the call holds copies of its descriptors
 /// until it exits or executes a program. Not async-signal-safe. Not a cancellation point.

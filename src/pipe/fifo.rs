@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open as open_file};
@@ -16,6 +17,9 @@ use crate::error::{Error, Result};
 use crate::flags::Access;
 use crate::sys::pipe::{Watch, has_writer};
 use crate::time::Timeout;
+
+/// How often a waiting writer looks for a reader that causes no event.
+const UNSEEN: Duration = Duration::from_millis(10);
 
 /// Makes a FIFO; `mode` is trimmed by the umask. `EEXIST` when anything has that name.
 pub fn create(path: &Path, mode: u32) -> Result<()> {
@@ -102,7 +106,7 @@ impl<'path> Fifo<'path> {
         if let Some(fd) = self.try_open(OFlag::O_WRONLY)? {
             return Ok(fd);
         }
-        // From here on no opening goes unseen: the watch stands before the next attempt.
+        // The watch stands before the next attempt, so that no event falls between.
         let watch = waiter.may_wait().then(|| Watch::on(self.name.as_fd()).ok()).flatten();
         loop {
             if let Some(fd) = self.try_open(OFlag::O_WRONLY)? {
@@ -137,25 +141,31 @@ impl<'path> Fifo<'path> {
         has_writer(fd, scratch).map_err(|errno| self.failed(errno))
     }
 
-    /// Waits until the other end may have come.
+    /// Waits until the other end may have come; `ESTALE` when it never will.
     fn wait(
         &self,
         waiter: &mut Waiter,
         watch: Option<&Watch>,
         own: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
+        // Before the sleep: the name may have gone before the watch stood.
+        let links = fstat(&self.name).map_err(|errno| self.failed(errno))?.st_nlink;
+        if links == 0 {
+            return Err(self.stale());
+        }
         let polled = watch.map(Watch::as_fd).into_iter().chain(own);
         let mut fds: Vec<_> = polled.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match watch {
             Some(watch) => {
-                waiter.sleep(&mut fds, LONG)?;
+                // Readers are told of every writer. A writer is not told of a reader that is
+                // itself blocked in open(2): the kernel reports an opening when it is through.
+                waiter.sleep(&mut fds, if own.is_some() { LONG } else { UNSEEN })?;
                 watch.drain();
+                Ok(())
             }
             // inotify is used up, or reading the FIFO, which a watch needs, is not permitted.
-            None => waiter.pause(&mut fds)?,
+            None => waiter.pause(&mut fds),
         }
-        let links = fstat(&self.name).map_err(|errno| self.failed(errno))?.st_nlink;
-        if links == 0 { Err(self.stale()) } else { Ok(()) }
     }
 }
 

@@ -159,8 +159,13 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// Runs a test body against both faces, alone in the process.
 pub fn both(body: impl Fn(&dyn Face)) {
     let _alone = alone();
-    body(&Rust);
-    body(&C);
+    for face in [&Rust as &dyn Face, &C] {
+        let start = Instant::now();
+        body(face);
+        // A wake-up that was missed shows as a wait to the end of LONG.
+        let limit = Duration::from_nanos(LONG as u64 * 3 / 4);
+        assert!(start.elapsed() < limit, "some call slept through its event");
+    }
 }
 
 /// A forked process; killed and collected on drop if nobody has waited for it.
@@ -234,6 +239,12 @@ pub fn held(fd: &impl AsRawFd) -> c_int {
 pub fn flags(fd: &impl AsRawFd) -> c_int {
     // SAFETY: takes no pointers.
     unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }
+}
+
+/// Whether a descriptor closes on exec.
+pub fn close_on_exec(fd: &OwnedFd) -> bool {
+    // SAFETY: takes no pointers.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) & libc::FD_CLOEXEC != 0 }
 }
 
 static CAUGHT: AtomicU32 = AtomicU32::new(0);
