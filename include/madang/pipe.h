@@ -31,8 +31,8 @@ extern "C" {
  * process, or -ENFILE the system, has too many open descriptors; -ENOMEM. On failure fds is
  * left as it was.
  *
- * Thread-safe. After fork(2) both processes hold both ends: close in each what it does not use,
- * or end of file will never be seen. Not async-signal-safe.
+ * Thread-safe; not async-signal-safe. After fork(2) both processes hold both ends: close in each
+ * what it does not use, or end of file will never be seen.
  */
 int mdg_pipe_open(int *fds,
                   uint32_t flags);
@@ -49,7 +49,7 @@ int mdg_pipe_open(int *fds,
  * -ENFILE too many open descriptors; -ENOMEM. On failure both arrays are left as they were and
  * nothing stays open.
  *
- * Thread-safe; made for use with fork(2); not async-signal-safe. Not a cancellation point.
+ * Thread-safe; made for fork(2); not async-signal-safe. Not a cancellation point.
  */
 int mdg_pipe_pair(int *parent,
                   int *child,
@@ -102,7 +102,8 @@ int mdg_fifo_unlink(const char *path);
  *
  * A reader counts as open while it waits. Two sides that both retry with MDG_NOWAIT may therefore
  * miss one another for ever; let one of them wait. The wait is woken by inotify(7); where that is
- * not to be had (limits used up, or no permission to read the FIFO) the call looks every 2 ms.
+ * not to be had (limits used up, or no permission to read the FIFO) the call looks every 2 ms. A
+ * writer finds a reader that is blocked in a plain open(2) within 10 ms.
  *
  * Thread-safe. A child forked by another thread during the call holds copies of its descriptors
  * until it exits or executes a program. Not async-signal-safe. Not a cancellation point.
