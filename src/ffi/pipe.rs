@@ -65,7 +65,7 @@ unsafe fn give(fds: *mut c_int, read: OwnedFd, write: OwnedFd) {
 
 /// Makes a pipe.
 ///
-/// On success fds[0] is its reading end and fds[1] its writing end: ordinary blocking descriptors
+/// On success `fds[0]` is its reading end and `fds[1]` its writing end: ordinary blocking descriptors
 /// that belong to the caller, who closes them with close(2). `flags` is 0 (close-on-exec) or
 /// MDG_INHERIT (they stay open across execve(2)).
 ///
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn mdg_pipe_open(fds: *mut c_int, flags: u32) -> c_int {
 /// Makes two pipes: one for each way between a parent and a child.
 ///
 /// On success each of `parent` and `child` is {reading end, writing end}: what is written to
-/// parent[1] is read from child[0], and what is written to child[1] is read from parent[0]. After
+/// `parent[1]` is read from `child[0]`, and what is written to `child[1]` is read from `parent[0]`. After
 /// fork(2) the parent closes both of `child`, the child both of `parent`. All four are ordinary
 /// blocking descriptors that belong to the caller. `flags` is 0 (close-on-exec) or MDG_INHERIT.
 ///

@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! Files that appear complete or not at all, and pages that are there before anybody touches them.
 
 use std::ffi::CStr;

@@ -10,7 +10,7 @@ use madang::ffi::base::mdg_last_error;
 use madang::ffi::sem::*;
 use madang::ffi::shm::*;
 use madang::sem::Semaphore;
-use madang::shm::{Seals, Shm};
+use madang::shm::{Place, Seals, Shm};
 use madang::{Access, Creation, OpenFlags, Timeout};
 use nix::errno::Errno;
 
@@ -254,11 +254,11 @@ impl Permits for Semaphore {
     }
     unsafe fn init(memory: *mut u8, value: u32) -> Outcome<Self> {
         // SAFETY: passed on.
-        Ok(unsafe { Semaphore::init(NonNull::new(memory).unwrap(), value) }?)
+        Ok(Semaphore::init(unsafe { Place::at(NonNull::new(memory).unwrap()) }?, value)?)
     }
     unsafe fn attach(memory: *mut u8) -> Outcome<Self> {
         // SAFETY: passed on.
-        Ok(unsafe { Semaphore::attach(NonNull::new(memory).unwrap()) }?)
+        Ok(Semaphore::attach(unsafe { Place::at(NonNull::new(memory).unwrap()) }?)?)
     }
     fn wait(&self, timeout_ns: i64) -> Outcome<()> {
         Ok(Semaphore::wait(self, Timeout::from_nanos(timeout_ns))?)
