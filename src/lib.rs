@@ -5,7 +5,8 @@
 //! the same mechanisms for Rust programs.
 //!
 //! Dependencies point one way: `ffi → mechanism → sync → shm → sys`, with `error`, `name`, `flags`
-//! and `time` as leaves. `unsafe` lives in `sys`, `shm`, `object`, the ring core and `ffi`.
+//! and `time` as leaves. `unsafe` lives in `sys`, `shm`, `object`, `ring` (its core and what hands
+//! out its memory) and `ffi`; every other file forbids it.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("madang needs Linux: futexes, OFD locks, memfd");

@@ -292,25 +292,15 @@ both_faces! {
     }
 }
 
-/// Ten million items, one a call, through the C ABI, between two processes.
+/// Ten million items with sequence and checksum, through the C ABI, between two processes.
 #[test]
 fn ten_million_items() {
     let _turn = serial();
-    let ring = C::open(None, &Options::new(1024, 8), libc::O_RDWR, 0).unwrap();
-    let count = 10_000_000_u64;
-    let child = fork(|| {
-        for i in 0..count {
-            ring.push(&i.wrapping_mul(0x9e37_79b9).to_ne_bytes(), FOREVER).unwrap();
-        }
-        ring.shutdown().unwrap();
-    });
-    let mut item = [0; 8];
-    for i in 0..count {
-        ring.pop(&mut item, FOREVER).unwrap();
-        assert_eq!(u64::from_ne_bytes(item), i.wrapping_mul(0x9e37_79b9), "item {i}");
+    let plan = [(1, 3_000_000), (7, 2_000_000), (8, 3_500_000), (64, 1_450_000), (4096, 50_000)];
+    assert_eq!(plan.iter().map(|(_, count)| count).sum::<u64>(), 10_000_000);
+    for (size, count) in plan {
+        stream::<C>(1000, size, count);
     }
-    refused(ring.pop(&mut item, FOREVER), libc::EPIPE, "");
-    join(child);
 }
 
 /// Under seccomp's strict mode any system call but read, write and exit kills: a busy ring moves a

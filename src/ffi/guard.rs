@@ -83,10 +83,22 @@ pub(super) fn guard_or<A: Answer>(poison: impl FnOnce(), entry: impl FnOnce() ->
     }
 }
 
-/// Runs one C entry that has no handle to poison and may take system calls that are cancellation
-/// points. (The entries that [`guard_or`] runs take care of that where they leave their fast path.)
+/// What an entry does, with errno left alone when it succeeds.
+#[inline(always)]
+pub(super) fn keeping_errno<T>(entry: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = Errno::last_raw();
+    let result = entry();
+    if result.is_ok() {
+        Errno::set_raw(before);
+    }
+    result
+}
+
+/// Runs one C entry off the fast path. The C library's calls that it may lead to are cancellation
+/// points, and change errno on the way to success. (The entries that [`guard_or`] runs take care of
+/// both where they leave their fast path.)
 pub(super) fn guard<A: Answer>(entry: impl FnOnce() -> Result<A>) -> A {
-    cancel::without(|| guard_or(|| {}, entry))
+    cancel::without(|| guard_or(|| {}, || keeping_errno(entry)))
 }
 
 /// Runs one C entry that returns nothing: close functions.

@@ -10,9 +10,10 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 
 use super::args::{self, Opaque};
-use super::guard::{guard, guard_or, guard_void};
+use super::guard::{guard, guard_or, guard_void, keeping_errno};
 use crate::error::{Error, Result};
 use crate::sem::Semaphore;
+use crate::shm::Place;
 use crate::time::Timeout;
 
 /// Kind: the C library's own semaphores; sem_open(3) programs are full peers. The default.
@@ -122,7 +123,7 @@ pub unsafe extern "C" fn mdg_sem_init(
         let out = args::out(sem, "mdg_sem_init: sem")?;
         let memory = memory_of(memory, "mdg_sem_init")?;
         // SAFETY: the caller's promise.
-        let semaphore = unsafe { Semaphore::init(memory, value) }?;
+        let semaphore = Semaphore::init(unsafe { Place::at(memory) }?, value)?;
         // SAFETY: checked above.
         unsafe { args::give(out, semaphore) };
         Ok(0)
@@ -144,7 +145,7 @@ pub unsafe extern "C" fn mdg_sem_attach(sem: *mut *mut mdg_sem, memory: *mut c_v
         let out = args::out(sem, "mdg_sem_attach: sem")?;
         let memory = memory_of(memory, "mdg_sem_attach")?;
         // SAFETY: the caller's promise.
-        let semaphore = unsafe { Semaphore::attach(memory) }?;
+        let semaphore = Semaphore::attach(unsafe { Place::at(memory) }?)?;
         // SAFETY: checked above.
         unsafe { args::give(out, semaphore) };
         Ok(0)
@@ -168,7 +169,7 @@ pub unsafe extern "C" fn mdg_sem_wait(sem: *mut mdg_sem, timeout_ns: i64) -> c_i
         || {
             // SAFETY: the caller's promise.
             let semaphore = unsafe { args::handle(sem.cast_const()) }?;
-            semaphore.wait(Timeout::from_nanos(timeout_ns)).map(|()| 0)
+            keeping_errno(|| semaphore.wait(Timeout::from_nanos(timeout_ns))).map(|()| 0)
         },
     )
 }

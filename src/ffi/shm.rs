@@ -12,10 +12,11 @@ use nix::errno::Errno;
 
 use super::args::{self, Opaque};
 use super::base::MDG_INHERIT;
-use super::guard::{guard, guard_or, guard_void};
+use super::guard::{guard, guard_or, guard_void, keeping_errno};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::shm::{Seals, Shm};
+use crate::sys::cancel;
 
 /// Bit of oflag in mdg_shm_from_fd: refuse a descriptor that is not sealed against shrinking.
 pub const MDG_SEALED: c_int = 0x4000_0000;
@@ -254,7 +255,8 @@ pub unsafe extern "C" fn mdg_shm_resize(shm: *mut mdg_shm, size: usize) -> c_int
             // SAFETY: the caller's promise.
             let shm = unsafe { args::handle(shm.cast_const()) }?;
             let mut shm = shm.write().unwrap_or_else(PoisonError::into_inner);
-            shm.resize(args::length(size, "mdg_shm_resize: size")?).map(|()| 0)
+            let size = args::length(size, "mdg_shm_resize: size")?;
+            keeping_errno(|| cancel::without(|| shm.resize(size).map(|()| 0)))
         },
     )
 }

@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! Roles: the one producing and the one consuming end of a ring, each held by a living process or
 //! by nobody.
 //!

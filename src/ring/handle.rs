@@ -254,10 +254,20 @@ impl Ring {
         self.refuse(Errno::EOWNERDEAD, why)
     }
 
-    /// Slow path of every operation: returns once at least one item can be moved.
+    /// Slow path of every operation: returns once at least one item can be moved. Success leaves
+    /// errno alone, as it does on the fast path.
     #[cold]
     #[inline(never)]
     pub(super) fn ready(&self, end: End, timeout: Timeout) -> Result<u64> {
+        let errno = Errno::last_raw();
+        let result = self.await_items(end, timeout);
+        if result.is_ok() {
+            Errno::set_raw(errno);
+        }
+        result
+    }
+
+    fn await_items(&self, end: End, timeout: Timeout) -> Result<u64> {
         let side = self.side(end);
         if !side.is_held() {
             self.claim(end)?;

@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! Counting semaphores: the C library's own objects, so that every program that uses `sem_open` is
 //! a peer.
 //!
@@ -10,7 +11,6 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::ptr::NonNull;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,8 +18,8 @@ use nix::errno::Errno;
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{Kind, Name};
-use crate::shm::{Mapping, named};
-use crate::sys::semaphore::{self, Sem};
+use crate::shm::{Mapping, Place, named};
+use crate::sys::semaphore;
 use crate::time::{Deadline, Timeout};
 
 /// The greatest value of a semaphore: `SEM_VALUE_MAX` of Linux's C libraries.
@@ -32,9 +32,8 @@ const SLICE: Duration = Duration::from_secs(3600);
 /// A counting semaphore shared between processes. Free-threaded.
 #[derive(Debug)]
 pub struct Semaphore {
-    sem: Sem,
-    /// Keeps a named one mapped; `None` if the memory is somebody else's.
-    _mapping: Option<Mapping>,
+    /// Holds a process-shared semaphore.
+    place: Place,
 }
 
 impl Semaphore {
@@ -56,70 +55,52 @@ impl Semaphore {
     }
 
     fn make(path: &CStr, value: u32, mode: u32, what: &str) -> Result<Option<Self>> {
-        let refused = |errno| Error::from_kernel(errno, what);
         let new = named::Unpublished::new(path, semaphore::SIZE as u64, mode, what)?;
-        let mapping = Mapping::new(new.file(), semaphore::SIZE, true)?;
-        // SAFETY: a page-aligned writable mapping of a `sem_t`'s size that nobody else sees yet.
-        let sem = unsafe { Sem::init(mapping.address(), value) }.map_err(refused)?;
-        let made = new.publish(path, what)?;
-        Ok(made.map(|_file| Self { sem, _mapping: Some(mapping) }))
+        let place = Place::of(Mapping::new(new.file(), semaphore::SIZE, true)?)?;
+        let made = Self::init(place, value)?;
+        Ok(new.publish(path, what)?.map(|_file| made))
     }
 
     fn existing(file: OwnedFd, what: &str) -> Result<Self> {
         let size = named::status(&file, what)?.st_size;
-        let mut bytes = [0; semaphore::SIZE];
-        let file = File::from(file);
-        if size != semaphore::SIZE as i64 || file.read_exact_at(&mut bytes, 0).is_err() {
-            let text = format!("{what}: {size} bytes, where a semaphore has {}", bytes.len());
+        if size != semaphore::SIZE as i64 {
+            let text = format!("{what}: {size} bytes, where a semaphore has {}", semaphore::SIZE);
             return Err(Error::new(Errno::EPROTO, text));
         }
+        // Judged as read, not as mapped: a file that is cut short meanwhile must not fault.
+        let mut bytes = [0; semaphore::SIZE];
+        let file = File::from(file);
+        file.read_exact_at(&mut bytes, 0)
+            .map_err(|_| Error::new(Errno::EPROTO, format!("{what}: cut short")))?;
         check_image(&bytes, what)?;
-        let mapping = Mapping::new(&file, semaphore::SIZE, true)?;
-        // SAFETY: page-aligned, a process-shared semaphore by its contents, mapped as long as the
-        // result lives.
-        let sem = unsafe { Sem::at(mapping.address()) };
-        Ok(Self { sem, _mapping: Some(mapping) })
+        Ok(Self { place: Place::of(Mapping::new(&file, semaphore::SIZE, true)?)? })
     }
 
-    /// Makes a semaphore in memory that the caller shares with others.
-    ///
-    /// # Safety
-    /// `memory` is NULL-free, writable for a `sem_t`, holds no semaphore in use, and stays mapped
-    /// as long as the result lives.
-    pub unsafe fn init(memory: NonNull<u8>, value: u32) -> Result<Self> {
+    /// Makes a semaphore with `value` permits in memory that processes share, where none is in use.
+    pub fn init(place: Place, value: u32) -> Result<Self> {
         let what = "semaphore in memory";
         check_value(value, what)?;
-        check_aligned(memory, what)?;
-        // SAFETY: aligned; the rest is the caller's promise.
-        let sem = unsafe { Sem::init(memory, value) };
-        Ok(Self { sem: sem.map_err(|errno| Error::from_kernel(errno, what))?, _mapping: None })
+        place.make(value).map_err(|errno| Error::from_kernel(errno, what))?;
+        Ok(Self { place })
     }
 
     /// Uses a semaphore that [`Semaphore::init`], or `sem_init` with `pshared`, made in memory;
     /// `EPROTO` if there is none.
-    ///
-    /// # Safety
-    /// `memory` is readable and writable for a `sem_t` and stays mapped as long as the result lives.
-    pub unsafe fn attach(memory: NonNull<u8>) -> Result<Self> {
-        let what = "semaphore in memory";
-        check_aligned(memory, what)?;
-        // SAFETY: the caller's promise; volatile, as others may post meanwhile.
-        let bytes = unsafe { memory.cast::<[u8; semaphore::SIZE]>().as_ptr().read_volatile() };
-        check_image(&bytes, what)?;
-        // SAFETY: aligned, and a process-shared semaphore by its contents.
-        Ok(Self { sem: unsafe { Sem::at(memory) }, _mapping: None })
+    pub fn attach(place: Place) -> Result<Self> {
+        check_image(&place.bytes(), "semaphore in memory")?;
+        Ok(Self { place })
     }
 
     /// Takes a permit, waiting for one at most `timeout`. `EINTR` when a signal is caught.
     pub fn wait(&self, timeout: Timeout) -> Result<()> {
-        match self.sem.try_wait() {
+        match self.place.semaphore().try_wait() {
             Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(Error::from_kernel(errno, "waiting for a semaphore")),
             Ok(()) => return Ok(()),
         }
         let deadline = Deadline::start(timeout)?;
         loop {
-            match self.sem.wait_until(deadline.at(SLICE)) {
+            match self.place.semaphore().wait_until(deadline.at(SLICE)) {
                 Ok(()) => return Ok(()),
                 Err(Errno::ETIMEDOUT) if deadline.passed() => return Err(Error::timed_out()),
                 Err(Errno::ETIMEDOUT) => {}
@@ -130,7 +111,7 @@ impl Semaphore {
 
     /// Gives a permit back, and wakes one who waits. `EOVERFLOW` at [`VALUE_MAX`], value kept.
     pub fn post(&self) -> Result<()> {
-        self.sem.post().map_err(|errno| match errno {
+        self.place.semaphore().post().map_err(|errno| match errno {
             Errno::EOVERFLOW => Error::new(errno, "posting: the semaphore has its greatest value"),
             _ => Error::from_kernel(errno, "posting a semaphore"),
         })
@@ -138,7 +119,7 @@ impl Semaphore {
 
     /// Permits there are now; already out of date when others use it.
     pub fn value(&self) -> u32 {
-        self.sem.value().max(0).unsigned_abs()
+        self.place.semaphore().value().max(0).unsigned_abs()
     }
 
     /// Removes the name of a semaphore; those who have it open go on using it.
@@ -151,14 +132,6 @@ impl Semaphore {
 fn check_value(value: u32, what: &str) -> Result<()> {
     if value > VALUE_MAX {
         let text = format!("{what}: a value of {value}; the greatest is {VALUE_MAX}");
-        return Err(Error::new(Errno::EINVAL, text));
-    }
-    Ok(())
-}
-
-fn check_aligned(memory: NonNull<u8>, what: &str) -> Result<()> {
-    if memory.addr().get() % semaphore::ALIGN != 0 {
-        let text = format!("{what}: must be aligned to {} bytes", semaphore::ALIGN);
         return Err(Error::new(Errno::EINVAL, text));
     }
     Ok(())

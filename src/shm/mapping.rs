@@ -19,7 +19,13 @@ pub(crate) struct Mapping {
 }
 
 fn refused(error: &std::io::Error, len: usize) -> Error {
-    let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
+    let errno = match error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw) {
+        // A device without memory behind it.
+        Errno::ENODEV => Errno::EPROTO,
+        // Over the limit of locked memory, in a program that locks all of its own.
+        Errno::EAGAIN => Errno::ENOMEM,
+        errno => errno,
+    };
     Error::from_kernel(errno, format_args!("mapping {len} bytes"))
 }
 

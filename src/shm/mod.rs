@@ -6,8 +6,10 @@
 
 mod mapping;
 pub(crate) mod named;
+mod place;
 mod segment;
 
 pub(crate) use mapping::Mapping;
+pub use place::Place;
 pub(crate) use segment::sealed_memory;
 pub use segment::{Seals, Shm};

@@ -15,12 +15,12 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open, readlink};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
@@ -74,13 +74,22 @@ pub(crate) fn still_names(path: &CStr, status: &FileStat) -> bool {
 /// Makes `file` exactly `size` bytes long with its pages from `from` on reserved; `ENOSPC` says what
 /// was asked for. The old size stands when it fails.
 pub(crate) fn reserve(file: &OwnedFd, from: u64, size: u64, what: &str) -> Result<()> {
-    file::reserve(file, from, size).map_err(|errno| match errno {
+    file::reserve(file, from, size).map_err(|errno| no_room(errno, from, size, what))
+}
+
+/// Reserves pages behind the end of a file of `from` bytes, which keeps its size.
+pub(crate) fn reserve_behind(file: &OwnedFd, from: u64, size: u64, what: &str) -> Result<()> {
+    file::reserve_behind(file, from, size).map_err(|errno| no_room(errno, from, size, what))
+}
+
+fn no_room(errno: Errno, from: u64, size: u64, what: &str) -> Error {
+    match errno {
         Errno::ENOSPC => {
             let text = format!("{what}: {} bytes do not fit on the file system", size - from);
             Error::new(errno, text)
         }
         _ => Error::from_kernel(errno, format_args!("{what}: reserving {size} bytes")),
-    })
+    }
 }
 
 /// Removes a temporary name, if the file got its own or not.
@@ -218,6 +227,22 @@ pub(crate) fn unlink(path: &CStr, what: &str) -> Result<()> {
         Err(Errno::ENOENT) => Err(Error::new(Errno::ENOENT, format!("{what}: does not exist"))),
         Err(errno) => Err(Error::from_kernel(errno, format_args!("{what}: removing the name"))),
     }
+}
+
+/// Where the symbolic link at `path` leads in the end; `None` if it is not one. A loop is left for
+/// open(2) to find.
+pub(crate) fn target(path: &CStr) -> Result<Option<CString>> {
+    // As many as the kernel follows.
+    const LINKS: usize = 40;
+    let mut target = None;
+    for _ in 0..LINKS {
+        let here = target.as_deref().unwrap_or(path);
+        let Ok(link) = readlink(here) else { break };
+        // An absolute link replaces the directory.
+        let beside = Path::new(std::ffi::OsStr::from_bytes(here.to_bytes())).with_file_name("");
+        target = Some(c_path(beside.join(link).into_os_string().into_vec())?);
+    }
+    Ok(target)
 }
 
 /// The directory that holds `path`.

@@ -98,6 +98,7 @@ impl Shm {
     pub fn from_fd(fd: BorrowedFd<'_>, access: Access, seals: Seals) -> Result<Self> {
         let what = "segment from a descriptor";
         let writable = writable(access, what)?;
+        let status = named::status(fd, what)?;
         if seals == Seals::Required {
             let found = fcntl(fd, FcntlArg::F_GET_SEALS).unwrap_or(0);
             if !SealFlag::from_bits_truncate(found).contains(SealFlag::F_SEAL_SHRINK) {
@@ -105,7 +106,6 @@ impl Shm {
                 return Err(Error::new(Errno::EPROTO, text));
             }
         }
-        let status = named::status(fd, what)?;
         if !named::is_regular(&status) {
             return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
         }
@@ -132,6 +132,12 @@ impl Shm {
                 Err(errno) => Err(Error::from_kernel(errno, &what)),
             }
         };
+        // O_EXCL does not look through a link; else O_CREAT makes what a link to nothing points at.
+        let target = match flags.creation {
+            Creation::CreateNew => None,
+            Creation::OpenOnly | Creation::CreateOrOpen => named::target(path)?,
+        };
+        let path = target.as_deref().unwrap_or(path);
         named::create_or_open(path, flags.creation, &what, found, |path| {
             Self::create(path, size, writable, mode, &what)
         })
@@ -173,14 +179,22 @@ impl Shm {
             return Err(Error::new(Errno::EINVAL, format!("{what}: a device has no size")));
         }
         let old = status.st_size as u64;
-        let result = if size as u64 > old {
-            named::reserve(&self.file, old, size as u64, what)
-                .and_then(|()| self.mapping.remap(size))
-        } else {
-            self.shrink(size, what)
-        };
+        if size as u64 > old { self.grow(old, size, what) } else { self.shrink(size, what) }
+    }
+
+    /// Reserves, maps, and makes the object longer last of all: a sealed one could not be made
+    /// shorter again if a later step failed.
+    fn grow(&mut self, old: u64, size: usize, what: &str) -> Result<()> {
+        let mapped = self.mapping.len();
+        named::reserve_behind(&self.file, old, size as u64, what)?;
+        let result = self.mapping.remap(size).and_then(|()| {
+            nix::unistd::ftruncate(&self.file, size as libc::off_t).map_err(|errno| {
+                let _ = self.mapping.remap(mapped);
+                Error::from_kernel(errno, what)
+            })
+        });
         if result.is_err() {
-            // Nothing half-made: the object's old size, as far as it was changed.
+            // The size that it has already: gives back what is reserved behind the end.
             let _ = nix::unistd::ftruncate(&self.file, old as libc::off_t);
         }
         result

@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! Files that appear complete or not at all, and pages that are there before anybody touches them.
 
 use std::ffi::CStr;
@@ -35,14 +36,29 @@ pub(crate) fn give_name(file: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
 /// Makes the file `size` bytes long with every page from byte `from` on reserved, so that a full
 /// file system is an error now and not a SIGBUS later. Restores the old size when it fails.
 pub(crate) fn reserve(file: &OwnedFd, from: u64, size: u64) -> nix::Result<()> {
-    let result = reserve_pieces(file.as_fd(), from, size);
+    // The size first: a size that the file system cannot have fails before a page is taken.
+    let result = check_room(file.as_fd(), from, size)
+        .and_then(|()| ftruncate(file, size as libc::off_t))
+        .and_then(|()| reserve_pieces(file.as_fd(), from, size, FallocateFlags::empty()));
     if result.is_err() {
         let _ = ftruncate(file, from as libc::off_t);
     }
     result
 }
 
-fn reserve_pieces(file: BorrowedFd<'_>, from: u64, size: u64) -> nix::Result<()> {
+/// Reserves pages behind the end of a file of `from` bytes and leaves its size alone, so that this
+/// can be taken back (by `ftruncate` to `from`) even where a seal forbids to shrink.
+pub(crate) fn reserve_behind(file: &OwnedFd, from: u64, size: u64) -> nix::Result<()> {
+    let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let result = check_room(file.as_fd(), from, size)
+        .and_then(|()| reserve_pieces(file.as_fd(), from, size, keep));
+    if result.is_err() {
+        let _ = ftruncate(file, from as libc::off_t);
+    }
+    result
+}
+
+fn check_room(file: BorrowedFd<'_>, from: u64, size: u64) -> nix::Result<()> {
     if size > libc::off_t::MAX as u64 {
         return Err(Errno::EOVERFLOW);
     }
@@ -50,13 +66,20 @@ fn reserve_pieces(file: BorrowedFd<'_>, from: u64, size: u64) -> nix::Result<()>
     if wanted > RESERVE_PIECE && room(file)?.is_some_and(|room| wanted > room) {
         return Err(Errno::ENOSPC);
     }
-    // The size first: a size that the file system cannot have fails before a page is taken.
-    ftruncate(file, size as libc::off_t)?;
+    Ok(())
+}
+
+fn reserve_pieces(
+    file: BorrowedFd<'_>,
+    from: u64,
+    size: u64,
+    flags: FallocateFlags,
+) -> nix::Result<()> {
     let mut done = from;
     while done < size {
         let piece = RESERVE_PIECE.min(size - done);
         let (start, len) = (done as libc::off_t, piece as libc::off_t);
-        match fallocate(file, FallocateFlags::empty(), start, len) {
+        match fallocate(file, flags, start, len) {
             Ok(()) => done += piece,
             Err(Errno::EINTR) => {}
             // A file system that cannot reserve: the size stands, the pages come on demand.

@@ -9,6 +9,7 @@ pub(crate) mod futex;
 pub(crate) mod identity;
 pub(crate) mod lock;
 pub(crate) mod membarrier;
+pub(crate) mod pipe;
 pub(crate) mod semaphore;
 pub(crate) mod wipe;
 

@@ -1,5 +1,6 @@
 //! The C library's own process-shared semaphores: `sem_t` and the calls on it.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
@@ -25,12 +26,12 @@ unsafe extern "C" {
 
 /// A `sem_t` somewhere in shared memory.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sem(NonNull<libc::sem_t>);
+pub(crate) struct Sem<'a>(NonNull<libc::sem_t>, PhantomData<&'a libc::sem_t>);
 
 // SAFETY: POSIX: every call below may be made by any thread on the same semaphore at once.
-unsafe impl Send for Sem {}
+unsafe impl Send for Sem<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for Sem {}
+unsafe impl Sync for Sem<'_> {}
 
 /// Memory full of `fill` after this C library's `sem_init` made a process-shared semaphore of value
 /// 0 in it. It does not write every byte.
@@ -45,14 +46,14 @@ pub(crate) fn image(fill: u8) -> nix::Result<[u8; SIZE]> {
     }
 }
 
-impl Sem {
+impl Sem<'_> {
     /// A semaphore at `at`.
     ///
     /// # Safety
     /// `at` is aligned, holds an initialised process-shared `sem_t`, and stays mapped and writable
     /// as long as the result or a copy of it is used.
     pub(crate) unsafe fn at(at: NonNull<u8>) -> Self {
-        Self(at.cast())
+        Self(at.cast(), PhantomData)
     }
 
     /// Makes a new semaphore at `at`.
@@ -63,7 +64,7 @@ impl Sem {
         let sem = at.cast::<libc::sem_t>();
         // SAFETY: passed on to the caller.
         Errno::result(unsafe { libc::sem_init(sem.as_ptr(), 1, value) })?;
-        Ok(Self(sem))
+        Ok(Self(sem, PhantomData))
     }
 
     /// Takes a permit if there is one; `EAGAIN` if not.
