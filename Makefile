@@ -10,6 +10,7 @@ BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
 all:
 	$(CARGO) build --release --lib
+	ln -sf libmadang.so $(BUILT)/libmadang.so.0
 
 run: all
 	$(MAKE) -C c_examples run BUILT=$(BUILT)
