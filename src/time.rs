@@ -29,6 +29,17 @@ impl Timeout {
     }
 }
 
+/// A timeout as C gives it, converted only when a call has to wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nanos(pub i64);
+
+impl From<Nanos> for Timeout {
+    #[inline]
+    fn from(Nanos(timeout_ns): Nanos) -> Self {
+        Self::from_nanos(timeout_ns)
+    }
+}
+
 impl From<Duration> for Timeout {
     /// A zero duration never waits.
     fn from(duration: Duration) -> Self {

@@ -342,8 +342,8 @@ int mdg_ring_shutdown(struct mdg_ring *ring);
 /**
  * Tells what is known about a ring. out->size must be set to sizeof(mdg_ring_stats).
  *
- * Returns 0, or: -EINVAL (NULL, or a size that holds no field); -EBADF. Thread-safe; makes two
- * system calls to find out who is alive; not async-signal-safe.
+ * Returns 0, or: -EINVAL (NULL, or a size that holds no field); -EBADF. Thread-safe; asks the
+ * kernel who is alive, which takes a few system calls; not async-signal-safe.
  */
 int mdg_ring_stat(const struct mdg_ring *ring,
                   struct mdg_ring_stats *out);

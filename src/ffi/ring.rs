@@ -13,7 +13,7 @@ use super::args::{self, Opaque};
 use super::guard::{Answer, guard, guard_or, guard_void};
 use crate::error::{Error, Result};
 use crate::ring::{EndState, Kind, Options, Ring, Stats};
-use crate::time::Timeout;
+use crate::time::{Nanos, Timeout};
 
 /// Kind: one producer and one consumer at a time. The default.
 pub const MDG_RING_SPSC: u32 = 1;
@@ -270,7 +270,7 @@ pub unsafe extern "C" fn mdg_ring_push(
     unsafe {
         with(ring, |ring| {
             let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
-            ring.push_raw(item, Timeout::from_nanos(timeout_ns)).map(|()| 0)
+            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
         })
     }
 }
@@ -297,7 +297,7 @@ pub unsafe extern "C" fn mdg_ring_pop(
     unsafe {
         with(ring, |ring| {
             let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
-            ring.pop_raw(item, Timeout::from_nanos(timeout_ns)).map(|()| 0)
+            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
         })
     }
 }
@@ -494,8 +494,8 @@ fn stats(stats: &Stats) -> mdg_ring_stats {
 
 /// Tells what is known about a ring. `out->size` must be set to sizeof(mdg_ring_stats).
 ///
-/// Returns 0, or: -EINVAL (NULL, or a size that holds no field) · -EBADF. Thread-safe; makes two
-/// system calls to find out who is alive; not async-signal-safe.
+/// Returns 0, or: -EINVAL (NULL, or a size that holds no field) · -EBADF. Thread-safe; asks the
+/// kernel who is alive, which takes a few system calls; not async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or a handle; `out` is NULL or begins with its size and is writable for that many.

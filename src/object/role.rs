@@ -14,6 +14,8 @@
 //! | NEVER | free | nobody came yet |
 //! | HELD | locked | a living holder |
 //! | HELD | free | the holder died; the first to find out makes it DEAD |
+//! | ENDED | locked | a living holder that has ended the stream |
+//! | ENDED | free | it left after that, closing or not: the first to find out makes it CLOSED |
 //! | CLOSED | free | the last holder closed |
 //! | DEAD | free | the last holder died, and somebody noticed |
 //! | NEVER, CLOSED, DEAD | locked | somebody is just claiming or leaving |
@@ -57,6 +59,7 @@ impl End {
 const HELD: u64 = 1;
 const CLOSED: u64 = 2;
 const DEAD: u64 = 3;
+const ENDED: u64 = 4;
 
 const COUNTER: u64 = (1 << 24) - 1;
 
@@ -96,6 +99,10 @@ impl Fields {
         self.state | participant << 4 | (self.claims & COUNTER) << 16 | self.deaths << 40
     }
 
+    fn closed(self) -> Self {
+        Self { state: CLOSED, ..self }
+    }
+
     fn died(self) -> Self {
         Self { state: DEAD, deaths: self.deaths + 1, ..self }
     }
@@ -114,7 +121,7 @@ impl RoleWord {
     /// Who has the role, without asking the kernel: a holder may be dead already.
     pub(crate) fn holder(&self) -> Holder {
         match Fields::of(self.word.load(Ordering::Acquire)).state {
-            HELD => Holder::Live,
+            HELD | ENDED => Holder::Live,
             CLOSED => Holder::Closed,
             DEAD => Holder::Dead,
             _ => Holder::Never,
@@ -135,12 +142,24 @@ impl RoleWord {
     pub(crate) fn probe(&self, end: End, file: &Anchor) -> Holder {
         let seen = self.word.load(Ordering::Acquire);
         let fields = Fields::of(seen);
-        if fields.state == HELD && !file.is_held(end.byte()) {
+        if matches!(fields.state, HELD | ENDED) && !file.is_held(end.byte()) {
+            let gone = if fields.state == HELD { fields.died() } else { fields.closed() }.word();
             // Fails if somebody claimed it, or noted the death, meanwhile: then that stands.
-            let dead = fields.died().word();
-            let _ = self.word.compare_exchange(seen, dead, Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.word.compare_exchange(seen, gone, Ordering::AcqRel, Ordering::Acquire);
         }
         self.holder()
+    }
+
+    /// Notes that the holder, if it is this process, has ended the stream: it owes nothing any
+    /// more, and its exit is no death.
+    pub(crate) fn end_by_this_process(&self) {
+        let seen = self.word.load(Ordering::Acquire);
+        let fields = Fields::of(seen);
+        if fields.state == HELD && self.pid() == std::process::id() {
+            let ended = Fields { state: ENDED, ..fields }.word();
+            // Fails if it was released or claimed anew meanwhile: then that stands.
+            let _ = self.word.compare_exchange(seen, ended, Ordering::AcqRel, Ordering::Acquire);
+        }
     }
 }
 
@@ -163,8 +182,8 @@ impl Role {
         let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
         let Some(token) = token else { return Ok(None) };
         word.pid.store(std::process::id(), Ordering::Relaxed);
-        // The byte is ours; only a prober may still change the word, from HELD to DEAD, and only
-        // to what is counted here too. Bounded against a scribbler.
+        // The byte is ours; only a prober may still change the word, from HELD to DEAD or from
+        // ENDED to CLOSED, to what is counted here too. Bounded against a scribbler.
         for _ in 0..64 {
             let seen = word.word.load(Ordering::Acquire);
             let before = Fields::of(seen);
@@ -182,7 +201,7 @@ impl Role {
     /// Gives the role back: marks it closed, then frees the byte.
     pub(crate) fn release(self, word: &RoleWord) {
         let held = Fields::of(word.word.load(Ordering::Relaxed));
-        word.word.store(Fields { state: CLOSED, ..held }.word(), Ordering::Release);
+        word.word.store(held.closed().word(), Ordering::Release);
         drop(self.token);
     }
 
@@ -234,6 +253,24 @@ mod tests {
         assert_eq!(word.deaths(), 2, "taking over a death that nobody had noticed");
         role.release(&word);
         assert_eq!(word.deaths(), 2);
+    }
+
+    #[test]
+    fn leaving_after_ending_the_stream_is_no_death() {
+        let (file, word) = object();
+        let claim = || Role::claim(&word, End::Producer, 1, &file, "x").unwrap();
+        let role = claim().unwrap();
+        word.end_by_this_process();
+        assert_eq!(word.probe(End::Producer, &file), Holder::Live);
+        drop(role.token);
+        assert_eq!(word.probe(End::Producer, &file), Holder::Closed);
+        let role = claim().unwrap();
+        word.end_by_this_process();
+        drop(role.token);
+        claim().unwrap().release(&word);
+        assert_eq!((word.holder(), word.deaths()), (Holder::Closed, 0));
+        word.end_by_this_process();
+        assert_eq!(word.holder(), Holder::Closed);
     }
 
     #[test]

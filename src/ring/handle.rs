@@ -316,6 +316,8 @@ impl Ring {
         let control = self.control();
         // Release: pairs with the Acquire in `look`.
         control.flags.0.fetch_or(SHUTDOWN, Ordering::AcqRel);
+        control.producer.0.end_by_this_process();
+        control.consumer.0.end_by_this_process();
         control.not_empty.0.notify();
         control.not_full.0.notify();
     }

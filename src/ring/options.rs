@@ -85,6 +85,10 @@ impl Options {
                 format!("{what}: is of kind {}, which this version does not know", there.kind);
             return Err(Error::new(Errno::EPROTO, text));
         }
+        if there.policy != 0 {
+            let text = format!("{what}: has policy bits {:#x}, of a later version", there.policy);
+            return Err(Error::new(Errno::EPROTO, text));
+        }
         let capacity = if self.capacity == 0 { 0 } else { self.capacity.next_power_of_two() };
         let pairs = [
             ("item_size", u64::from(self.item_size), u64::from(there.item_size)),

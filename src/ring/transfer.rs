@@ -17,11 +17,15 @@ impl Ring {
     /// # Safety
     /// `item` is readable for [`Ring::item_size`] bytes.
     #[inline(always)]
-    pub(crate) unsafe fn push_raw(&self, item: *const u8, timeout: Timeout) -> Result<()> {
+    pub(crate) unsafe fn push_raw(
+        &self,
+        item: *const u8,
+        timeout: impl Into<Timeout>,
+    ) -> Result<()> {
         let (side, control) = (&self.hot.push, self.core.control());
         // Relaxed: a shutdown that races with a push may come after it.
         if side.ready() == 0 || control.flags.0.load(Ordering::Relaxed) != 0 {
-            self.ready(End::Producer, timeout)?;
+            self.ready(End::Producer, timeout.into())?;
         }
         // SAFETY: there is room for one; the caller vouches for the item.
         unsafe { self.core.push_one(side, item) };
@@ -34,10 +38,10 @@ impl Ring {
     /// # Safety
     /// `item` is writable for [`Ring::item_size`] bytes.
     #[inline(always)]
-    pub(crate) unsafe fn pop_raw(&self, item: *mut u8, timeout: Timeout) -> Result<()> {
+    pub(crate) unsafe fn pop_raw(&self, item: *mut u8, timeout: impl Into<Timeout>) -> Result<()> {
         let (side, control) = (&self.hot.pop, self.core.control());
         if side.ready() == 0 {
-            self.ready(End::Consumer, timeout)?;
+            self.ready(End::Consumer, timeout.into())?;
         }
         // SAFETY: there is one item at least; the caller vouches for the buffer.
         unsafe { self.core.pop_one(side, item) };
