@@ -71,6 +71,7 @@ fn stream<F: Face>(capacity: u64, size: usize, count: u64) {
     join(child);
     assert_eq!((received, sum), (count, expected_sum));
     let stats = ring.stat();
+    assert_eq!((stats.producer_state, stats.recovered), (MDG_RING_END_CLOSED, 0));
     assert_eq!((stats.written, stats.read, stats.length), (count, count, 0));
 }
 
