@@ -116,7 +116,7 @@ const WORDS: &[(i32, &str)] = &[
     (libc::EMFILE, "too many open handles or descriptors\0"),
     (libc::ENFILE, "too many open files in the system\0"),
     (libc::E2BIG, "options structure is newer than the library\0"),
-    (libc::EPIPE, "the stream was shut down\0"),
+    (libc::EPIPE, "end of the stream: shut down, or nobody at the other end\0"),
     (libc::EOWNERDEAD, "the peer or holder died\0"),
     (libc::EPROTO, "not such an object, or another kind, version or geometry\0"),
     (libc::EBADMSG, "contents are corrupt\0"),

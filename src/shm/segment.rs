@@ -33,6 +33,8 @@ pub enum Seals {
 pub struct Shm {
     mapping: Mapping,
     file: OwnedFd,
+    /// The segment in words: `segment "/OS"`.
+    what: String,
 }
 
 impl Shm {
@@ -73,13 +75,14 @@ impl Shm {
         let new = Unpublished::new(path, size as u64, mode, what)?;
         // Mapped before it has a name: what can fail has failed by then.
         let mapping = Mapping::new(new.file(), size, writable)?;
-        Ok(new.publish(path, what)?.map(|file| Self { mapping, file }))
+        Ok(new.publish(path, what)?.map(|file| Self { mapping, file, what: what.to_owned() }))
     }
 
     fn existing(file: OwnedFd, size: usize, writable: bool, what: &str) -> Result<Self> {
         let status = named::status(&file, what)?;
         let size = size_to_map(&status, size, what)?;
-        Ok(Self { mapping: Mapping::new(&file, size, writable)?, file })
+        let mapping = Mapping::new(&file, size, writable)?;
+        Ok(Self { mapping, file, what: what.to_owned() })
     }
 
     /// A segment without a name, sealed so that nobody can ever shrink it; children inherit the
@@ -89,9 +92,8 @@ impl Shm {
         if size == 0 {
             return Err(Error::new(Errno::EINVAL, format!("{what}: size 0")));
         }
-        let mapping_of = |file: &OwnedFd| Mapping::new(file, size, true);
         let file = sealed_memory(c"madang", size as u64, inherit, what)?;
-        Ok(Self { mapping: mapping_of(&file)?, file })
+        Ok(Self { mapping: Mapping::new(&file, size, true)?, file, what: what.to_owned() })
     }
 
     /// Maps all of what `fd` refers to; the descriptor is duplicated, the caller keeps its own.
@@ -121,6 +123,9 @@ impl Shm {
     /// complete, at its full size with its blocks reserved where the file system can do that.
     pub fn map_file(path: &CStr, size: usize, flags: OpenFlags, mode: u32) -> Result<Self> {
         let what = format!("file \"{}\"", path.to_bytes().escape_ascii());
+        if path.is_empty() {
+            return Err(Error::new(Errno::ENOENT, format!("{what}: an empty path")));
+        }
         let writable = writable(flags.access, &what)?;
         let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
         let found = |path: &CStr| {
@@ -164,7 +169,8 @@ impl Shm {
     /// shrinking they must not touch what lies beyond the new end. `EINVAL` for size 0 and for a
     /// device, `EACCES` for a read-only mapping or against a seal.
     pub fn resize(&mut self, size: usize) -> Result<()> {
-        let what = "resizing a segment";
+        let what = format!("resizing {}", self.what);
+        let what = what.as_str();
         if size == 0 {
             return Err(Error::new(Errno::EINVAL, format!("{what}: size 0")));
         }
