@@ -3,20 +3,20 @@
 
 mod support;
 
-#[path = "support/faces.rs"]
-mod faces;
-
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::process::Command;
 use std::ptr;
 
-use faces::{CSem, CShm, Permits, Segment, answer, last_error, refused};
 use libc::{O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_WRONLY};
 use madang::ffi::base::*;
 use madang::ffi::sem::*;
 use madang::ffi::shm::*;
 use nix::errno::Errno;
-use support::{fork, join, unique};
+use support::face::{answer, c_string, last_error, refused};
+use support::process::{fork, join};
+use support::sem_face::{CSem, Permits};
+use support::shm_face::{CShm, Segment};
+use support::unique;
 
 const NEW: c_int = O_CREAT | O_EXCL | O_RDWR;
 
@@ -25,7 +25,7 @@ fn code(call: impl FnOnce() -> c_int) -> Errno {
 }
 
 fn name(stem: &str) -> CString {
-    CString::new(unique(stem)).unwrap()
+    c_string(unique(stem))
 }
 
 #[test]

@@ -10,8 +10,10 @@ use std::os::unix::fs::FileExt;
 use madang::ffi::ring::*;
 use madang::ring::Options;
 use nix::fcntl::{FcntlArg, fcntl};
-use support::ring_face::{C, CREATE, Face, NOWAIT, Named};
-use support::{root, serial};
+use support::face::NOWAIT;
+use support::process::serial;
+use support::ring_face::{C, CREATE, Face, Named};
+use support::root;
 
 /// One row of a table: where a field is, and how many bytes it has.
 #[derive(Debug, Clone, Copy)]
@@ -327,6 +329,6 @@ fn a_ring_written_from_the_tables_is_a_ring() {
         ring.pop(&mut popped, NOWAIT).unwrap();
         assert_eq!(popped, item(value));
     }
-    assert_eq!(ring.pop(&mut [0; 12], NOWAIT).unwrap_err().0, libc::EAGAIN);
-    assert_eq!(ring.pop(&mut [0; 12], 1).unwrap_err().0, libc::EOWNERDEAD);
+    assert_eq!(ring.pop(&mut [0; 12], NOWAIT).unwrap_err().code, libc::EAGAIN);
+    assert_eq!(ring.pop(&mut [0; 12], 1).unwrap_err().code, libc::EOWNERDEAD);
 }

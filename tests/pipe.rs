@@ -1,11 +1,19 @@
 //! Pipes and FIFOs as byte streams, and who may use them, through the Rust and the C face alike.
 
-mod pipe_support;
+mod support;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use pipe_support::*;
+use nix::errno::Errno;
+use nix::sys::resource::Resource;
+use support::Dir;
+use support::confine::{deny_new_calls, limit};
+use support::face::{FOREVER, NOWAIT, refused};
+use support::pipe_face::*;
+use support::process::{
+    as_nobody, default_sigpipe, fork, interrupted, is_root, join, sigpipe_pending,
+};
 
 /// A pipe made by pipe(2), and a FIFO's two ends: they take different ways inside.
 fn streams(face: &dyn Face, dir: &Dir) -> [(OwnedFd, OwnedFd); 2] {
@@ -52,17 +60,17 @@ fn waits_end_in_time_and_leave_the_flags_alone() {
         let before = (flags(&read), flags(&write));
         assert_eq!(before.0 & libc::O_NONBLOCK, 0);
         let mut buf = [0; 8];
-        assert_eq!(face.read(r, &mut buf, NOWAIT), Err(libc::EAGAIN));
-        assert_eq!(face.read_full(r, &mut buf, NOWAIT), Err(libc::EAGAIN));
+        assert_eq!(refused(face.read(r, &mut buf, NOWAIT)), Errno::EAGAIN);
+        assert_eq!(refused(face.read_full(r, &mut buf, NOWAIT)), Errno::EAGAIN);
         let start = Instant::now();
-        assert_eq!(face.read(r, &mut buf, SHORT), Err(libc::ETIMEDOUT));
+        assert_eq!(refused(face.read(r, &mut buf, SHORT)), Errno::ETIMEDOUT);
         assert!(start.elapsed() >= Duration::from_nanos(SHORT as u64));
 
         let data = vec![7; 1 << 20];
         let fits = face.write(w, &data, NOWAIT).unwrap();
         assert!(fits > 0 && fits < data.len());
-        assert_eq!(face.write(w, &data, NOWAIT), Err(libc::EAGAIN));
-        assert_eq!(face.write(w, &data, SHORT), Err(libc::ETIMEDOUT));
+        assert_eq!(refused(face.write(w, &data, NOWAIT)), Errno::EAGAIN);
+        assert_eq!(refused(face.write(w, &data, SHORT)), Errno::ETIMEDOUT);
         let mut sink = vec![0; fits];
         assert_eq!(face.read_full(r, &mut sink, NOWAIT), Ok(fits));
         assert_eq!(face.write(w, &data, SHORT), Ok(fits), "the count so far, not the timeout");
@@ -76,10 +84,10 @@ fn non_blocking_descriptors_wait_too() {
         let r = read.as_raw_fd();
         // SAFETY: takes no pointers.
         unsafe { libc::fcntl(r, libc::F_SETFL, libc::O_NONBLOCK) };
-        assert_eq!(face.read(r, &mut [0; 8], SHORT), Err(libc::ETIMEDOUT));
+        assert_eq!(refused(face.read(r, &mut [0; 8], SHORT)), Errno::ETIMEDOUT);
         let writer = fork(|| assert_eq!(face.write(write.as_raw_fd(), b"late", LONG), Ok(4)));
         assert_eq!(face.read_full(r, &mut [0; 4], LONG), Ok(4));
-        writer.succeeds();
+        join(writer);
         assert_ne!(flags(&read) & libc::O_NONBLOCK, 0);
     });
 }
@@ -95,7 +103,7 @@ fn much_data_between_processes() {
         let mut got = vec![0; data.len() + 1];
         assert_eq!(face.read_full(read.as_raw_fd(), &mut got, LONG), Ok(data.len()));
         assert!(got[..data.len()] == data[..]);
-        writer.succeeds();
+        join(writer);
     });
 }
 
@@ -104,36 +112,35 @@ fn signals_end_waits_whatever_sa_restart_says() {
     each(|face, read, write| {
         let (r, w) = (read.as_raw_fd(), write.as_raw_fd());
         let mut buf = [0; 8];
-        assert_eq!(interrupted(|| face.read(r, &mut buf, FOREVER)), Err(libc::EINTR));
+        assert_eq!(refused(interrupted(|| face.read(r, &mut buf, FOREVER))), Errno::EINTR);
         assert_eq!(face.write(w, b"ab", NOWAIT), Ok(2));
         let so_far = interrupted(|| face.read_full(r, &mut buf, FOREVER));
         assert_eq!((so_far, &buf[..2]), (Ok(2), &b"ab"[..]), "what was read is not lost");
         let data = vec![7; 1 << 20];
         let fits = interrupted(|| face.write(w, &data, FOREVER)).unwrap();
         assert!(fits > 0 && fits < data.len());
-        assert_eq!(interrupted(|| face.write(w, &data, FOREVER)), Err(libc::EINTR));
+        assert_eq!(refused(interrupted(|| face.write(w, &data, FOREVER))), Errno::EINTR);
         assert_eq!(held(&read) as usize, fits);
     });
 }
 
 /// With nobody reading: EPIPE, alive, no SIGPIPE left behind, and a pending one kept.
 fn epipe(face: &dyn Face, write: &OwnedFd, limited: bool) {
-    fork(|| {
+    join(fork(|| {
         default_sigpipe();
         if limited {
-            forbid_new_calls();
+            deny_new_calls();
         }
         let w = write.as_raw_fd();
-        assert_eq!(face.write(w, b"x", NOWAIT), Err(libc::EPIPE));
-        assert_eq!(face.write(w, &[7; 100_000], LONG), Err(libc::EPIPE));
-        assert_eq!(face.send(w, b"x", LONG), Err(libc::EPIPE));
+        assert_eq!(refused(face.write(w, b"x", NOWAIT)), Errno::EPIPE);
+        assert_eq!(refused(face.write(w, &[7; 100_000], LONG)), Errno::EPIPE);
+        assert_eq!(refused(face.send(w, b"x", LONG)), Errno::EPIPE);
         assert!(!sigpipe_pending());
         // SAFETY: raises a blocked signal.
         unsafe { libc::raise(libc::SIGPIPE) };
-        assert_eq!(face.write(w, b"x", NOWAIT), Err(libc::EPIPE));
+        assert_eq!(refused(face.write(w, b"x", NOWAIT)), Errno::EPIPE);
         assert!(sigpipe_pending(), "a SIGPIPE of somebody else was swallowed");
-    })
-    .succeeds();
+    }));
 }
 
 #[test]
@@ -156,25 +163,25 @@ fn the_last_reader_leaves_during_a_write() {
             let data = vec![7; 1 << 20];
             let went = face.write(w, &data, LONG).unwrap();
             assert!(went > 0 && went < data.len());
-            assert_eq!(face.write(w, &data, LONG), Err(libc::EPIPE));
+            assert_eq!(refused(face.write(w, &data, LONG)), Errno::EPIPE);
         });
         until("the pipe is full", || held(&read) >= 60_000);
         drop(read);
-        writer.succeeds();
+        join(writer);
     });
 }
 
 #[test]
 fn older_kernels_do_the_same() {
     each(|face, read, write| {
-        fork(|| {
-            forbid_new_calls();
+        join(fork(|| {
+            deny_new_calls();
             let (r, w) = (read.as_raw_fd(), write.as_raw_fd());
             let mut buf = [0; 8];
-            assert_eq!(face.read(r, &mut buf, NOWAIT), Err(libc::EAGAIN));
-            assert_eq!(face.read(r, &mut buf, SHORT), Err(libc::ETIMEDOUT));
-            assert_eq!(face.read(w, &mut buf, SHORT), Err(libc::EBADF), "wrong end");
-            assert_eq!(face.write(r, b"x", SHORT), Err(libc::EBADF), "wrong end");
+            assert_eq!(refused(face.read(r, &mut buf, NOWAIT)), Errno::EAGAIN);
+            assert_eq!(refused(face.read(r, &mut buf, SHORT)), Errno::ETIMEDOUT);
+            assert_eq!(refused(face.read(w, &mut buf, SHORT)), Errno::EBADF, "wrong end");
+            assert_eq!(refused(face.write(r, b"x", SHORT)), Errno::EBADF, "wrong end");
             assert_eq!(face.write(w, b"abc", NOWAIT), Ok(3));
             assert_eq!(face.read(r, &mut buf, LONG), Ok(3));
             let big = vec![7; 1 << 20];
@@ -183,8 +190,7 @@ fn older_kernels_do_the_same() {
             drop(write);
             assert!(face.read_full(r, &mut vec![0; 1 << 20], LONG).unwrap() > 0);
             assert_eq!(face.read(r, &mut buf, LONG), Ok(0));
-        })
-        .succeeds();
+        }));
     });
 }
 
@@ -193,12 +199,12 @@ fn descriptors_are_checked() {
     each(|face, read, write| {
         let (r, w) = (read.as_raw_fd(), write.as_raw_fd());
         let mut buf = [0; 1];
-        assert_eq!(face.read(w, &mut buf, LONG), Err(libc::EBADF));
-        assert_eq!(face.write(r, b"x", LONG), Err(libc::EBADF));
-        assert_eq!(face.read(w, &mut [], LONG), Err(libc::EBADF));
-        assert_eq!(face.write(r, &[], LONG), Err(libc::EBADF));
-        assert_eq!(face.read(1 << 20, &mut buf, LONG), Err(libc::EBADF));
-        assert_eq!(face.write(1 << 20, b"x", LONG), Err(libc::EBADF));
+        assert_eq!(refused(face.read(w, &mut buf, LONG)), Errno::EBADF);
+        assert_eq!(refused(face.write(r, b"x", LONG)), Errno::EBADF);
+        assert_eq!(refused(face.read(w, &mut [], LONG)), Errno::EBADF);
+        assert_eq!(refused(face.write(r, &[], LONG)), Errno::EBADF);
+        assert_eq!(refused(face.read(1 << 20, &mut buf, LONG)), Errno::EBADF);
+        assert_eq!(refused(face.write(1 << 20, b"x", LONG)), Errno::EBADF);
         assert_eq!(face.read(r, &mut [], LONG), Ok(0));
         assert_eq!(face.write(w, &[], LONG), Ok(0));
     });
@@ -231,7 +237,7 @@ fn pair_connects_both_ways() {
         assert_eq!(face.write(pw.as_raw_fd(), b"ping", LONG), Ok(4));
         assert_eq!(face.read_full(pr.as_raw_fd(), &mut buf, LONG), Ok(4));
         assert_eq!(&buf, b"gnip");
-        child.succeeds();
+        join(child);
     });
 }
 
@@ -258,27 +264,22 @@ fn descriptors() -> usize {
 #[test]
 fn too_many_descriptors_leave_nothing_behind() {
     both(|face| {
-        fork(|| {
+        join(fork(|| {
             // Room for exactly three more; the listing itself needs one.
             let next = keep(std::fs::File::open("/dev/null").unwrap().into()) as u64 + 1;
             let before = descriptors();
-            let limit = libc::rlimit { rlim_cur: next + 3, rlim_max: next + 3 };
-            // SAFETY: a live rlimit.
-            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
-            assert_eq!(face.pair().map(drop), Err(libc::EMFILE));
+            limit(Resource::RLIMIT_NOFILE, next + 3);
+            assert_eq!(refused(face.pair()), Errno::EMFILE);
             assert_eq!(descriptors(), before);
             let _pipe = face.open(false).unwrap();
-            assert_eq!(face.open(false).map(drop), Err(libc::EMFILE));
-        })
-        .succeeds();
+            assert_eq!(refused(face.open(false)), Errno::EMFILE);
+        }));
     });
 }
 
 #[test]
 fn permissions_of_another_user() {
-    // SAFETY: asks only.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: needs root to become somebody else");
+    if !is_root() {
         return;
     }
     each(|face, read, write| {
@@ -287,21 +288,19 @@ fn permissions_of_another_user() {
         // Others may come as far as the FIFO's name.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.path("."), open).unwrap();
-        fork(|| {
-            // SAFETY: takes no pointers.
-            assert_eq!(unsafe { libc::setuid(65534) }, 0);
-            assert_eq!(face.create(&dir.path("other"), 0o600), Err(libc::EACCES));
-            assert_eq!(face.unlink(&dir.path("fifo")), Err(libc::EACCES));
-            let refused = face.fifo(&dir.path("fifo"), libc::O_RDONLY, LONG).map(drop);
-            assert_eq!(refused, Err(libc::EACCES));
+        as_nobody(|| {
+            assert_eq!(refused(face.create(&dir.path("other"), 0o600)), Errno::EACCES);
+            assert_eq!(refused(face.unlink(&dir.path("fifo"))), Errno::EACCES);
+            let opened = face.fifo(&dir.path("fifo"), libc::O_RDONLY, LONG);
+            assert_eq!(refused(opened), Errno::EACCES);
             // An inherited pipe that may not be opened again, with and without new calls.
             let (r, w) = (read.as_raw_fd(), write.as_raw_fd());
             for limited in [false, true] {
                 if limited {
-                    forbid_new_calls();
+                    deny_new_calls();
                 }
                 let mut buf = [0; 9000];
-                assert_eq!(face.read(r, &mut buf, SHORT), Err(libc::ETIMEDOUT));
+                assert_eq!(refused(face.read(r, &mut buf, SHORT)), Errno::ETIMEDOUT);
                 assert_eq!(face.write(w, &[7; 9000], LONG), Ok(9000));
                 assert_eq!(face.read_full(r, &mut buf, LONG), Ok(9000));
                 assert!(face.write(w, &vec![7; 1 << 20], SHORT).unwrap() >= 60_000);
@@ -310,7 +309,6 @@ fn permissions_of_another_user() {
                 assert_eq!(face.receive(r, &mut buf, LONG), Ok(9000));
                 assert_eq!(buf, [9; 9000]);
             }
-        })
-        .succeeds();
+        });
     });
 }

@@ -1,11 +1,15 @@
 //! FIFO names, and opening FIFOs with a timeout, through the Rust and the C face alike.
 
-mod pipe_support;
+mod support;
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use pipe_support::*;
+use nix::errno::Errno;
+use support::Dir;
+use support::face::{FOREVER, NOWAIT, refused};
+use support::pipe_face::*;
+use support::process::{fork, interrupted, join};
 
 #[test]
 fn fifo_names() {
@@ -13,23 +17,24 @@ fn fifo_names() {
         let dir = Dir::new();
         let at = |name: &str| dir.path(name);
         face.create(&at("fifo"), 0o640).unwrap();
-        assert_eq!(face.create(&at("fifo"), 0o640), Err(libc::EEXIST));
-        assert_eq!(face.create(&at("x"), 0o1000), Err(libc::EINVAL));
-        assert_eq!(face.create(&at("no/x"), 0o600), Err(libc::ENOENT));
-        assert_eq!(face.create(&at("fifo/x"), 0o600), Err(libc::ENOTDIR));
-        assert_eq!(face.create(&at(&"n".repeat(300)), 0o600), Err(libc::ENAMETOOLONG));
+        assert_eq!(refused(face.create(&at("fifo"), 0o640)), Errno::EEXIST);
+        assert_eq!(refused(face.create(&at("x"), 0o1000)), Errno::EINVAL);
+        assert_eq!(refused(face.create(&at("no/x"), 0o600)), Errno::ENOENT);
+        assert_eq!(refused(face.create(&at("fifo/x"), 0o600)), Errno::ENOTDIR);
+        assert_eq!(refused(face.create(&at(&"n".repeat(300)), 0o600)), Errno::ENAMETOOLONG);
         std::fs::write(at("file"), b"kept").unwrap();
         std::os::unix::fs::symlink(at("fifo"), at("link")).unwrap();
-        for (name, code) in [("file", libc::EPROTO), ("link", libc::ELOOP), ("x", libc::ENOENT)] {
-            assert_eq!(face.unlink(&at(name)), Err(code), "{name}");
+        for (name, code) in [("file", Errno::EPROTO), ("link", Errno::ELOOP), ("x", Errno::ENOENT)]
+        {
+            assert_eq!(refused(face.unlink(&at(name))), code, "{name}");
             for oflag in [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR] {
-                assert_eq!(face.fifo(&at(name), oflag, LONG).map(drop), Err(code), "{name}");
+                assert_eq!(refused(face.fifo(&at(name), oflag, LONG)), code, "{name}");
             }
         }
-        assert_eq!(face.unlink(Path::new("/tmp")), Err(libc::EPROTO));
+        assert_eq!(refused(face.unlink(Path::new("/tmp"))), Errno::EPROTO);
         assert_eq!(std::fs::read(at("file")).unwrap(), b"kept");
         face.unlink(&at("fifo")).unwrap();
-        assert_eq!(face.unlink(&at("fifo")), Err(libc::ENOENT));
+        assert_eq!(refused(face.unlink(&at("fifo"))), Errno::ENOENT);
     });
 }
 
@@ -40,10 +45,10 @@ fn fifo_opens_wait_for_the_other_end() {
         let path = dir.path("fifo");
         face.create(&path, 0o600).unwrap();
         for (mine, other) in [(libc::O_RDONLY, libc::O_WRONLY), (libc::O_WRONLY, libc::O_RDONLY)] {
-            assert_eq!(face.fifo(&path, mine, NOWAIT).map(drop), Err(libc::EAGAIN));
-            assert_eq!(face.fifo(&path, mine, SHORT).map(drop), Err(libc::ETIMEDOUT));
-            let signalled = interrupted(|| face.fifo(&path, mine, FOREVER).map(drop));
-            assert_eq!(signalled, Err(libc::EINTR));
+            assert_eq!(refused(face.fifo(&path, mine, NOWAIT)), Errno::EAGAIN);
+            assert_eq!(refused(face.fifo(&path, mine, SHORT)), Errno::ETIMEDOUT);
+            let signalled = interrupted(|| face.fifo(&path, mine, FOREVER));
+            assert_eq!(refused(signalled), Errno::EINTR);
             let peer = fork(|| {
                 let fd = face.fifo(&path, other, LONG).unwrap();
                 assert_eq!(flags(&fd) & libc::O_NONBLOCK, 0);
@@ -58,7 +63,7 @@ fn fifo_opens_wait_for_the_other_end() {
                 libc::O_WRONLY => assert_eq!(face.write(fd.as_raw_fd(), b"hi", LONG), Ok(2)),
                 _ => assert_eq!(face.read_full(fd.as_raw_fd(), &mut [0; 2], LONG), Ok(2)),
             }
-            peer.succeeds();
+            join(peer);
         }
     });
 }
@@ -72,13 +77,13 @@ fn plain_blocking_peers_meet_us() {
         let writer = fork(|| std::fs::write(&path, b"plain").unwrap());
         let read = face.fifo(&path, libc::O_RDONLY, LONG).unwrap();
         assert_eq!(face.read_full(read.as_raw_fd(), &mut [0; 9], LONG), Ok(5));
-        writer.succeeds();
+        join(writer);
         drop(read);
         let reader = fork(|| assert_eq!(std::fs::read(&path).unwrap(), b"ours"));
         let write = face.fifo(&path, libc::O_WRONLY, LONG).unwrap();
         assert_eq!(face.write(write.as_raw_fd(), b"ours", LONG), Ok(4));
         drop(write);
-        reader.succeeds();
+        join(reader);
     });
 }
 
@@ -92,13 +97,13 @@ fn a_fifo_unlinked_during_the_wait_is_stale() {
             let (read, write) = face.open(false).unwrap();
             let waiter = fork(|| {
                 assert_eq!(face.write(write.as_raw_fd(), b"!", LONG), Ok(1));
-                let answer = face.fifo(&path, oflag, LONG).map(drop);
+                let answer = refused(face.fifo(&path, oflag, LONG));
                 // Unlinked before the call has begun to wait, it is simply not there.
-                assert!(matches!(answer, Err(libc::ESTALE | libc::ENOENT)), "{answer:?}");
+                assert!(matches!(answer, Errno::ESTALE | Errno::ENOENT), "{answer:?}");
             });
             assert_eq!(face.read(read.as_raw_fd(), &mut [0; 1], LONG), Ok(1));
             face.unlink(&path).unwrap();
-            waiter.succeeds();
+            join(waiter);
         }
     });
 }

@@ -1,11 +1,15 @@
 //! Messages through pipes, through the Rust and the C face alike.
 
-mod pipe_support;
+mod support;
 
-use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use pipe_support::*;
+use nix::errno::Errno;
+use support::Dir;
+use support::confine::deny_new_calls;
+use support::face::{FOREVER, NOWAIT, last_error, refused};
+use support::pipe_face::*;
+use support::process::{Child, caught, fork, interrupted, join, kill, serial};
 
 const MAX: usize = 1 << 20;
 const CHUNK: usize = 4088;
@@ -30,11 +34,6 @@ fn raw(fd: &OwnedFd, bytes: &[u8]) {
     assert_eq!(nix::unistd::write(fd, bytes), Ok(bytes.len()));
 }
 
-fn last_error() -> String {
-    // SAFETY: a string of the library, valid until the next failure.
-    unsafe { CStr::from_ptr(madang::ffi::base::mdg_last_error()) }.to_str().unwrap().to_owned()
-}
-
 #[test]
 fn messages_of_every_size_come_whole_and_in_order() {
     both(|face| {
@@ -51,9 +50,9 @@ fn messages_of_every_size_come_whole_and_in_order() {
             assert_eq!(face.receive(read.as_raw_fd(), &mut buf, LONG), Ok(size));
             assert!(buf[..size] == message(i, size)[..], "message {i}");
         }
-        assert_eq!(face.receive(read.as_raw_fd(), &mut buf, LONG), Err(libc::EPIPE));
-        assert_eq!(face.receive(read.as_raw_fd(), &mut buf, NOWAIT), Err(libc::EPIPE));
-        sender.succeeds();
+        assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, LONG)), Errno::EPIPE);
+        assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, NOWAIT)), Errno::EPIPE);
+        join(sender);
     });
 }
 
@@ -77,24 +76,24 @@ fn limits() {
     both(|face| {
         let (read, write) = face.open(false).unwrap();
         let (r, w) = (read.as_raw_fd(), write.as_raw_fd());
-        assert_eq!(face.send(w, &vec![0; MAX + 1], LONG), Err(libc::EMSGSIZE));
+        assert_eq!(refused(face.send(w, &vec![0; MAX + 1], LONG)), Errno::EMSGSIZE);
         assert_eq!(held(&read), 0, "nothing was written");
         face.send(w, &message(0, 9000), LONG).unwrap();
         face.send(w, b"", LONG).unwrap();
         face.send(w, b"next", LONG).unwrap();
         let mut buf = [0; 100];
-        assert_eq!(face.receive(r, &mut buf, LONG), Err(libc::EMSGSIZE));
+        assert_eq!(refused(face.receive(r, &mut buf, LONG)), Errno::EMSGSIZE);
         assert_eq!(face.receive(r, &mut [], LONG), Ok(0));
-        assert_eq!(face.receive(r, &mut [], LONG), Err(libc::EMSGSIZE));
-        assert_eq!(face.receive(r, &mut buf, NOWAIT), Err(libc::EAGAIN));
-        assert_eq!(face.receive(r, &mut buf, SHORT), Err(libc::ETIMEDOUT));
-        assert_eq!(interrupted(|| face.receive(r, &mut buf, FOREVER)), Err(libc::EINTR));
-        assert_eq!(face.send(r, b"x", LONG), Err(libc::EBADF));
-        assert_eq!(face.receive(w, &mut buf, LONG), Err(libc::EBADF));
-        assert_eq!(face.send(1 << 20, b"x", LONG), Err(libc::EBADF));
+        assert_eq!(refused(face.receive(r, &mut [], LONG)), Errno::EMSGSIZE);
+        assert_eq!(refused(face.receive(r, &mut buf, NOWAIT)), Errno::EAGAIN);
+        assert_eq!(refused(face.receive(r, &mut buf, SHORT)), Errno::ETIMEDOUT);
+        assert_eq!(refused(interrupted(|| face.receive(r, &mut buf, FOREVER))), Errno::EINTR);
+        assert_eq!(refused(face.send(r, b"x", LONG)), Errno::EBADF);
+        assert_eq!(refused(face.receive(w, &mut buf, LONG)), Errno::EBADF);
+        assert_eq!(refused(face.send(1 << 20, b"x", LONG)), Errno::EBADF);
         let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(face.send(socket.as_raw_fd(), b"x", LONG), Err(libc::EPROTO));
-        assert_eq!(face.receive(socket.as_raw_fd(), &mut buf, LONG), Err(libc::EPROTO));
+        assert_eq!(refused(face.send(socket.as_raw_fd(), b"x", LONG)), Errno::EPROTO);
+        assert_eq!(refused(face.receive(socket.as_raw_fd(), &mut buf, LONG)), Errno::EPROTO);
     });
 }
 
@@ -104,27 +103,27 @@ fn a_full_pipe() {
         let (read, write) = face.open(false).unwrap();
         let (r, w) = (read.as_raw_fd(), write.as_raw_fd());
         let before = flags(&write);
-        assert_eq!(face.send(w, &vec![0; 70_000], NOWAIT), Err(libc::EAGAIN));
+        assert_eq!(refused(face.send(w, &vec![0; 70_000], NOWAIT)), Errno::EAGAIN);
         assert_eq!(held(&read), 0, "what cannot fit leaves no piece behind");
         face.send(w, &message(0, 15 * CHUNK), NOWAIT).unwrap();
         face.send(w, &message(1, CHUNK), NOWAIT).unwrap();
-        assert_eq!(face.send(w, b"x", NOWAIT), Err(libc::EAGAIN));
-        assert_eq!(face.send(w, b"x", SHORT), Err(libc::ETIMEDOUT));
-        assert_eq!(interrupted(|| face.send(w, b"x", FOREVER)), Err(libc::EINTR));
+        assert_eq!(refused(face.send(w, b"x", NOWAIT)), Errno::EAGAIN);
+        assert_eq!(refused(face.send(w, b"x", SHORT)), Errno::ETIMEDOUT);
+        assert_eq!(refused(interrupted(|| face.send(w, b"x", FOREVER))), Errno::EINTR);
         assert_eq!(flags(&write), before);
         let mut buf = vec![0; MAX];
         assert_eq!(face.receive(r, &mut buf, NOWAIT), Ok(15 * CHUNK));
         // Time and signals end long messages half-way; receivers never see them.
-        assert_eq!(face.send(w, &vec![9; 200_000], SHORT), Err(libc::ETIMEDOUT));
+        assert_eq!(refused(face.send(w, &vec![9; 200_000], SHORT)), Errno::ETIMEDOUT);
         assert_eq!(face.receive(r, &mut buf, NOWAIT), Ok(CHUNK));
         assert!(buf[..CHUNK] == message(1, CHUNK)[..]);
-        assert_eq!(face.receive(r, &mut buf, NOWAIT), Err(libc::EBADMSG));
+        assert_eq!(refused(face.receive(r, &mut buf, NOWAIT)), Errno::EBADMSG);
         let half = interrupted(|| face.send(w, &vec![9; 200_000], FOREVER));
-        assert_eq!(half, Err(libc::EINTR));
+        assert_eq!(refused(half), Errno::EINTR);
         let sender = fork(|| assert_eq!(face.send(w, b"after", LONG), Ok(())));
         assert_eq!(face.receive(r, &mut buf, LONG), Ok(5));
         assert_eq!(&buf[..5], b"after");
-        sender.succeeds();
+        join(sender);
     });
 }
 
@@ -169,8 +168,8 @@ fn many_senders(face: &dyn Face, read: &OwnedFd, write: OwnedFd) {
         assert!(buf[..len] == content(sender, n)[..], "message {n} of {sender}");
         next[sender] += 1;
     }
-    assert_eq!(face.receive(read.as_raw_fd(), &mut buf, LONG), Err(libc::EPIPE));
-    children.into_iter().for_each(Child::succeeds);
+    assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, LONG)), Errno::EPIPE);
+    children.into_iter().for_each(join);
 }
 
 #[test]
@@ -184,8 +183,8 @@ fn many_senders_never_mix() {
 #[test]
 fn many_senders_never_mix_on_a_fifo_without_new_calls() {
     both(|face| {
-        fork(|| {
-            forbid_new_calls();
+        join(fork(|| {
+            deny_new_calls();
             let dir = Dir::new();
             let path = dir.path("fifo");
             face.create(&path, 0o600).unwrap();
@@ -194,8 +193,7 @@ fn many_senders_never_mix_on_a_fifo_without_new_calls() {
             let read = face.fifo(&path, libc::O_RDONLY, NOWAIT).unwrap();
             drop(keeper);
             many_senders(face, &read, write);
-        })
-        .succeeds();
+        }));
     });
 }
 
@@ -209,16 +207,16 @@ fn a_sender_killed_half_way_spoils_nothing() {
         });
         until("the pipe is full", || held(&read) == 65536);
         // It holds the pipe now: others have to wait.
-        assert_eq!(face.send(w, b"small", NOWAIT), Err(libc::EAGAIN));
-        assert_eq!(face.send(w, b"small", SHORT), Err(libc::ETIMEDOUT));
-        assert_eq!(interrupted(|| face.send(w, b"small", FOREVER)), Err(libc::EINTR));
-        killed.kill();
+        assert_eq!(refused(face.send(w, b"small", NOWAIT)), Errno::EAGAIN);
+        assert_eq!(refused(face.send(w, b"small", SHORT)), Errno::ETIMEDOUT);
+        assert_eq!(refused(interrupted(|| face.send(w, b"small", FOREVER))), Errno::EINTR);
+        kill(killed);
         let large = message(3, 100_000);
         let sender = fork(|| assert_eq!(face.send(w, &large, LONG), Ok(())));
         let mut buf = vec![0; MAX];
         assert_eq!(face.receive(r, &mut buf, LONG), Ok(large.len()));
         assert!(buf[..large.len()] == large[..]);
-        sender.succeeds();
+        join(sender);
     });
 }
 
@@ -228,13 +226,13 @@ fn no_waiting_for_a_dead_sender() {
         let (read, write) = face.open(false).unwrap();
         let mut buf = vec![0; MAX];
         raw(&write, &chunk(true, 5000, &[1; CHUNK]));
-        assert_eq!(face.receive(read.as_raw_fd(), &mut buf, NOWAIT), Err(libc::EBADMSG));
-        assert_eq!(face.receive(read.as_raw_fd(), &mut buf, NOWAIT), Err(libc::EAGAIN));
+        assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, NOWAIT)), Errno::EBADMSG);
+        assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, NOWAIT)), Errno::EAGAIN);
         raw(&write, &chunk(true, 5000, &[1; CHUNK]));
-        assert_eq!(face.receive(read.as_raw_fd(), &mut buf, SHORT), Err(libc::EBADMSG));
+        assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, SHORT)), Errno::EBADMSG);
         // The rest, come too late, is skipped.
         raw(&write, &chunk(false, 5000 - CHUNK, &[1; 5000 - CHUNK]));
-        assert_eq!(face.receive(read.as_raw_fd(), &mut buf, NOWAIT), Err(libc::EAGAIN));
+        assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, NOWAIT)), Errno::EAGAIN);
         raw(&write, &chunk(false, 77, &[1; 77]));
         face.send(write.as_raw_fd(), b"good", NOWAIT).unwrap();
         assert_eq!(face.receive(read.as_raw_fd(), &mut buf, NOWAIT), Ok(4));
@@ -251,7 +249,7 @@ fn a_live_sender_is_waited_for_even_with_nowait() {
         until("it has begun", || held(&read) > 0);
         assert_eq!(face.receive(read.as_raw_fd(), &mut buf, NOWAIT), Ok(MAX));
         assert!(buf == large);
-        sender.succeeds();
+        join(sender);
     });
 }
 
@@ -266,6 +264,8 @@ fn signals_lose_no_message_that_has_begun() {
             std::thread::scope(|scope| {
                 scope.spawn(|| {
                     until("the first part is taken", || held(&read) == 0);
+                    let before = caught();
+                    until("a signal is caught meanwhile", || caught() > before);
                     raw(&write, &chunk(false, 5000 - CHUNK, &text[CHUNK..]));
                 });
                 face.receive(read.as_raw_fd(), &mut buf, FOREVER)
@@ -284,8 +284,8 @@ fn an_end_within_a_message_is_told_once() {
         raw(&write, &chunk(true, 5000, &[1; CHUNK]));
         drop(write);
         let mut buf = vec![0; MAX];
-        assert_eq!(face.receive(read.as_raw_fd(), &mut buf, LONG), Err(libc::EBADMSG));
-        assert_eq!(face.receive(read.as_raw_fd(), &mut buf, LONG), Err(libc::EPIPE));
+        assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, LONG)), Errno::EBADMSG);
+        assert_eq!(refused(face.receive(read.as_raw_fd(), &mut buf, LONG)), Errno::EPIPE);
     });
 }
 
@@ -305,20 +305,20 @@ fn garbage_is_refused() {
             let (read, write) = face.open(false).unwrap();
             raw(&write, bytes);
             let answer = face.receive(read.as_raw_fd(), &mut [0; 10_000], LONG);
-            assert_eq!(answer, Err(libc::EBADMSG), "garbage {i}");
+            assert_eq!(refused(answer), Errno::EBADMSG, "garbage {i}");
         }
     });
 }
 
 #[test]
 fn the_text_tells_the_length_of_what_did_not_fit() {
-    let _alone = alone();
+    let _turn = serial();
     let (read, write) = C.open(false).unwrap();
     C.send(write.as_raw_fd(), &[1; 4711], LONG).unwrap();
-    assert_eq!(C.receive(read.as_raw_fd(), &mut [0; 10], LONG), Err(libc::EMSGSIZE));
+    assert_eq!(refused(C.receive(read.as_raw_fd(), &mut [0; 10], LONG)), Errno::EMSGSIZE);
     assert!(last_error().contains("4711"), "{}", last_error());
     raw(&write, &chunk(true, 5000, &[1; CHUNK]));
-    assert_eq!(C.receive(read.as_raw_fd(), &mut [0; 10], SHORT), Err(libc::EBADMSG));
+    assert_eq!(refused(C.receive(read.as_raw_fd(), &mut [0; 10], SHORT)), Errno::EBADMSG);
     assert!(last_error().contains("5000 bytes was cut off"), "{}", last_error());
 }
 
@@ -326,7 +326,7 @@ fn the_text_tells_the_length_of_what_did_not_fit() {
 fn what_c_can_get_wrong() {
     use madang::ffi::pipe::*;
     use std::ptr::{null, null_mut};
-    let _alone = alone();
+    let _turn = serial();
     let (read, write) = C.open(false).unwrap();
     let (r, w) = (read.as_raw_fd(), write.as_raw_fd());
     let mut byte = 0_u8;

@@ -7,10 +7,14 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
 use madang::ffi::ring::*;
 use madang::ring::{Options, Ring};
-use support::ring_face::{C, CREATE, FOREVER, Face, NOWAIT, Named, refused};
-use support::{fork, join, serial};
+use nix::errno::Errno;
+use nix::sys::resource::Resource;
+use support::confine::{deny, deny_bits, limit, with_own_shm};
+use support::face::{FOREVER, NOWAIT, Outcome, refused_with};
+use support::process::{as_nobody, fork, is_root, join, serial};
+use support::ring_face::{C, CREATE, Face, Named};
 
-fn open_existing(name: &Named) -> Result<C, support::ring_face::Failure> {
+fn open_existing(name: &Named) -> Outcome<C> {
     C::open(Some(&name.0), &Options::default(), libc::O_RDWR, 0)
 }
 
@@ -45,8 +49,12 @@ fn garbage_is_refused_and_left_alone() {
     }
     for (bytes, words) in cases {
         fs::write(name.path(), &bytes).unwrap();
-        refused(open_existing(&name), libc::EPROTO, words);
-        refused(C::open(Some(&name.0), &Options::new(64, 8), CREATE, 0o600), libc::EPROTO, words);
+        refused_with(open_existing(&name), libc::EPROTO, words);
+        refused_with(
+            C::open(Some(&name.0), &Options::new(64, 8), CREATE, 0o600),
+            libc::EPROTO,
+            words,
+        );
         assert_eq!(fs::read(name.path()).unwrap(), bytes, "untouched");
         C::unlink(&name.0).unwrap();
     }
@@ -59,25 +67,25 @@ fn other_things_under_the_name_are_refused() {
     let name = Named::new("things");
     let path = name.path();
     fs::create_dir(&path).unwrap();
-    refused(open_existing(&name), libc::EPROTO, "not a regular file");
-    refused(C::unlink(&name.0), libc::EPROTO, "not a regular file");
+    refused_with(open_existing(&name), libc::EPROTO, "not a regular file");
+    refused_with(C::unlink(&name.0), libc::EPROTO, "not a regular file");
     fs::remove_dir(&path).unwrap();
 
     nix::unistd::mkfifo(path.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    refused(open_existing(&name), libc::EPROTO, "not a regular file");
+    refused_with(open_existing(&name), libc::EPROTO, "not a regular file");
     fs::remove_file(&path).unwrap();
 
     let target = Named::new("target");
     fs::write(target.path(), image(&name)).unwrap();
     symlink(target.path(), &path).unwrap();
-    refused(open_existing(&name), libc::ELOOP, &name.0);
-    refused(C::unlink(&name.0), libc::ELOOP, &name.0);
+    refused_with(open_existing(&name), libc::ELOOP, &name.0);
+    refused_with(C::unlink(&name.0), libc::ELOOP, &name.0);
     fs::remove_file(&path).unwrap();
     // A link to nothing is neither followed nor replaced.
     symlink("/dev/shm/mdg-test-nowhere", &path).unwrap();
     for oflag in [CREATE, CREATE | libc::O_EXCL] {
         let errno = if oflag & libc::O_EXCL != 0 { libc::EEXIST } else { libc::ELOOP };
-        refused(C::open(Some(&name.0), &Options::new(8, 8), oflag, 0o600), errno, &name.0);
+        refused_with(C::open(Some(&name.0), &Options::new(8, 8), oflag, 0o600), errno, &name.0);
     }
     assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     fs::remove_file(&path).unwrap();
@@ -112,10 +120,10 @@ fn impossible_indices() {
                     break;
                 }
             }
-            refused(result, libc::EBADMSG, "");
+            refused_with(result, libc::EBADMSG, "");
         }
         assert_eq!(ring.stat().flags & MDG_RING_CORRUPT, MDG_RING_CORRUPT);
-        refused(ring.push(&[0; 8], FOREVER), libc::EBADMSG, "");
+        refused_with(ring.push(&[0; 8], FOREVER), libc::EBADMSG, "");
     }
 }
 
@@ -158,37 +166,29 @@ fn scribbled_control_page() {
 #[test]
 fn permissions() {
     let _turn = serial();
-    if !nix::unistd::geteuid().is_root() {
-        println!("skipped: needs root to become another user");
+    if !is_root() {
         return;
     }
     let name = Named::new("permissions");
     let ring = C::open(Some(&name.0), &Options::new(8, 8), CREATE, 0o644).unwrap();
-    let as_nobody = |body: &dyn Fn()| {
-        join(fork(|| {
-            nix::unistd::setgid(nix::unistd::Gid::from_raw(65534)).unwrap();
-            nix::unistd::setuid(nix::unistd::Uid::from_raw(65534)).unwrap();
-            body();
-        }));
-    };
     // Consuming moves the head: reading permission is not enough.
-    as_nobody(&|| {
+    as_nobody(|| {
         let open = |oflag| C::open(Some(&name.0), &Options::default(), oflag, 0);
-        refused(open(libc::O_RDONLY), libc::EACCES, &name.0);
-        refused(C::unlink(&name.0), libc::EACCES, &name.0);
+        refused_with(open(libc::O_RDONLY), libc::EACCES, &name.0);
+        refused_with(C::unlink(&name.0), libc::EACCES, &name.0);
     });
     fs::set_permissions(name.path(), fs::Permissions::from_mode(0o666)).unwrap();
-    as_nobody(&|| {
+    as_nobody(|| {
         let open = |oflag| C::open(Some(&name.0), &Options::default(), oflag, 0);
         open(libc::O_WRONLY).unwrap().push(&[7; 8], NOWAIT).unwrap();
-        refused(C::unlink(&name.0), libc::EACCES, &name.0);
+        refused_with(C::unlink(&name.0), libc::EACCES, &name.0);
     });
     let mut item = [0; 8];
     ring.pop(&mut item, FOREVER).unwrap();
     assert_eq!(item, [7; 8]);
     // Another user's ring, made without /proc's help to root.
     let theirs = Named::new("theirs");
-    as_nobody(&|| {
+    as_nobody(|| {
         drop(C::open(Some(&theirs.0), &Options::new(8, 8), CREATE, 0o600).unwrap());
     });
     assert_eq!(fs::metadata(theirs.path()).unwrap().uid(), 65534);
@@ -213,26 +213,13 @@ fn the_umask_trims_the_mode() {
 /// nothing, and nothing faults later.
 #[test]
 fn a_full_dev_shm() {
-    use nix::mount::{MsFlags, mount};
-    use nix::sched::{CloneFlags, unshare};
     let _turn = serial();
-    let child = fork(|| {
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        let ready = unshare(CloneFlags::CLONE_NEWNS)
-            .and_then(|()| mount(None::<&str>, "/", None::<&str>, private, None::<&str>))
-            .and_then(|()| {
-                let flags = MsFlags::empty();
-                mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), flags, Some("size=256k"))
-            });
-        if let Err(errno) = ready {
-            println!("skipped: no mount namespace here ({errno})");
-            return;
-        }
+    with_own_shm(c"size=256k", || {
         let make =
             |name: &str, capacity| C::open(Some(name), &Options::new(capacity, 64), CREATE, 0o600);
-        refused(make("big", 1 << 20), libc::ENOSPC, "do not fit");
+        refused_with(make("big", 1 << 20), libc::ENOSPC, "do not fit");
         // Fits the limit of one piece, but not what is left.
-        refused(make("half", 1 << 13), libc::ENOSPC, "do not fit");
+        refused_with(make("half", 1 << 13), libc::ENOSPC, "do not fit");
         assert_eq!(fs::read_dir("/dev/shm").unwrap().count(), 0);
         let ring = make("fits", 1024).unwrap();
         let mut made = Vec::new();
@@ -242,14 +229,13 @@ fn a_full_dev_shm() {
                 Err(error) => break error,
             }
         };
-        assert_eq!(error.0, libc::ENOSPC);
+        assert_eq!(error.code, libc::ENOSPC);
         assert!(!made.is_empty());
         // Every page was reserved: writing all of it needs no more.
         for _ in 0..1024 {
             ring.push(&[1; 64], NOWAIT).unwrap();
         }
     });
-    join(child);
 }
 
 #[test]
@@ -261,25 +247,24 @@ fn no_descriptors_left() {
         let other = Named::new("descriptors2");
         let open_now = || fs::read_dir("/proc/self/fd").unwrap().count() as u64;
         let before = open_now();
-        use nix::sys::resource::{Resource, setrlimit};
         let probe = fs::File::open("/dev/null").unwrap();
         let highest = std::os::fd::AsRawFd::as_raw_fd(&probe) as u64;
         drop(probe);
         // With no, one, two, ... descriptors to spare, opening works or fails whole.
         let mut worked = false;
         for spare in 0..6 {
-            setrlimit(Resource::RLIMIT_NOFILE, highest + spare, 1 << 10).unwrap();
+            limit(Resource::RLIMIT_NOFILE, highest + spare);
             for (name, oflag) in [(&name, libc::O_WRONLY), (&other, CREATE)] {
                 match C::open(Some(&name.0), &Options::new(8, 8), oflag, 0o600) {
                     Ok(ring) => {
                         ring.push(&[0; 8], NOWAIT)
-                            .map_or_else(|e| assert_eq!(e.0, libc::EMFILE), |()| {});
+                            .map_or_else(|e| assert_eq!(e.code, libc::EMFILE), |()| {});
                         worked = true;
                     }
-                    Err(error) => assert_eq!(error.0, libc::EMFILE, "{}", error.1),
+                    Err(error) => assert_eq!(error.code, libc::EMFILE, "{}", error.text),
                 }
             }
-            setrlimit(Resource::RLIMIT_NOFILE, 1 << 10, 1 << 10).unwrap();
+            limit(Resource::RLIMIT_NOFILE, 1 << 10);
             assert_eq!(open_now(), before, "{spare} to spare");
             if !worked {
                 assert!(!std::path::Path::new(&other.path()).exists(), "nothing half-made");
@@ -298,7 +283,7 @@ fn without_membarrier() {
     let _turn = serial();
     let ring = Ring::anonymous(&Options::new(1, 8), madang::Access::ReadWrite).unwrap();
     let child = fork(|| {
-        support::deny_system_call(libc::SYS_membarrier, libc::EPERM);
+        deny(libc::SYS_membarrier, Errno::EPERM);
         let mut item = [0; 8];
         for i in 0..20_000_u64 {
             Face::pop(&ring, &mut item, FOREVER).unwrap();
@@ -318,12 +303,13 @@ fn without_membarrier() {
 fn without_tmpfile() {
     let _turn = serial();
     let child = fork(|| {
-        support::deny_open_flag(libc::O_TMPFILE & !libc::O_DIRECTORY, libc::EOPNOTSUPP);
+        let unnamed = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+        deny_bits(libc::SYS_openat, 2, unnamed, Errno::EOPNOTSUPP);
         let name = Named::new("notmpfile");
         let make = || C::open(Some(&name.0), &Options::new(8, 8), CREATE | libc::O_EXCL, 0o600);
         let ring = make().unwrap();
         ring.push(&[1; 8], NOWAIT).unwrap();
-        refused(make(), libc::EEXIST, "exists");
+        refused_with(make(), libc::EEXIST, "exists");
         open_existing(&name).unwrap().pop(&mut [0; 8], NOWAIT).unwrap();
         C::unlink(&name.0).unwrap();
         let left = fs::read_dir("/dev/shm").unwrap().flatten();
@@ -353,9 +339,9 @@ fn descriptor_numbers_used_for_something_else() {
             .map(|_| fs::OpenOptions::new().read(true).write(true).open(elsewhere.path()).unwrap())
             .collect();
         consumer.pop(&mut [0; 8], NOWAIT).unwrap();
-        refused(consumer.pop(&mut [0; 8], 1_000_000), libc::ETIMEDOUT, "");
+        refused_with(consumer.pop(&mut [0; 8], 1_000_000), libc::ETIMEDOUT, "");
         assert_eq!(consumer.stat().producer_state, MDG_RING_END_LIVE);
-        refused(producer.push(&[0; 8], NOWAIT), libc::EBADF, &name.0);
+        refused_with(producer.push(&[0; 8], NOWAIT), libc::EBADF, &name.0);
         // Their descriptors are somebody else's now, which is what a debug build of std aborts for.
         std::mem::forget((consumer, producer));
     });
@@ -385,5 +371,5 @@ fn a_superblock_rewritten_under_our_feet() {
     assert_eq!((copy.stat().capacity, copy.stat().item_size), (1024, 8));
     assert_eq!(open_existing(&name).unwrap().stat().item_size, 8192);
     file.set_len(100_000).unwrap();
-    refused(ring.dup(libc::O_RDWR), libc::EPROTO, "size was changed");
+    refused_with(ring.dup(libc::O_RDWR), libc::EPROTO, "size was changed");
 }

@@ -2,27 +2,22 @@
 
 mod support;
 
-#[path = "support/faces.rs"]
-mod faces;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use faces::{CSem, Permits, refused};
 use libc::{O_CREAT, O_EXCL};
 use madang::ffi::sem::MDG_SEM_VALUE_MAX;
 use madang::sem::Semaphore;
 use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use support::{fork, join, kill, unique};
+use support::face::{FOREVER, NOWAIT, refused};
+use support::process::{Child, fork, interrupted, join, kill};
+use support::sem_face::{CSem, Permits};
+use support::unique;
 
 const NEW: i32 = O_CREAT | O_EXCL;
-const NOWAIT: i64 = 0;
-const FOREVER: i64 = -1;
 const SIZE: usize = size_of::<libc::sem_t>();
 
 on_both_faces! { Semaphore, CSem:
@@ -124,35 +119,12 @@ fn timeouts<S: Permits>() {
     });
 }
 
-extern "C" fn ignore(_: libc::c_int) {}
-
 fn a_signal_ends_a_wait<S: Permits>() {
-    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler does nothing.
-    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
     let name = unique("signal");
     let empty = S::open(name.as_bytes(), 0, NEW, 0o600).unwrap();
     S::unlink(name.as_bytes()).unwrap();
     for timeout in [FOREVER, i64::MIN, i64::MAX, 3_600_000_000_000] {
-        let (thread, done) = (AtomicU64::new(0), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // SAFETY: cannot fail.
-                thread.store(unsafe { libc::pthread_self() } as u64, Ordering::Release);
-                let result = empty.wait(timeout);
-                done.store(true, Ordering::Release);
-                assert_eq!(refused(result), Errno::EINTR);
-            });
-            // One that comes before the wait begins does not count: until it has returned.
-            while !done.load(Ordering::Acquire) {
-                let id = thread.load(Ordering::Acquire);
-                if id != 0 {
-                    // SAFETY: the scope has not joined the thread yet.
-                    unsafe { libc::pthread_kill(id as libc::pthread_t, libc::SIGUSR1) };
-                }
-                std::thread::yield_now();
-            }
-        });
+        assert_eq!(refused(interrupted(|| empty.wait(timeout))), Errno::EINTR);
         assert_eq!(empty.value(), 0);
     }
 }
@@ -224,9 +196,9 @@ fn hand_over_between_processes<S: Permits>() {
     S::unlink(name.as_bytes()).unwrap();
 }
 
-/// Returns once `pid` sleeps in a system call.
-fn asleep(pid: nix::unistd::Pid) {
-    let stat = format!("/proc/{pid}/stat");
+/// Returns once `child` sleeps in a system call.
+fn asleep(child: &Child) {
+    let stat = format!("/proc/{}/stat", child.pid());
     while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
         std::thread::yield_now();
     }
@@ -239,8 +211,8 @@ fn killed_waiter_disturbs_nobody<S: Permits>() {
     for _ in 0..20 {
         let (dies, lives) =
             (fork(|| sem.wait(FOREVER).unwrap()), fork(|| sem.wait(FOREVER).unwrap()));
-        asleep(dies);
-        asleep(lives);
+        asleep(&dies);
+        asleep(&lives);
         kill(dies);
         sem.post().unwrap();
         join(lives);

@@ -2,26 +2,22 @@
 
 mod support;
 
-#[path = "support/confine.rs"]
-mod confine;
-#[path = "support/faces.rs"]
-mod faces;
-
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use faces::{CSem, Failure, Permits, refused};
 use libc::{O_CREAT, O_EXCL};
 use madang::ffi::sem::MDG_SEM_VALUE_MAX;
 use madang::sem::Semaphore;
 use madang::shm::Shm;
 use nix::errno::Errno;
-use support::{Gate, fork, join, unique};
+use nix::sys::resource::Resource;
+use support::face::{FOREVER, Failure, NOWAIT, refused};
+use support::process::{Gate, as_nobody, fork, is_root, join};
+use support::sem_face::{CSem, Permits};
+use support::{confine, unique};
 
 const NEW: i32 = O_CREAT | O_EXCL;
-const NOWAIT: i64 = 0;
-const FOREVER: i64 = -1;
 const SIZE: usize = size_of::<libc::sem_t>();
 
 on_both_faces! { Semaphore, CSem:
@@ -97,14 +93,14 @@ fn other_kinds_under_the_name<S: Permits>() {
 }
 
 fn another_user<S: Permits>() {
-    if !confine::is_root() {
+    if !is_root() {
         return;
     }
     let (name, readable) = (unique("other"), unique("readable"));
     drop(S::open(name.as_bytes(), 0, NEW, 0o600).unwrap());
     drop(S::open(readable.as_bytes(), 0, NEW, 0o644).unwrap());
     let sticky = std::fs::metadata("/dev/shm").unwrap().permissions().mode() & 0o1000 != 0;
-    confine::as_nobody(|| {
+    as_nobody(|| {
         for name in [&name, &readable] {
             for oflag in [0, O_CREAT] {
                 let result = S::open(name.as_bytes(), 0, oflag, 0o600);
@@ -187,7 +183,7 @@ fn full_file_system<S: Permits>() {
         assert_eq!(std::fs::read_dir("/dev/shm").unwrap().count(), 1);
     });
     join(fork(|| {
-        confine::limit(libc::RLIMIT_NOFILE, 3);
+        confine::limit(Resource::RLIMIT_NOFILE, 3);
         assert_eq!(refused(S::open(b"/none", 0, NEW, 0o600)), Errno::EMFILE);
     }));
 }

@@ -2,23 +2,20 @@
 
 mod support;
 
-#[path = "support/confine.rs"]
-mod confine;
-#[path = "support/faces.rs"]
-mod faces;
-
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use faces::{CShm, Segment, refused};
 use libc::{O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_WRONLY};
 use madang::shm::Shm;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
-use support::{fork, join, unique};
+use nix::sys::wait::WaitStatus;
+use support::face::refused;
+use support::process::{as_nobody, fork, is_root, join};
+use support::shm_face::{CShm, Segment};
+use support::unique;
 
 const NEW: i32 = O_CREAT | O_EXCL | O_RDWR;
 
@@ -111,7 +108,7 @@ fn we_make_peer_opens<S: Segment>() {
 
 #[track_caller]
 fn faults(body: impl FnOnce()) {
-    let status = waitpid(fork(body), None).unwrap();
+    let status = fork(body).end();
     assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGSEGV, _)), "{status:?}");
 }
 
@@ -225,14 +222,14 @@ fn mode_is_trimmed_by_the_umask<S: Segment>() {
 }
 
 fn another_user<S: Segment>() {
-    if !confine::is_root() {
+    if !is_root() {
         return;
     }
     let (closed, readable) = (unique("private"), unique("readable"));
     drop(S::open(closed.as_bytes(), 10, NEW, 0o600).unwrap());
     drop(S::open(readable.as_bytes(), 10, NEW, 0o644).unwrap());
     let sticky = std::fs::metadata("/dev/shm").unwrap().permissions().mode() & 0o1000 != 0;
-    confine::as_nobody(|| {
+    as_nobody(|| {
         for oflag in [O_RDONLY, O_RDWR, O_CREAT | O_RDWR] {
             assert_eq!(refused(S::open(closed.as_bytes(), 0, oflag, 0o600)), Errno::EACCES);
         }

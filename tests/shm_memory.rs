@@ -2,24 +2,22 @@
 
 mod support;
 
-#[path = "support/confine.rs"]
-mod confine;
-#[path = "support/faces.rs"]
-mod faces;
-
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use faces::{CShm, Segment, refused};
 use libc::{O_CREAT, O_EXCL, O_RDONLY, O_RDWR};
 use madang::ffi::shm::MDG_SEALED;
 use madang::shm::Shm;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, SealFlag, fcntl};
+use nix::sys::resource::Resource;
 use nix::unistd::ftruncate;
-use support::{fork, join, unique};
+use support::face::refused;
+use support::process::{fork, join};
+use support::shm_face::{CShm, Segment};
+use support::{confine, unique};
 
 const NEW: i32 = O_CREAT | O_EXCL | O_RDWR;
 
@@ -298,9 +296,9 @@ fn resize_without_address_space<S: Segment>() {
         for mut segment in [named, S::anonymous(5000, false).unwrap()] {
             segment.put(0, b"kept");
             let before = segment.addr();
-            confine::limit(libc::RLIMIT_AS, 1 << 20);
+            confine::limit(Resource::RLIMIT_AS, 1 << 20);
             let (resized, made) = (segment.resize(64 << 20), S::anonymous(64 << 20, false));
-            confine::limit(libc::RLIMIT_AS, u64::MAX);
+            confine::limit(Resource::RLIMIT_AS, u64::MAX);
             assert_eq!((refused(resized), refused(made)), (Errno::ENOMEM, Errno::ENOMEM));
             assert_eq!((segment.size(), segment.object_size()), (5000, 5000));
             assert_eq!((segment.addr(), segment.get(0, 4)), (before, b"kept".to_vec()));
@@ -330,13 +328,13 @@ fn no_descriptors_left<S: Segment>() {
     join(fork(|| {
         let (name, dir) = (unique("emfile"), directory("emfile"));
         let memory = S::anonymous(100, false).unwrap();
-        confine::limit(libc::RLIMIT_NOFILE, 4);
+        confine::limit(Resource::RLIMIT_NOFILE, 4);
         assert_eq!(refused(S::open(name.as_bytes(), 100, NEW, 0o600)), Errno::EMFILE);
         assert_eq!(refused(S::open(name.as_bytes(), 100, O_RDWR, 0o600)), Errno::EMFILE);
         assert_eq!(refused(S::anonymous(100, false)), Errno::EMFILE);
         assert_eq!(refused(S::from_fd(memory.fd(), O_RDWR)), Errno::EMFILE);
         assert_eq!(refused(S::map_file(&dir.join("x"), 100, NEW, 0o600)), Errno::EMFILE);
-        confine::limit(libc::RLIMIT_NOFILE, 100);
+        confine::limit(Resource::RLIMIT_NOFILE, 100);
         assert_eq!(refused(S::open(name.as_bytes(), 100, O_RDWR, 0o600)), Errno::ENOENT);
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
         std::fs::remove_dir(&dir).unwrap();

@@ -2,22 +2,19 @@
 
 mod support;
 
-#[path = "support/confine.rs"]
-mod confine;
-#[path = "support/faces.rs"]
-mod faces;
-
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use faces::{CShm, Segment, refused};
 use libc::{O_CREAT, O_EXCL, O_RDONLY, O_RDWR};
 use madang::shm::Shm;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag};
-use support::{Gate, fork, join, kill, unique};
+use support::face::refused;
+use support::process::{Gate, fork, join, kill, skip};
+use support::shm_face::{CShm, Segment};
+use support::{confine, unique};
 
 const NEW: i32 = O_CREAT | O_EXCL | O_RDWR;
 const O_TMPFILE_BIT: u32 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
@@ -240,7 +237,7 @@ fn links_and_other_kinds<S: Segment>() {
         refuse(Errno::EPROTO);
         S::unlink(name.as_bytes()).unwrap();
     } else {
-        confine::skip("device nodes are not permitted");
+        skip("device nodes are not permitted");
     }
 }
 
@@ -275,20 +272,21 @@ fn killed_makers_leave_nothing<S: Segment>() {
         gate.pass();
         // A little work of differing length, so that death finds the maker at other moments.
         (0..round * 200).for_each(|i| _ = std::hint::black_box(i));
+        let pid = child.pid();
         kill(child);
         if let Ok(status) = std::fs::metadata(file_of(&name)) {
             assert_eq!(status.len(), 300_000, "complete or absent");
             assert_eq!(S::open(name.as_bytes(), 0, O_RDWR, 0).unwrap().size(), 300_000);
             S::unlink(name.as_bytes()).unwrap();
         }
-        assert_eq!(leftovers(child), 0);
+        assert_eq!(leftovers(pid), 0);
     }
 }
 
 fn without_unnamed_files<S: Segment>() {
     let name = unique("fallback");
     join(fork(|| {
-        confine::deny(libc::SYS_openat, 2, O_TMPFILE_BIT, Errno::EOPNOTSUPP);
+        confine::deny_bits(libc::SYS_openat, 2, O_TMPFILE_BIT, Errno::EOPNOTSUPP);
         drop(S::open(name.as_bytes(), 5000, NEW, 0o600).unwrap());
         let found = S::open(name.as_bytes(), 0, O_CREAT | O_RDWR, 0o600).unwrap();
         assert_eq!((found.size(), found.get(0, 5000)), (5000, vec![0; 5000]));
@@ -305,7 +303,7 @@ fn without_unnamed_files<S: Segment>() {
 
 fn without_unnamed_files_on_a_full_file_system<S: Segment>() {
     confine::with_own_shm(c"size=1m", || {
-        confine::deny(libc::SYS_openat, 2, O_TMPFILE_BIT, Errno::EOPNOTSUPP);
+        confine::deny_bits(libc::SYS_openat, 2, O_TMPFILE_BIT, Errno::EOPNOTSUPP);
         for size in [(1 << 20) + 1, 8 << 20] {
             assert_eq!(refused(S::open(b"/big", size, NEW, 0o600)), Errno::ENOSPC);
             assert_eq!(std::fs::read_dir(Path::new("/dev/shm")).unwrap().count(), 0);
@@ -318,7 +316,7 @@ fn without_proc<S: Segment>() {
     join(fork(|| {
         // linkat through /proc/self/fd finds nothing there.
         let follow = libc::AT_SYMLINK_FOLLOW as u32;
-        confine::deny(libc::SYS_linkat, 4, follow, Errno::ENOENT);
+        confine::deny_bits(libc::SYS_linkat, 4, follow, Errno::ENOENT);
         drop(S::open(name.as_bytes(), 5000, NEW, 0o600).unwrap());
         assert_eq!(S::open(name.as_bytes(), 0, O_RDWR, 0).unwrap().size(), 5000);
         S::unlink(name.as_bytes()).unwrap();

@@ -107,3 +107,62 @@ pub(super) fn guard_void(entry: impl FnOnce()) {
     let _ = cancel::without(|| catch_unwind(AssertUnwindSafe(entry)));
     before.set();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::{self, Opaque};
+    use super::*;
+
+    struct Toy;
+
+    impl Opaque for Toy {
+        type Inner = u32;
+        const TAG: u64 = 0x746f79;
+        const NAME: &'static str = "toy";
+    }
+
+    #[test]
+    fn a_panic_becomes_a_code_and_poisons_the_handle() {
+        let mut toy: *mut Toy = std::ptr::null_mut();
+        // SAFETY: a place for a handle.
+        unsafe { args::give(&raw mut toy, 7) };
+        // SAFETY: a handle made here, live until it is closed below.
+        assert_eq!(unsafe { args::handle(toy.cast_const()) }, Ok(&7));
+        let answer: c_int = guard_or(
+            // SAFETY: see above.
+            || unsafe { args::poison(toy) },
+            || panic!("on purpose: the message that follows is this test's"),
+        );
+        assert_eq!((answer, Errno::last()), (-libc::ENOTRECOVERABLE, Errno::ENOTRECOVERABLE));
+        // SAFETY: last_error returns a C string of this thread.
+        let text = unsafe { std::ffi::CStr::from_ptr(last_error()) };
+        assert!(text.to_str().unwrap().contains("panic"));
+        // SAFETY: see above.
+        let refused = unsafe { args::handle(toy.cast_const()) }.unwrap_err();
+        assert_eq!(refused.errno(), libc::ENOTRECOVERABLE);
+        // SAFETY: see above; closing is all that a poisoned handle takes.
+        unsafe { args::close(toy) };
+    }
+
+    #[test]
+    fn success_leaves_errno_alone_and_failure_sets_it_last() {
+        Errno::ENOTTY.set();
+        let answer: c_int = guard(|| {
+            Errno::EBADF.set();
+            Ok(3)
+        });
+        assert_eq!((answer, Errno::last()), (3, Errno::ENOTTY));
+        let answer: isize = guard(|| Err(Error::would_block()));
+        assert_eq!((answer, Errno::last()), (-(libc::EAGAIN as isize), Errno::EAGAIN));
+        guard_void(|| Errno::EBADF.set());
+        assert_eq!(Errno::last(), Errno::EAGAIN);
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let _: c_int = guard(|| Err(Error::new(Errno::EINVAL, "\u{b9c8}".repeat(500))));
+        // SAFETY: last_error returns a C string of this thread.
+        let text = unsafe { std::ffi::CStr::from_ptr(last_error()) };
+        assert_eq!(text.to_str().unwrap().chars().count(), (TEXT_MAX - 1) / 3);
+    }
+}

@@ -1,7 +1,14 @@
-//! What several test programs need: the library as it was built, compilers, processes.
-#![allow(dead_code)]
+//! What several test programs need: the library as it was built, compilers, directories, names; and
+//! in modules, processes, their confinement, and the two faces of every mechanism.
+#![allow(dead_code)] // Each test program uses its part of this.
 
+pub mod confine;
+pub mod face;
+pub mod pipe_face;
+pub mod process;
 pub mod ring_face;
+pub mod sem_face;
+pub mod shm_face;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -77,131 +84,23 @@ pub fn unique(stem: &str) -> String {
     format!("/mdg-test-{stem}-{}-{count}", std::process::id())
 }
 
-/// Tests that fork take turns. A child forked by one test while another is between locking and
-/// detaching a liveness token would inherit the token's descriptor, and keep "alive" what the other
-/// test then kills: the one case in which the library reports a death late, and no business of
-/// these tests.
-pub fn serial() -> std::sync::MutexGuard<'static, ()> {
-    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
+/// A directory of its own, removed on drop; in /tmp, where another user may come, too.
+pub struct Dir(PathBuf);
 
-/// Runs `body` in a forked child and returns the child's process id. The child leaves with `_exit`,
-/// 0 if the body returned, 101 if it panicked.
-pub fn fork(body: impl FnOnce()) -> nix::unistd::Pid {
-    // SAFETY: the test's children use what a forked child of a threaded program may use in glibc
-    // (malloc among it, which glibc makes fork-safe), and leave with _exit.
-    match unsafe { nix::unistd::fork() }.unwrap() {
-        nix::unistd::ForkResult::Parent { child } => child,
-        nix::unistd::ForkResult::Child => {
-            // Past the test harness, which keeps what its own threads print.
-            std::panic::set_hook(Box::new(|panic| {
-                let text = format!("child {}: {panic}\n", std::process::id());
-                // SAFETY: the bytes of a live string.
-                unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
-            }));
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-            // SAFETY: ends this process without running the parent's exit handlers.
-            unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) }
-        }
-    }
-}
-
-/// Waits for a child that must have succeeded.
-pub fn join(child: nix::unistd::Pid) {
-    let status = nix::sys::wait::waitpid(child, None).unwrap();
-    assert!(
-        matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0)),
-        "child {child} ended with {status:?}"
-    );
-}
-
-/// Kills a child and waits until the kernel has taken it down.
-pub fn kill(child: nix::unistd::Pid) {
-    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).unwrap();
-    nix::sys::wait::waitpid(child, None).unwrap();
-}
-
-/// A pipe on which one process tells another that it has come so far.
-pub struct Gate(libc::c_int, libc::c_int);
-
-impl Gate {
+impl Dir {
     pub fn new() -> Self {
-        use std::os::fd::IntoRawFd;
-        let (read, write) = nix::unistd::pipe().unwrap();
-        Self(read.into_raw_fd(), write.into_raw_fd())
+        let dir = std::env::temp_dir().join(&unique("dir")[1..]);
+        std::fs::create_dir(&dir).unwrap();
+        Self(dir)
     }
 
-    /// Lets one waiter through.
-    pub fn open(&self) {
-        let byte = [1_u8];
-        // SAFETY: one readable byte; the descriptor is ours.
-        assert_eq!(unsafe { libc::write(self.1, byte.as_ptr().cast(), 1) }, 1);
-    }
-
-    /// Waits until it is opened.
-    pub fn pass(&self) {
-        let mut byte = [0_u8];
-        loop {
-            // SAFETY: one writable byte; the descriptor is ours.
-            match unsafe { libc::read(self.0, byte.as_mut_ptr().cast(), 1) } {
-                1 => return,
-                -1 if nix::errno::Errno::last() == nix::errno::Errno::EINTR => {}
-                other => panic!("gate: {other}"),
-            }
-        }
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 }
 
-impl Drop for Gate {
+impl Drop for Dir {
     fn drop(&mut self) {
-        // SAFETY: both were opened by `new` and belong to this value.
-        unsafe {
-            libc::close(self.0);
-            libc::close(self.1);
-        }
+        let _ = std::fs::remove_dir_all(&self.0);
     }
-}
-
-/// Installs a seccomp filter for this process (a forked child, that is) and its children.
-fn install_filter(filter: &mut [libc::sock_filter]) {
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: `program` points to a filter that lives during the calls.
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        let mode = libc::SECCOMP_MODE_FILTER;
-        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program), 0);
-    }
-}
-
-fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt, jf, k }
-}
-
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-
-/// Makes system call `number` fail with `errno` from now on.
-pub fn deny_system_call(number: libc::c_long, errno: i32) {
-    install_filter(&mut [
-        instruction(LOAD, 0, 0, 0),
-        instruction(EQUAL, number as u32, 0, 1),
-        instruction(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
-        instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ]);
-}
-
-/// Makes openat(2) with any of these flag bits fail with `errno` from now on.
-pub fn deny_open_flag(bits: i32, errno: i32) {
-    install_filter(&mut [
-        instruction(LOAD, 0, 0, 0),
-        instruction(EQUAL, libc::SYS_openat as u32, 0, 3),
-        // The low word of the third argument: struct seccomp_data has args at 16, 8 bytes each.
-        instruction(LOAD, 16 + 2 * 8, 0, 0),
-        instruction(ANY_BIT, bits as u32, 0, 1),
-        instruction(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
-        instruction(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ]);
 }

@@ -1,27 +1,22 @@
-//! One test body, two faces: the Rust API and the C ABI, behind one trait.
-#![allow(dead_code)]
+//! Rings: the Rust type and the C entry points behind one trait.
 
-use std::ffi::{CString, c_int};
+use std::ffi::c_int;
+use std::fmt::Debug;
 use std::ptr;
 
+use madang::Timeout;
 use madang::ffi::ring::*;
 use madang::ring::{Options, Ring, Stats};
-use madang::{Access, Creation, OpenFlags, Timeout};
+use nix::errno::Errno;
 
-pub const FOREVER: i64 = -1;
-pub const NOWAIT: i64 = 0;
+use super::face::{Outcome, answer, c_string, done, open_flags};
+
 pub const SECOND: i64 = 1_000_000_000;
 
 pub const CREATE: c_int = libc::O_RDWR | libc::O_CREAT;
 
-/// A failure: the positive errno and the words.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Failure(pub i32, pub String);
-
-pub type Outcome<T> = Result<T, Failure>;
-
 /// What both faces can do. Names are C's.
-pub trait Face: Sized {
+pub trait Face: Sized + Debug {
     fn open(name: Option<&str>, options: &Options, oflag: c_int, mode: u32) -> Outcome<Self>;
     fn dup(&self, oflag: c_int) -> Outcome<Self>;
     fn push(&self, item: &[u8], timeout: i64) -> Outcome<()>;
@@ -37,63 +32,42 @@ pub trait Face: Sized {
     fn unlink(name: &str) -> Outcome<()>;
 }
 
-fn failure(error: madang::Error) -> Failure {
-    Failure(error.errno(), error.text().to_owned())
-}
-
 impl Face for Ring {
     fn open(name: Option<&str>, options: &Options, oflag: c_int, mode: u32) -> Outcome<Self> {
-        let access = match oflag & libc::O_ACCMODE {
-            libc::O_RDONLY => Access::ReadOnly,
-            libc::O_WRONLY => Access::WriteOnly,
-            _ => Access::ReadWrite,
-        };
-        let creation = match (oflag & libc::O_CREAT != 0, oflag & libc::O_EXCL != 0) {
-            (false, _) => Creation::OpenOnly,
-            (true, false) => Creation::CreateOrOpen,
-            (true, true) => Creation::CreateNew,
-        };
+        let flags = open_flags(oflag);
         match name {
-            Some(name) => {
-                let flags = OpenFlags::new(access, creation);
-                Ring::open(name.as_bytes(), options, flags, mode).map_err(failure)
-            }
-            None => Ring::anonymous(options, access).map_err(failure),
+            Some(name) => Ok(Ring::open(name.as_bytes(), options, flags, mode)?),
+            None => Ok(Ring::anonymous(options, flags.access)?),
         }
     }
     fn dup(&self, oflag: c_int) -> Outcome<Self> {
-        let access = match oflag & libc::O_ACCMODE {
-            libc::O_RDONLY => Access::ReadOnly,
-            libc::O_WRONLY => Access::WriteOnly,
-            _ => Access::ReadWrite,
-        };
-        self.duplicate(access).map_err(failure)
+        Ok(self.duplicate(open_flags(oflag).access)?)
     }
     fn push(&self, item: &[u8], timeout: i64) -> Outcome<()> {
-        Ring::push(self, item, Timeout::from_nanos(timeout)).map_err(failure)
+        Ok(Ring::push(self, item, Timeout::from_nanos(timeout))?)
     }
     fn pop(&self, item: &mut [u8], timeout: i64) -> Outcome<()> {
-        Ring::pop(self, item, Timeout::from_nanos(timeout)).map_err(failure)
+        Ok(Ring::pop(self, item, Timeout::from_nanos(timeout))?)
     }
     fn push_many(&self, items: &[u8], _: usize, timeout: i64) -> Outcome<usize> {
-        Ring::push_many(self, items, Timeout::from_nanos(timeout)).map_err(failure)
+        Ok(Ring::push_many(self, items, Timeout::from_nanos(timeout))?)
     }
     fn pop_many(&self, items: &mut [u8], _: usize, timeout: i64) -> Outcome<usize> {
-        Ring::pop_many(self, items, Timeout::from_nanos(timeout)).map_err(failure)
+        Ok(Ring::pop_many(self, items, Timeout::from_nanos(timeout))?)
     }
     fn reserve(&self, count: usize, timeout: i64) -> Outcome<(*mut u8, usize)> {
-        let run = Ring::reserve(self, count, Timeout::from_nanos(timeout)).map_err(failure)?;
+        let run = Ring::reserve(self, count, Timeout::from_nanos(timeout))?;
         Ok((run.0.as_ptr(), run.1))
     }
     fn commit(&self, count: usize) -> Outcome<()> {
-        Ring::commit(self, count).map_err(failure)
+        Ok(Ring::commit(self, count)?)
     }
     fn peek(&self, count: usize, timeout: i64) -> Outcome<(*const u8, usize)> {
-        let run = Ring::peek(self, count, Timeout::from_nanos(timeout)).map_err(failure)?;
+        let run = Ring::peek(self, count, Timeout::from_nanos(timeout))?;
         Ok((run.0.as_ptr(), run.1))
     }
     fn release(&self, count: usize) -> Outcome<()> {
-        Ring::release(self, count).map_err(failure)
+        Ok(Ring::release(self, count)?)
     }
     fn shutdown(&self) -> Outcome<()> {
         Ring::shutdown(self);
@@ -126,7 +100,7 @@ impl Face for Ring {
         }
     }
     fn unlink(name: &str) -> Outcome<()> {
-        Ring::unlink(name.as_bytes()).map_err(failure)
+        Ok(Ring::unlink(name.as_bytes())?)
     }
 }
 
@@ -136,24 +110,6 @@ pub struct C(pub *mut mdg_ring);
 
 // SAFETY: as for Ring itself: a handle may move between threads.
 unsafe impl Send for C {}
-
-/// What C's return value and errno say together.
-pub fn outcome(result: isize) -> Outcome<usize> {
-    if let Ok(count) = usize::try_from(result) {
-        return Ok(count);
-    }
-    let errno = i32::try_from(-result).unwrap();
-    assert_eq!(nix::errno::Errno::last_raw(), errno, "errno is set to the same code");
-    let expected = matches!(errno, libc::EAGAIN | libc::ETIMEDOUT | libc::EINTR);
-    // SAFETY: mdg_last_error returns a C string that lives until this thread's next failure.
-    let words = unsafe { std::ffi::CStr::from_ptr(madang::ffi::base::mdg_last_error()) };
-    let text = if expected { String::new() } else { words.to_str().unwrap().to_owned() };
-    Err(Failure(errno, text))
-}
-
-fn done(result: c_int) -> Outcome<()> {
-    outcome(result as isize).map(drop)
-}
 
 /// The C options of a Rust options value.
 pub fn c_options(options: &Options) -> mdg_ring_opts {
@@ -167,96 +123,89 @@ pub fn c_options(options: &Options) -> mdg_ring_opts {
     }
 }
 
-// SAFETY (of every block below): handles come from mdg_ring_open, buffers from slices of the sizes
-// that the calls are told.
+impl C {
+    #[track_caller]
+    fn made(call: impl FnOnce(*mut *mut mdg_ring) -> c_int) -> Outcome<Self> {
+        let mut ring = ptr::null_mut();
+        let result = done(|| call(&raw mut ring));
+        assert_eq!(result.is_err(), ring.is_null(), "an output is written only on success");
+        result.map(|()| Self(ring))
+    }
+}
+
 impl Face for C {
     fn open(name: Option<&str>, options: &Options, oflag: c_int, mode: u32) -> Outcome<Self> {
-        let name = name.map(|name| CString::new(name).unwrap());
+        let name = name.map(c_string);
         let name = name.as_ref().map_or(ptr::null(), |name| name.as_ptr());
         let options = c_options(options);
-        let mut ring = ptr::null_mut();
-        // SAFETY: see above.
-        let result = unsafe { mdg_ring_open(&raw mut ring, name, &raw const options, oflag, mode) };
-        done(result).inspect_err(|_| assert!(ring.is_null(), "nothing is stored on failure"))?;
-        Ok(Self(ring))
+        // SAFETY: `out` is writable, the name a C string or NULL, the options have their size.
+        Self::made(|out| unsafe { mdg_ring_open(out, name, &raw const options, oflag, mode) })
     }
     fn dup(&self, oflag: c_int) -> Outcome<Self> {
-        let mut ring = ptr::null_mut();
-        // SAFETY: see above.
-        done(unsafe { mdg_ring_dup(&raw mut ring, self.0, oflag) })?;
-        Ok(Self(ring))
+        // SAFETY: a live handle, and `out` is writable.
+        Self::made(|out| unsafe { mdg_ring_dup(out, self.0, oflag) })
     }
     fn push(&self, item: &[u8], timeout: i64) -> Outcome<()> {
-        // SAFETY: see above.
-        done(unsafe { mdg_ring_push(self.0, item.as_ptr().cast(), timeout) })
+        // SAFETY: a live handle, and a slice of whole items, as the caller promises.
+        done(|| unsafe { mdg_ring_push(self.0, item.as_ptr().cast(), timeout) })
     }
     fn pop(&self, item: &mut [u8], timeout: i64) -> Outcome<()> {
-        // SAFETY: see above.
-        done(unsafe { mdg_ring_pop(self.0, item.as_mut_ptr().cast(), timeout) })
+        // SAFETY: a live handle, and a slice of whole items, as the caller promises.
+        done(|| unsafe { mdg_ring_pop(self.0, item.as_mut_ptr().cast(), timeout) })
     }
     fn push_many(&self, items: &[u8], size: usize, timeout: i64) -> Outcome<usize> {
         let count = items.len() / size;
-        // SAFETY: see above.
-        outcome(unsafe { mdg_ring_push_many(self.0, items.as_ptr().cast(), count, timeout) })
+        // SAFETY: a live handle, and a slice of whole items, as the caller promises.
+        answer(|| unsafe { mdg_ring_push_many(self.0, items.as_ptr().cast(), count, timeout) })
     }
     fn pop_many(&self, items: &mut [u8], size: usize, timeout: i64) -> Outcome<usize> {
         let count = items.len() / size;
-        // SAFETY: see above.
-        outcome(unsafe { mdg_ring_pop_many(self.0, items.as_mut_ptr().cast(), count, timeout) })
+        // SAFETY: a live handle, and a slice of whole items, as the caller promises.
+        answer(|| unsafe { mdg_ring_pop_many(self.0, items.as_mut_ptr().cast(), count, timeout) })
     }
     fn reserve(&self, count: usize, timeout: i64) -> Outcome<(*mut u8, usize)> {
         let mut items = ptr::null_mut();
-        // SAFETY: see above.
-        let run = outcome(unsafe { mdg_ring_reserve(self.0, &raw mut items, count, timeout) })?;
+        // SAFETY: a live handle, and `items` is writable.
+        let run = answer(|| unsafe { mdg_ring_reserve(self.0, &raw mut items, count, timeout) })?;
         Ok((items.cast(), run))
     }
     fn commit(&self, count: usize) -> Outcome<()> {
-        // SAFETY: see above.
-        done(unsafe { mdg_ring_commit(self.0, count) })
+        // SAFETY: a live handle.
+        done(|| unsafe { mdg_ring_commit(self.0, count) })
     }
     fn peek(&self, count: usize, timeout: i64) -> Outcome<(*const u8, usize)> {
         let mut items = ptr::null();
-        // SAFETY: see above.
-        let run = outcome(unsafe { mdg_ring_peek(self.0, &raw mut items, count, timeout) })?;
+        // SAFETY: a live handle, and `items` is writable.
+        let run = answer(|| unsafe { mdg_ring_peek(self.0, &raw mut items, count, timeout) })?;
         Ok((items.cast(), run))
     }
     fn release(&self, count: usize) -> Outcome<()> {
-        // SAFETY: see above.
-        done(unsafe { mdg_ring_release(self.0, count) })
+        // SAFETY: a live handle.
+        done(|| unsafe { mdg_ring_release(self.0, count) })
     }
     fn shutdown(&self) -> Outcome<()> {
-        // SAFETY: see above.
-        done(unsafe { mdg_ring_shutdown(self.0) })
+        // SAFETY: a live handle.
+        done(|| unsafe { mdg_ring_shutdown(self.0) })
     }
     fn stat(&self) -> mdg_ring_stats {
         let mut stats = mdg_ring_stats { size: size_of::<mdg_ring_stats>(), ..Default::default() };
-        // SAFETY: see above.
-        done(unsafe { mdg_ring_stat(self.0, &raw mut stats) }).unwrap();
+        // SAFETY: a live handle, and `stats` is as large as it says.
+        done(|| unsafe { mdg_ring_stat(self.0, &raw mut stats) }).unwrap();
         stats
     }
     fn unlink(name: &str) -> Outcome<()> {
-        let name = CString::new(name).unwrap();
-        // SAFETY: see above.
-        done(unsafe { mdg_ring_unlink(name.as_ptr()) })
+        let name = c_string(name);
+        // SAFETY: a C string.
+        done(|| unsafe { mdg_ring_unlink(name.as_ptr()) })
     }
 }
 
 impl Drop for C {
     fn drop(&mut self) {
-        // SAFETY: see above; nobody uses it any more.
+        Errno::set_raw(77);
+        // SAFETY: a live handle that nobody uses any more.
         unsafe { mdg_ring_close(self.0) };
-    }
-}
-
-/// The errno of a call that must have failed, and whose words must hold `words`.
-#[track_caller]
-pub fn refused<T: std::fmt::Debug>(outcome: Outcome<T>, errno: i32, words: &str) {
-    match outcome {
-        Err(Failure(found, text)) => {
-            assert_eq!(found, errno, "{text}");
-            assert!(text.contains(words), "{text:?} does not say {words:?}");
-        }
-        Ok(value) => panic!("succeeded with {value:?}"),
+        assert_eq!(Errno::last_raw(), 77, "close leaves errno alone");
     }
 }
 
@@ -279,24 +228,12 @@ impl Drop for Named {
     }
 }
 
-/// Makes two tests, `name::rust` and `name::c`, of one body that is generic over the face.
-#[macro_export]
-macro_rules! both_faces {
-    ($($(#[$doc:meta])* fn $name:ident<$face:ident: Face>() $body:block)*) => { $(
-        $(#[$doc])*
-        mod $name {
-            use super::*;
-            fn body<$face: Face + std::fmt::Debug>() $body
-            #[test]
-            fn rust() {
-                let _turn = $crate::support::serial();
-                body::<madang::ring::Ring>()
-            }
-            #[test]
-            fn c() {
-                let _turn = $crate::support::serial();
-                body::<C>()
-            }
-        }
-    )* };
+/// Fills `item` with the bytes that item number `index` must have: its index, repeated, with the
+/// position mixed in.
+pub fn pattern(index: u64, item: &mut [u8]) {
+    let mut state = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for chunk in item.chunks_mut(8) {
+        state = state.rotate_left(23) ^ index;
+        chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
+    }
 }

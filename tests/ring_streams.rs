@@ -1,0 +1,184 @@
+//! Rings as streams between processes: every item, its order and its bytes, and what moving and
+//! waiting cost.
+
+mod support;
+
+use std::time::Duration;
+
+use madang::ffi::ring::*;
+use madang::ring::{Options, Ring};
+use support::confine::{deny_all, leave_strict};
+use support::face::{FOREVER, NOWAIT, refused_with};
+use support::process::{fork, join, serial};
+use support::ring_face::{C, Face, SECOND, pattern};
+
+on_both_faces! { Ring, C in turn:
+    streams
+}
+
+/// FNV-1a over items, order and all.
+fn digest(sum: u64, item: &[u8]) -> u64 {
+    item.iter().fold(sum, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A child pushes `count` items, one a call or in batches, the parent pops and compares each.
+fn stream<F: Face>(capacity: u64, size: usize, count: u64) {
+    let ring = F::open(None, &Options::new(capacity, size as u32), libc::O_RDWR, 0).unwrap();
+    let child = fork(|| {
+        let mut batch = vec![0; size * 5];
+        let mut next = 0;
+        while next < count {
+            let items = if next % 7 == 0 { (count - next).min(5) } else { 1 };
+            for (i, item) in batch.chunks_mut(size).enumerate().take(items as usize) {
+                pattern(next + i as u64, item);
+            }
+            if items == 1 {
+                ring.push(&batch[..size], FOREVER).unwrap();
+                next += 1;
+            } else {
+                let end = size * items as usize;
+                next += ring.push_many(&batch[..end], size, FOREVER).unwrap() as u64;
+            }
+        }
+        ring.shutdown().unwrap();
+        // Not dropped: an exit without closing must lose nothing either.
+    });
+    let (mut received, mut buffer, mut expected) = (0, vec![0; size * 3], vec![0; size]);
+    let (mut sum, mut expected_sum) = (0xcbf2_9ce4_8422_2325, 0xcbf2_9ce4_8422_2325);
+    loop {
+        let items = if received % 11 == 0 {
+            ring.pop_many(&mut buffer, size, FOREVER)
+        } else {
+            ring.pop(&mut buffer[..size], FOREVER).map(|()| 1)
+        };
+        let items = match items {
+            Ok(items) => items,
+            Err(end) => {
+                assert_eq!(end.code, libc::EPIPE);
+                break;
+            }
+        };
+        for item in buffer.chunks(size).take(items) {
+            pattern(received, &mut expected);
+            assert_eq!(item, expected, "item {received} of {size} bytes");
+            (sum, expected_sum) = (digest(sum, item), digest(expected_sum, &expected));
+            received += 1;
+        }
+    }
+    join(child);
+    assert_eq!((received, sum), (count, expected_sum));
+    let stats = ring.stat();
+    assert_eq!((stats.written, stats.read, stats.length), (count, count, 0));
+    assert_eq!((stats.producer_state, stats.recovered), (MDG_RING_END_CLOSED, 0));
+}
+
+/// Sequenced, checksummed items in several sizes and capacities, between two processes.
+fn streams<F: Face>() {
+    for capacity in [1, 2, 1000] {
+        for (size, count) in [(1, 20_000), (7, 20_000), (8, 20_000), (64, 20_000), (4096, 2_000)] {
+            stream::<F>(capacity, size, count);
+        }
+    }
+}
+
+/// Ten million items with sequence and checksum, through the C ABI, between two processes.
+#[test]
+fn ten_million_items() {
+    let _turn = serial();
+    // In a ring of one or two items each one is a hand-over, which takes its time.
+    let small = [(1, 100_000), (7, 100_000), (8, 200_000), (64, 90_000), (4096, 10_000)];
+    let large = [(1, 3_000_000), (7, 2_000_000), (8, 2_500_000), (64, 1_450_000), (4096, 50_000)];
+    let plan = [(1, small), (2, small), (1000, large)];
+    let all = plan.iter().flat_map(|(_, runs)| runs).map(|(_, count)| count).sum::<u64>();
+    assert_eq!(all, 10_000_000);
+    for (capacity, (size, count)) in plan.iter().flat_map(|(c, runs)| runs.map(|run| (*c, run))) {
+        stream::<C>(capacity, size, count);
+    }
+}
+
+/// Under seccomp's strict mode any system call but read, write and exit kills: a busy ring moves a
+/// million items there.
+#[test]
+fn a_busy_ring_makes_no_system_call() {
+    let _turn = serial();
+    let ring = C::open(None, &Options::new(1024, 8), libc::O_RDWR, 0).unwrap();
+    let count = 1_000_000_u64;
+    // An end is claimed, which takes system calls, before the mode is set.
+    let producer = fork(|| {
+        ring.push(&0_u64.to_ne_bytes(), NOWAIT).unwrap();
+        deny_all();
+        for i in 1..count {
+            let item = i.to_ne_bytes();
+            // SAFETY: a live handle and eight bytes.
+            while unsafe { mdg_ring_push(ring.0, item.as_ptr().cast(), NOWAIT) } != 0 {}
+        }
+        leave_strict();
+    });
+    let consumer = fork(|| {
+        let mut item = [0; 8];
+        ring.pop(&mut item, FOREVER).unwrap();
+        deny_all();
+        for i in 1..count {
+            // SAFETY: a live handle and eight bytes.
+            while unsafe { mdg_ring_pop(ring.0, item.as_mut_ptr().cast(), NOWAIT) } != 0 {}
+            if u64::from_ne_bytes(item) != i {
+                // A forbidden call: the parent sees SIGKILL.
+                std::process::abort();
+            }
+        }
+        leave_strict();
+    });
+    join(producer);
+    join(consumer);
+    assert_eq!((ring.stat().written, ring.stat().read), (count, count));
+}
+
+/// A blocking stream that never has to wait makes no system call either: counted by seccomp again,
+/// with both ends in one process.
+#[test]
+fn blocking_calls_that_need_not_wait_make_no_system_call() {
+    let _turn = serial();
+    let ring = C::open(None, &Options::new(16, 8), libc::O_RDWR, 0).unwrap();
+    let child = fork(|| {
+        let mut item = [0; 8];
+        ring.push(&item, FOREVER).unwrap();
+        ring.pop(&mut item, FOREVER).unwrap();
+        deny_all();
+        for _ in 0..10_000 {
+            for _ in 0..16 {
+                // SAFETY: a live handle and eight bytes.
+                unsafe { mdg_ring_push(ring.0, item.as_ptr().cast(), FOREVER) };
+            }
+            for _ in 0..16 {
+                // SAFETY: as above.
+                unsafe { mdg_ring_pop(ring.0, item.as_mut_ptr().cast(), SECOND) };
+            }
+        }
+        leave_strict();
+    });
+    join(child);
+    assert_eq!(ring.stat().read, 160_001);
+}
+
+/// A side that waits a second uses next to no processor time.
+#[test]
+fn waiting_costs_next_to_nothing() {
+    let _turn = serial();
+    let ring = Ring::anonymous(&Options::new(8, 8), madang::Access::ReadWrite).unwrap();
+    let child = fork(|| {
+        let used = || {
+            let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD);
+            let usage = usage.unwrap();
+            Duration::from_micros(
+                (usage.user_time().tv_sec() + usage.system_time().tv_sec()) as u64 * 1_000_000
+                    + (usage.user_time().tv_usec() + usage.system_time().tv_usec()) as u64,
+            )
+        };
+        let before = used();
+        refused_with(Face::pop(&ring, &mut [0; 8], SECOND), libc::ETIMEDOUT, "");
+        let cost = used() - before;
+        // Ten slices of sleep; 1 % of the second is far above what they cost and far below a spin.
+        assert!(cost < Duration::from_millis(10), "{cost:?}");
+    });
+    join(child);
+}
