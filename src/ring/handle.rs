@@ -86,7 +86,7 @@ impl Ring {
         if flags.creation == Creation::CreateNew {
             request.make.clone()?;
         }
-        Self::with(Object::open(request)?, flags.access)
+        Self::with(|| Object::open(request), flags.access)
     }
 
     /// Makes a ring without a name, for children and, by [`Ring::duplicate`], for threads.
@@ -100,15 +100,19 @@ impl Ring {
             make: options.geometry(what),
             check: &|_, _| Ok(()),
         };
-        Self::with(Object::open(request)?, access)
+        Self::with(|| Object::open(request), access)
     }
 
     /// Another handle on the same ring, for another thread; also of an anonymous or unlinked one.
     pub fn duplicate(&self, access: Access) -> Result<Self> {
-        Self::with(self.object.duplicate()?, access)
+        Self::with(|| self.object.duplicate(), access)
     }
 
-    fn with((object, participant): (Object, Participant), access: Access) -> Result<Self> {
+    fn with(open: impl FnOnce() -> Result<(Object, Participant)>, access: Access) -> Result<Self> {
+        // First of all: without memory for a handle nothing is to be made.
+        let hot = Wiped::<Hot>::new()
+            .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
+        let (object, participant) = open()?;
         let geometry = *object.geometry();
         let items_len = geometry.items_len().unwrap_or(u64::MAX);
         let control = object.region().view::<Control>(CONTROL_OFFSET);
@@ -125,8 +129,6 @@ impl Ring {
         let core = unsafe {
             Core::new(NonNull::from(control), slots, geometry.capacity, geometry.item_size)
         };
-        let hot = Wiped::<Hot>::new()
-            .map_err(|errno| Error::from_kernel(errno, format_args!("{}", object.what())))?;
         hot.attached.set(1);
         let held = Held { participant: Some(participant), ..Held::default() };
         let held = Cell::new(held);
