@@ -206,7 +206,8 @@ extern "C" {
  * symbolic link under the name); -EBUSY (a living process has that end; its pid is in
  * mdg_last_error); -EPROTO (not a ring, another layout or geometry); -EBADMSG (its indices are
  * impossible); -EMFILE (no descriptor, or max_handles are open); -EOVERFLOW; -ENOSPC; -ENOMEM;
- * -ESTALE (others removed and made it again all the time); -ENOSYS (a kind of a later version).
+ * -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed and made it again all the
+ * time); -ENOSYS (a kind of a later version).
  * No end is held then, and nothing half-made is left (a new ring stays if another process took its
  * end in the very moment of its making: -EBUSY). Thread-safe; not async-signal-safe.
  */

@@ -69,7 +69,8 @@ extern "C" {
  * Returns 0, or: -EINVAL (NULL, a bad name, a value over the greatest, an unknown kind, oflag or mode
  * bit); -E2BIG; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES; -ELOOP (a symbolic link under the
  * name); -EPROTO (what stands there is too short, too long or no semaphore); -ENOSYS (MDG_SEM_UNDO);
- * -ENOSPC; -ENOMEM; -EMFILE. Thread-safe; not async-signal-safe.
+ * -ENOSPC; -ENOMEM; -EMFILE; -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed
+ * and made it again all the time). Thread-safe; not async-signal-safe.
  */
 int mdg_sem_open(struct mdg_sem **sem,
                  const char *name,

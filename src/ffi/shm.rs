@@ -59,7 +59,8 @@ unsafe fn with<T>(shm: *const mdg_shm, read: impl FnOnce(&Shm) -> Result<T>) -> 
 /// must be made) · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a symbolic link under the
 /// name) · -EPROTO (smaller than `size`, empty, or not a regular file) · -EOVERFLOW (size beyond
 /// what files can have) · -ENOSPC (/dev/shm is full, or the machine's memory) · -ENOMEM (no address
-/// space) · -EMFILE · -ESTALE (others removed and made it again all the time).
+/// space) · -EMFILE · -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE (others removed and made it
+/// again all the time).
 ///
 /// Thread-safe; not async-signal-safe. The name stays until mdg_shm_unlink.
 ///
