@@ -192,6 +192,15 @@ fn permissions() {
         drop(C::open(Some(&theirs.0), &Options::new(8, 8), CREATE, 0o600).unwrap());
     });
     assert_eq!(fs::metadata(theirs.path()).unwrap().uid(), 65534);
+    // One that its own maker may not open again is made, and works for the maker, all the same.
+    let closed = Named::new("closed");
+    as_nobody(|| {
+        let make = |oflag| C::open(Some(&closed.0), &Options::new(8, 8), oflag, 0);
+        let ring = make(libc::O_WRONLY | libc::O_CREAT).unwrap();
+        ring.push(&[7; 8], NOWAIT).unwrap();
+        refused_with(make(libc::O_RDONLY), libc::EACCES, &closed.0);
+    });
+    assert_eq!(fs::metadata(closed.path()).unwrap().mode() & 0o777, 0);
 }
 
 #[test]

@@ -103,6 +103,7 @@ class Case(unittest.TestCase):
 
 
 def _from_a_thread(_case):
+    # Aimed at the middle of the wait; a signal that comes before it must end the test as well.
     timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     return timer.join
@@ -112,11 +113,19 @@ def _from_a_process(case):
     me = os.getpid()
 
     def body():
-        time.sleep(0.15)
+        # Once the parent sleeps in the kernel, it is in the wait.
+        while _state(me) != "S":
+            os.sched_yield()
         os.kill(me, signal.SIGINT)
 
     pid = case.fork(body)
     return lambda: case.reap(pid)
+
+
+def _state(pid):
+    """The state of a process's first thread, as proc(5) has it: "S" is asleep."""
+    with open("/proc/%d/stat" % pid) as stat:
+        return stat.read().rpartition(")")[2].split()[0]
 
 
 @contextlib.contextmanager

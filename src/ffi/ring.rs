@@ -185,8 +185,7 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
 /// impossible) · -EMFILE (no descriptor, or max_handles are open) · -EOVERFLOW · -ENOSPC · -ENOMEM ·
 /// -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE (others removed and made it again all the
 /// time) · -ENOSYS (a kind of a later version).
-/// No end is held then, and nothing half-made is left (a new ring stays if another process took its
-/// end in the very moment of its making: -EBUSY). Thread-safe; not async-signal-safe.
+/// Nothing is made or held then. Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or writable; `name` is NULL or a C string; `opts` is NULL or begins with its size.

@@ -50,26 +50,34 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// Opens or makes what `request` says, and attaches to it.
-    pub(crate) fn open(request: Request<'_>) -> Result<(Self, Participant)> {
+    /// Opens or makes what `request` says, attaches to it, and has `build` make a handle of it.
+    ///
+    /// A new object gets its name only after `build` succeeded: what can fail has failed by then,
+    /// and nobody finds an object whose maker is not in it.
+    pub(crate) fn open<T>(
+        request: Request<'_>,
+        build: impl Fn(Self, Participant) -> Result<T>,
+    ) -> Result<T> {
         let Some(name) = request.name else {
-            return Self::anonymous(request.make?);
+            let (object, participant) = Self::anonymous(request.make?)?;
+            return build(object, participant);
         };
         let what = name.to_string();
         named::create_or_open(
             name.path(),
             request.creation,
             &what,
-            |path| Self::found(path, &request, &what),
-            |path| Self::make(path, &request, &what),
+            |path| Self::found(path, &request, &what, &build),
+            |path| Self::make(path, &request, &what, &build),
         )
     }
 
-    fn found(
+    fn found<T>(
         path: &CStr,
         request: &Request<'_>,
         what: &str,
-    ) -> Result<Option<(Self, Participant)>> {
+        build: impl Fn(Self, Participant) -> Result<T>,
+    ) -> Result<Option<T>> {
         let Some(file) = named::open_regular(path, true, what)? else { return Ok(None) };
         let object = Self::existing(file, true, what)?;
         (request.check)(&object.superblock, what)?;
@@ -79,20 +87,26 @@ impl Object {
             participant.detach(&object.region, object.geometry());
             return Ok(None);
         }
-        Ok(Some((object, participant)))
+        build(object, participant).map(Some)
     }
 
-    fn make(path: &CStr, request: &Request<'_>, what: &str) -> Result<Option<(Self, Participant)>> {
+    fn make<T>(
+        path: &CStr,
+        request: &Request<'_>,
+        what: &str,
+        build: impl Fn(Self, Participant) -> Result<T>,
+    ) -> Result<Option<T>> {
         let geometry = request.make.clone()?;
         let new =
             named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
-        // Attached before it has a name: what can fail has failed by then, and nobody finds an
-        // object whose maker is not in it.
         let copy = new.file().try_clone().map_err(|error| no_descriptor(&error, what))?;
         let object = Self::map(copy, superblock, true, what)?;
-        let participant = new.with_owner_access(what, || object.attach())?;
-        Ok(new.publish(path, what)?.map(|_file| (object, participant)))
+        let built = new.with_owner_access(what, || {
+            let participant = object.attach()?;
+            build(object, participant)
+        })?;
+        Ok(new.publish(path, what)?.map(|_file| built))
     }
 
     fn anonymous(geometry: Geometry) -> Result<(Self, Participant)> {

@@ -86,7 +86,7 @@ impl Ring {
         if flags.creation == Creation::CreateNew {
             request.make.clone()?;
         }
-        Self::with(|| Object::open(request), flags.access)
+        Object::open(request, |object, participant| Self::with(object, participant, flags.access))
     }
 
     /// Makes a ring without a name, for children and, by [`Ring::duplicate`], for threads.
@@ -100,19 +100,20 @@ impl Ring {
             make: options.geometry(what),
             check: &|_, _| Ok(()),
         };
-        Self::with(|| Object::open(request), access)
+        Object::open(request, |object, participant| Self::with(object, participant, access))
     }
 
     /// Another handle on the same ring, for another thread; also of an anonymous or unlinked one.
     pub fn duplicate(&self, access: Access) -> Result<Self> {
-        Self::with(|| self.object.duplicate(), access)
+        let (object, participant) = self.object.duplicate()?;
+        Self::with(object, participant, access)
     }
 
-    fn with(open: impl FnOnce() -> Result<(Object, Participant)>, access: Access) -> Result<Self> {
-        // First of all: without memory for a handle nothing is to be made.
+    /// A handle on an object that this process is attached to, with the ends that `access` takes at
+    /// once.
+    fn with(object: Object, participant: Participant, access: Access) -> Result<Self> {
         let hot = Wiped::<Hot>::new()
             .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
-        let (object, participant) = open()?;
         let geometry = *object.geometry();
         let items_len = geometry.items_len().unwrap_or(u64::MAX);
         let control = object.region().view::<Control>(CONTROL_OFFSET);
