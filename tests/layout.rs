@@ -109,7 +109,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 fn items_offset(max_handles: u64) -> u64 {
-    (8192 + 64 * max_handles).next_multiple_of(128)
+    8192 + 128 * max_handles
 }
 
 fn is_locked(file: &File, at: u64) -> bool {
@@ -175,7 +175,7 @@ fn a_ring_is_what_the_tables_say() {
         ("item_size", u64::from(stat.item_size)),
         ("capacity", stat.capacity),
         ("max_handles", u64::from(stat.max_handles)),
-        ("participant_stride", 64),
+        ("participant_stride", 128),
         ("policy", 0),
         ("control_offset", 4096),
         ("participants_offset", 8192),
@@ -217,8 +217,8 @@ fn a_ring_is_what_the_tables_say() {
 
     let slots = superblock.number("participants_offset") as usize;
     for (index, state, generation) in [(0, 1, 1), (1, 1, 1), (2, 0, 1), (3, 0, 0), (4, 0, 0)] {
-        let at = slots + 64 * index;
-        let slot = over("Participant slots", &bytes[at..at + 64]);
+        let at = slots + 128 * index;
+        let slot = over("Participant slots", &bytes[at..at + 128]);
         slot.is_complete("slot");
         assert_eq!(slot.number("state"), state, "slot {index}");
         assert_eq!(slot.number("generation"), generation, "slot {index}");
@@ -256,7 +256,7 @@ fn a_ring_is_what_the_tables_say() {
 #[test]
 fn the_overhead_is_what_the_page_says() {
     let text = fs::read_to_string(root().join("docs/layout.md")).unwrap();
-    for (handles, overhead) in [(0, 12288_u64), (1, 8320), (2, 8320), (4096, 270_336)] {
+    for (handles, overhead) in [(0, 16384_u64), (1, 8320), (2, 8448), (4096, 532_480)] {
         let name = Named::new("overhead");
         let options = Options { max_handles: handles, ..Options::new(3, 7) };
         C::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
@@ -296,7 +296,7 @@ fn a_ring_written_from_the_tables_is_a_ring() {
             ("item_size", &number(12)),
             ("capacity", &number(4)),
             ("max_handles", &number(3)),
-            ("participant_stride", &number(64)),
+            ("participant_stride", &number(128)),
             ("control_offset", &number(4096)),
             ("participants_offset", &number(8192)),
             ("items_offset", &number(offset)),

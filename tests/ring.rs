@@ -219,7 +219,7 @@ fn arguments_of_open<F: Face>() {
     refused_with(open(Options::new(u64::MAX, 8)), libc::EOVERFLOW, "capacity");
     refused_with(open(Options::new(1 << 62, 8)), libc::EOVERFLOW, "beyond any memory");
     refused_with(open(Options::new(1 << 60, 8)), libc::EOVERFLOW, "beyond any memory");
-    refused_with(open(Options { policy: 1, ..Options::new(8, 8) }), libc::EINVAL, "policy");
+    refused_with(open(Options { policy: 1 << 30, ..Options::new(8, 8) }), libc::EINVAL, "policy");
     let many = Options { max_handles: 4097, ..Options::new(8, 8) };
     refused_with(open(many), libc::EINVAL, "max_handles");
     // More than the file system has, but not more than a number can say.

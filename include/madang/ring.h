@@ -21,7 +21,7 @@
 #define MDG_RING_SPSC 1
 
 /**
- * Kind: many producers and consumers. Reserved: this version answers -ENOSYS.
+ * Kind: any number of producers and consumers; each item goes to one consumer.
  */
 #define MDG_RING_MPMC 2
 
@@ -29,6 +29,16 @@
  * Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
  */
 #define MDG_RING_BROADCAST 3
+
+/**
+ * Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
+ */
+#define MDG_RING_OVERWRITE 2
+
+/**
+ * Policy: a push into a full ring is -EAGAIN at once, whatever its timeout.
+ */
+#define MDG_RING_FAIL 8
 
 /**
  * State of an end: nobody has held it yet.
@@ -95,7 +105,7 @@ typedef struct mdg_ring_opts {
    */
   uint32_t item_size;
   /**
-   * MDG_RING_SPSC.
+   * MDG_RING_SPSC, MDG_RING_MPMC.
    */
   uint32_t kind;
   /**
@@ -103,13 +113,14 @@ typedef struct mdg_ring_opts {
    */
   uint32_t max_handles;
   /**
-   * 0.
+   * MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
    */
   uint32_t policy;
 } mdg_ring_opts;
 
 /**
- * A look at a ring, taken while others work on. At a quiet moment written = read + length.
+ * A look at a ring, taken while others work on. At a quiet moment
+ * written = read + dropped + lost + length.
  */
 typedef struct mdg_ring_stats {
   /**
@@ -126,7 +137,7 @@ typedef struct mdg_ring_stats {
    */
   uint32_t item_size;
   /**
-   * MDG_RING_SPSC.
+   * MDG_RING_SPSC, MDG_RING_MPMC.
    */
   uint32_t kind;
   /**
@@ -142,7 +153,7 @@ typedef struct mdg_ring_stats {
    */
   uint64_t read;
   /**
-   * Items given up by a full-ring policy: 0 for this kind.
+   * Items given up for newer ones (MDG_RING_OVERWRITE).
    */
   uint64_t dropped;
   /**
@@ -181,6 +192,22 @@ typedef struct mdg_ring_stats {
    * MDG_RING_SHUTDOWN, MDG_RING_CORRUPT, MDG_RING_UNLINKED.
    */
   uint32_t flags;
+  /**
+   * Items that went down with a consumer that had just taken them, where that is known.
+   */
+  uint64_t lost;
+  /**
+   * Places that a producer has claimed and not filled yet; not in written. MDG_RING_MPMC only.
+   */
+  uint64_t pending;
+  /**
+   * MDG_RING_OVERWRITE, MDG_RING_FAIL.
+   */
+  uint32_t policy;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } mdg_ring_stats;
 
 #ifdef __cplusplus

@@ -17,10 +17,15 @@ use crate::time::{Nanos, Timeout};
 
 /// Kind: one producer and one consumer at a time. The default.
 pub const MDG_RING_SPSC: u32 = 1;
-/// Kind: many producers and consumers. Reserved: this version answers -ENOSYS.
+/// Kind: any number of producers and consumers; each item goes to one consumer.
 pub const MDG_RING_MPMC: u32 = 2;
 /// Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
 pub const MDG_RING_BROADCAST: u32 = 3;
+
+/// Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
+pub const MDG_RING_OVERWRITE: u32 = 0x2;
+/// Policy: a push into a full ring is -EAGAIN at once, whatever its timeout.
+pub const MDG_RING_FAIL: u32 = 0x8;
 
 /// State of an end: nobody has held it yet.
 pub const MDG_RING_END_NEVER: u32 = 0;
@@ -69,15 +74,16 @@ pub struct mdg_ring_opts {
     /// Bytes of an item; a new ring needs it. Items stand one behind the other without padding, the
     /// first on a 128-byte boundary.
     pub item_size: u32,
-    /// MDG_RING_SPSC.
+    /// MDG_RING_SPSC, MDG_RING_MPMC.
     pub kind: u32,
     /// Handles that may be open at once, in all processes: at most 4096, 64 by default.
     pub max_handles: u32,
-    /// 0.
+    /// MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
     pub policy: u32,
 }
 
-/// A look at a ring, taken while others work on. At a quiet moment written = read + length.
+/// A look at a ring, taken while others work on. At a quiet moment
+/// written = read + dropped + lost + length.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -89,7 +95,7 @@ pub struct mdg_ring_stats {
     pub capacity: u64,
     /// Bytes of an item.
     pub item_size: u32,
-    /// MDG_RING_SPSC.
+    /// MDG_RING_SPSC, MDG_RING_MPMC.
     pub kind: u32,
     /// Items inside.
     pub length: u64,
@@ -97,7 +103,7 @@ pub struct mdg_ring_stats {
     pub written: u64,
     /// Items ever taken.
     pub read: u64,
-    /// Items given up by a full-ring policy: 0 for this kind.
+    /// Items given up for newer ones (MDG_RING_OVERWRITE).
     pub dropped: u64,
     /// Ends whose holder was found dead.
     pub recovered: u64,
@@ -117,6 +123,14 @@ pub struct mdg_ring_stats {
     pub max_handles: u32,
     /// MDG_RING_SHUTDOWN, MDG_RING_CORRUPT, MDG_RING_UNLINKED.
     pub flags: u32,
+    /// Items that went down with a consumer that had just taken them, where that is known.
+    pub lost: u64,
+    /// Places that a producer has claimed and not filled yet; not in `written`. MDG_RING_MPMC only.
+    pub pending: u64,
+    /// MDG_RING_OVERWRITE, MDG_RING_FAIL.
+    pub policy: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// # Safety
@@ -149,12 +163,14 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
     let Some(opts) = opts else { return Ok(Options::default()) };
     let kind = match opts.kind {
         0 => None,
-        MDG_RING_SPSC => Some(Kind::Spsc),
-        MDG_RING_MPMC | MDG_RING_BROADCAST => {
+        MDG_RING_BROADCAST => {
             let text = format!("ring kind {} is not in this version", opts.kind);
             return Err(Error::new(Errno::ENOSYS, text));
         }
-        kind => return Err(Error::new(Errno::EINVAL, format!("unknown ring kind {kind}"))),
+        kind => Some(
+            Kind::from_number(kind)
+                .ok_or_else(|| Error::new(Errno::EINVAL, format!("unknown ring kind {kind}")))?,
+        ),
     };
     Ok(Options {
         capacity: opts.capacity,
@@ -471,9 +487,7 @@ fn stats(stats: &Stats) -> mdg_ring_stats {
         size: size_of::<mdg_ring_stats>(),
         capacity: stats.capacity,
         item_size: stats.item_size,
-        kind: match stats.kind {
-            Kind::Spsc => MDG_RING_SPSC,
-        },
+        kind: stats.kind.number(),
         length: stats.length,
         written: stats.written,
         read: stats.read,
@@ -489,6 +503,10 @@ fn stats(stats: &Stats) -> mdg_ring_stats {
         flags: bit(stats.shutdown, MDG_RING_SHUTDOWN)
             | bit(stats.corrupt, MDG_RING_CORRUPT)
             | bit(stats.unlinked, MDG_RING_UNLINKED),
+        lost: stats.lost,
+        pending: stats.pending,
+        policy: stats.policy,
+        reserved: 0,
     }
 }
 

@@ -3,16 +3,19 @@
 //!
 //! The layout is specified byte by byte in `docs/layout.md`.
 
+mod geometry;
 mod open;
 mod participant;
 mod region;
 mod role;
 mod superblock;
 
+pub(crate) use geometry::{
+    CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, LINE, MAX_HANDLES_LIMIT,
+    PARTICIPANTS_OFFSET,
+};
 pub(crate) use open::{Object, Request, unlink};
-pub(crate) use participant::Participant;
+pub(crate) use participant::{Participant, Slot};
 pub(crate) use region::Shared;
 pub(crate) use role::{End, Holder, Role, RoleWord};
-pub(crate) use superblock::{
-    CONTROL_OFFSET, Geometry, KIND_SPSC, LINE, MAX_HANDLES_LIMIT, Superblock,
-};
+pub(crate) use superblock::Superblock;

@@ -12,9 +12,10 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 
-use super::participant::Participant;
+use super::geometry::Geometry;
+use super::participant::{self, Participant, Slot};
 use super::region::Region;
-use super::superblock::{Geometry, SUPERBLOCK_LEN, Superblock};
+use super::superblock::{SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
@@ -23,7 +24,7 @@ use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 
 /// The lock byte of those who remove the name.
-const ADMIN_BYTE: u64 = 1 << 40;
+const ADMIN_BYTE: u64 = lock::BASE;
 
 /// What to open.
 pub(crate) struct Request<'a> {
@@ -50,17 +51,13 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// Opens or makes what `request` says, attaches to it, and has `build` make a handle of it.
+    /// Opens or makes what `request` says, and has `build` attach to it and make a handle of it.
     ///
     /// A new object gets its name only after `build` succeeded: what can fail has failed by then,
     /// and nobody finds an object whose maker is not in it.
-    pub(crate) fn open<T>(
-        request: Request<'_>,
-        build: impl Fn(Self, Participant) -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn open<T>(request: Request<'_>, build: impl Fn(Self) -> Result<T>) -> Result<T> {
         let Some(name) = request.name else {
-            let (object, participant) = Self::anonymous(request.make?)?;
-            return build(object, participant);
+            return build(Self::anonymous(request.make?)?);
         };
         let what = name.to_string();
         named::create_or_open(
@@ -76,25 +73,22 @@ impl Object {
         path: &CStr,
         request: &Request<'_>,
         what: &str,
-        build: impl Fn(Self, Participant) -> Result<T>,
+        build: impl Fn(Self) -> Result<T>,
     ) -> Result<Option<T>> {
         let Some(file) = named::open_regular(path, true, what)? else { return Ok(None) };
         let object = Self::existing(file, true, what)?;
         (request.check)(&object.superblock, what)?;
-        let participant = object.attach()?;
         let status = named::status(object.file.file(), what)?;
-        if status.st_nlink == 0 || !named::still_names(path, &status) {
-            participant.detach(&object.region, object.geometry());
-            return Ok(None);
-        }
-        build(object, participant).map(Some)
+        let built = build(object);
+        // Whatever came of it, it counts only if the name still leads here.
+        if named::still_names(path, &status) { built.map(Some) } else { Ok(None) }
     }
 
     fn make<T>(
         path: &CStr,
         request: &Request<'_>,
         what: &str,
-        build: impl Fn(Self, Participant) -> Result<T>,
+        build: impl Fn(Self) -> Result<T>,
     ) -> Result<Option<T>> {
         let geometry = request.make.clone()?;
         let new =
@@ -102,20 +96,15 @@ impl Object {
         let superblock = initialise(new.file(), geometry, what)?;
         let copy = new.file().try_clone().map_err(|error| no_descriptor(&error, what))?;
         let object = Self::map(copy, superblock, true, what)?;
-        let built = new.with_owner_access(what, || {
-            let participant = object.attach()?;
-            build(object, participant)
-        })?;
+        let built = new.with_owner_access(what, || build(object))?;
         Ok(new.publish(path, what)?.map(|_file| built))
     }
 
-    fn anonymous(geometry: Geometry) -> Result<(Self, Participant)> {
+    fn anonymous(geometry: Geometry) -> Result<Self> {
         let what = "anonymous ring";
         let file = sealed_memory(c"madang", size_of_file(&geometry, what)?, false, what)?;
         initialise(&file, geometry, what)?;
-        let object = Self::existing(file, false, what)?;
-        let participant = object.attach()?;
-        Ok((object, participant))
+        Self::existing(file, false, what)
     }
 
     /// Checks and maps an object that is there.
@@ -140,7 +129,7 @@ impl Object {
     /// A second view of the same object, for another handle. Its geometry is the one that was
     /// checked when this one was opened: the superblock is not read again, a peer may have changed
     /// it.
-    pub(crate) fn duplicate(&self) -> Result<(Self, Participant)> {
+    pub(crate) fn duplicate(&self) -> Result<Self> {
         let file = self.file.file();
         let size = named::status(file, &self.what)?.st_size as u64;
         if Some(size) != self.geometry().total_size() {
@@ -148,14 +137,23 @@ impl Object {
             return Err(Error::new(Errno::EPROTO, text));
         }
         let file = file.try_clone().map_err(|error| no_descriptor(&error, &self.what))?;
-        let object = Self::map(file, self.superblock, self.named, &self.what)?;
-        let participant = object.attach()?;
-        Ok((object, participant))
+        Self::map(file, self.superblock, self.named, &self.what)
     }
 
-    /// Takes a participant slot for this process: at opening, and again in a forked child.
-    pub(crate) fn attach(&self) -> Result<Participant> {
-        Participant::attach(&self.region, self.geometry(), &self.file, &self.what)
+    /// Takes a participant slot for this process: at opening, and again in a forked child. `sweep`
+    /// as for [`Participant::attach`].
+    pub(crate) fn attach(&self, sweep: &dyn Fn(u32, &Slot) -> bool) -> Result<Participant> {
+        Participant::attach(&self.region, self.geometry(), &self.file, &self.what, sweep)
+    }
+
+    /// The slot of participant `index`; `None` if there cannot be one.
+    pub(crate) fn slot(&self, index: u32) -> Option<&Slot> {
+        Slot::of(&self.region, self.geometry(), index)
+    }
+
+    /// Whether the process at slot `index` lives; "yes" for want of an answer.
+    pub(crate) fn is_alive(&self, index: u32) -> bool {
+        participant::is_alive(&self.file, index)
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {

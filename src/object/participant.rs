@@ -2,8 +2,9 @@
 //!
 //! Invariant: a slot's byte is locked exactly while its handle's process lives and has not closed
 //! the handle. `state` is 1 from attaching to closing; "1 with the byte free" is a corpse, which the
-//! next one who takes the slot clears away. Killed at any point of attaching or closing, a process
-//! leaves either a clean slot or a corpse.
+//! next one who takes the slot clears away: first what its owner left half-done in the ring (its
+//! intents say where), then the slot. Killed at any point of attaching, clearing away or closing, a
+//! process leaves either a clean slot or a corpse whose intents still stand.
 //!
 //! The identity in a slot is for messages and dumps only.
 
@@ -11,20 +12,22 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
+use super::geometry::{Geometry, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
 use super::region::{Region, Shared};
-use super::superblock::{Geometry, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
+use super::role::End;
 use crate::error::{Error, Result};
 use crate::sys::identity::Identity;
 use crate::sys::lock::{Anchor, Token};
 
 /// Lock byte of slot 0; slot X has `SLOT_BYTE + 2 * X`. Beyond the end of any file: nothing is
 /// stored there.
-const SLOT_BYTE: u64 = (1 << 40) + 0x100;
+const SLOT_BYTE: u64 = 0x100;
 
 const CLEAN: u32 = 0;
 const IN_USE: u32 = 1;
 
-/// A participant's slot in shared memory, written by the holder of its byte.
+/// A participant's slot in shared memory, written by the holder of its byte; `poll` is also cleared
+/// by those who notify.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -35,7 +38,21 @@ pub(crate) struct Slot {
     uid: AtomicU32,
     start_time: AtomicU64,
     pid_namespace: AtomicU64,
-    reserved: [AtomicU64; 4],
+    /// Which ends its handle takes part in, where an end has many holders: [`End::bit`].
+    pub ends: AtomicU32,
+    /// Which readiness its handle waits for with a descriptor: [`End::bit`].
+    pub poll: AtomicU32,
+    reserved: [AtomicU64; 3],
+    /// Positions that a push is about to claim, or has claimed.
+    pub push_intent: AtomicU64,
+    /// Positions that a pop is about to claim, or has claimed.
+    pub pop_intent: AtomicU64,
+    /// How far a consumer of a broadcast has read.
+    pub cursor: AtomicU64,
+    /// Whether that cursor counts.
+    pub reader: AtomicU32,
+    reserved_reader: AtomicU32,
+    reserved_end: [AtomicU64; 4],
 }
 
 const _: () = assert!(size_of::<Slot>() == PARTICIPANT_STRIDE as usize);
@@ -50,29 +67,59 @@ pub(crate) struct Participant {
     token: Token,
 }
 
-/// The slot with this index; `None` for an index out of range, as a scribbled one may be.
-fn slot<'a>(region: &'a Region, geometry: &Geometry, index: u32) -> Option<&'a Slot> {
-    if index >= geometry.max_handles {
-        return None;
+impl Slot {
+    /// The slot with this index; `None` for an index out of range, as a scribbled one may be.
+    pub(crate) fn of<'a>(region: &'a Region, geometry: &Geometry, index: u32) -> Option<&'a Self> {
+        if index >= geometry.max_handles {
+            return None;
+        }
+        region.view(PARTICIPANTS_OFFSET + u64::from(index) * u64::from(PARTICIPANT_STRIDE))
     }
-    region.view(PARTICIPANTS_OFFSET + u64::from(index) * u64::from(PARTICIPANT_STRIDE))
+
+    /// Whether a handle has the slot, living or not.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.state.load(Ordering::Acquire) == IN_USE
+    }
+
+    fn clear(&self) {
+        self.ends.store(0, Ordering::Relaxed);
+        self.poll.store(0, Ordering::Relaxed);
+        self.reader.store(0, Ordering::Relaxed);
+        // Release: whoever sees an intent gone sees what resolved it.
+        self.push_intent.store(0, Ordering::Release);
+        self.pop_intent.store(0, Ordering::Release);
+        self.state.store(CLEAN, Ordering::Release);
+    }
+}
+
+/// Whether the owner of slot `index` lives; "yes" for want of an answer.
+pub(crate) fn is_alive(file: &Anchor, index: u32) -> bool {
+    file.is_held(SLOT_BYTE + 2 * u64::from(index))
 }
 
 impl Participant {
     /// Takes the first free slot. `EMFILE` if living handles hold all of them.
+    ///
+    /// `sweep` resolves what the dead owner of a slot left behind; where it says `false` (who owns
+    /// it cannot be decided yet) the slot is left as it is and the next one is tried.
     pub(crate) fn attach(
         region: &Region,
         geometry: &Geometry,
         file: &Anchor,
         what: &str,
+        sweep: &dyn Fn(u32, &Slot) -> bool,
     ) -> Result<Self> {
         for index in 0..geometry.max_handles {
-            let Some(slot) = slot(region, geometry, index) else { break };
+            let Some(slot) = Slot::of(region, geometry, index) else { break };
             let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
             let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
             let Some(token) = token else { continue };
             // The byte is ours: whoever had the slot before is closed or dead, its stores are all
             // visible (the kernel's lock list orders them), and nobody else writes here.
+            if slot.is_in_use() && !sweep(index, slot) {
+                continue;
+            }
+            slot.clear();
             let me = Identity::current();
             slot.pid.store(me.pid, Ordering::Relaxed);
             slot.uid.store(me.uid, Ordering::Relaxed);
@@ -96,8 +143,8 @@ impl Participant {
 
     /// Leaves the slot clean and lets go of its byte, in this order.
     pub(crate) fn detach(self, region: &Region, geometry: &Geometry) {
-        if let Some(slot) = slot(region, geometry, self.index) {
-            slot.state.store(CLEAN, Ordering::Release);
+        if let Some(slot) = Slot::of(region, geometry, self.index) {
+            slot.clear();
         }
         drop(self.token);
     }
@@ -105,5 +152,15 @@ impl Participant {
     /// Gives the value up in a forked child: the slot stays the parent's.
     pub(crate) fn forget(self) {
         self.token.forget();
+    }
+}
+
+impl End {
+    /// This end in the bit sets of a slot.
+    pub(crate) const fn bit(self) -> u32 {
+        match self {
+            Self::Producer => 1,
+            Self::Consumer => 2,
+        }
     }
 }

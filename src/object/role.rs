@@ -42,8 +42,15 @@ pub(crate) enum End {
 impl End {
     const fn byte(self) -> u64 {
         match self {
-            Self::Producer => (1 << 40) + 1,
-            Self::Consumer => (1 << 40) + 2,
+            Self::Producer => 1,
+            Self::Consumer => 2,
+        }
+    }
+
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Producer => Self::Consumer,
+            Self::Consumer => Self::Producer,
         }
     }
 
@@ -136,6 +143,39 @@ impl RoleWord {
     /// How many holders died.
     pub(crate) fn deaths(&self) -> u64 {
         Fields::of(self.word.load(Ordering::Acquire)).deaths
+    }
+
+    /// For an end that many may hold, where the word tells of the last who came or went: notes that
+    /// this process has joined it.
+    pub(crate) fn joined(&self, participant: u32) {
+        self.pid.store(std::process::id(), Ordering::Relaxed);
+        self.turn(|fields| {
+            let claims = fields.claims + 1;
+            Fields { state: HELD, participant, claims, ..fields }
+        });
+    }
+
+    /// For an end that many may hold: one of them has closed.
+    pub(crate) fn left(&self) {
+        self.turn(Fields::closed);
+    }
+
+    /// For an end that many may hold: one of them was found dead and cleared away.
+    pub(crate) fn died(&self) {
+        self.turn(Fields::died);
+    }
+
+    /// Changes the word in one step. Bounded against a scribbler; what is lost then is a word in a
+    /// report.
+    fn turn(&self, change: impl Fn(Fields) -> Fields) {
+        for _ in 0..64 {
+            let seen = self.word.load(Ordering::Acquire);
+            let next = change(Fields::of(seen)).word();
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            if self.word.compare_exchange(seen, next, order.0, order.1).is_ok() {
+                return;
+            }
+        }
     }
 
     /// Asks the kernel whether the holder lives, and records a death.

@@ -8,61 +8,19 @@
 
 use nix::errno::Errno;
 
+use super::geometry::{
+    CONTROL_OFFSET, Geometry, LINE, MAX_HANDLES_LIMIT, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET,
+};
 use crate::error::{Error, Result};
 use crate::sys::identity::{self, Identity};
 
 /// Bytes of the superblock that carry meaning; the rest of its page is zero.
 pub(crate) const SUPERBLOCK_LEN: usize = 256;
-/// The superblock's page, and the offset of the control page behind it.
-pub(crate) const CONTROL_OFFSET: u64 = 4096;
-/// Where participant slots begin.
-pub(crate) const PARTICIPANTS_OFFSET: u64 = 8192;
-/// Bytes of one participant slot of an SPSC ring.
-pub(crate) const PARTICIPANT_STRIDE: u32 = 64;
-/// Separation that keeps two writers' data apart, with the adjacent-line prefetcher in mind.
-pub(crate) const LINE: u32 = 128;
-/// Most participants an object can be made for: their index has 12 bits in a role word.
-pub(crate) const MAX_HANDLES_LIMIT: u32 = 4096;
-
-/// One producer, one consumer, fixed-size items.
-pub(crate) const KIND_SPSC: u32 = 1;
-
 const MAGIC: [u8; 8] = *b"MADANG\r\n";
 const LAYOUT_MAJOR: u16 = 1;
 const LAYOUT_MINOR: u16 = 0;
 const ENDIAN_PROBE: u32 = 0x0102_0304;
 const CHECKSUM_AT: usize = 0xf8;
-
-/// What an object is: everything else in its layout follows from this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Geometry {
-    pub kind: u32,
-    pub item_size: u32,
-    /// Items, a power of two.
-    pub capacity: u64,
-    /// Participant slots.
-    pub max_handles: u32,
-    pub policy: u32,
-}
-
-impl Geometry {
-    /// Where the items begin.
-    pub(crate) fn items_offset(&self) -> u64 {
-        let participants = u64::from(self.max_handles) * u64::from(PARTICIPANT_STRIDE);
-        (PARTICIPANTS_OFFSET + participants).next_multiple_of(u64::from(LINE))
-    }
-
-    /// Bytes of all items; `None` when no file can be that large.
-    pub(crate) fn items_len(&self) -> Option<u64> {
-        self.capacity.checked_mul(u64::from(self.item_size))
-    }
-
-    /// Bytes of the whole object; `None` when no process can map that.
-    pub(crate) fn total_size(&self) -> Option<u64> {
-        let total = self.items_len()?.checked_add(self.items_offset())?;
-        (total <= isize::MAX as u64).then_some(total)
-    }
-}
 
 /// A superblock, decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,6 +185,7 @@ impl Superblock {
 
 #[cfg(test)]
 mod tests {
+    use super::super::geometry::KIND_SPSC;
     use super::*;
 
     fn sample() -> Superblock {
@@ -239,7 +198,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let superblock = sample();
         let size = superblock.geometry.total_size().unwrap();
-        assert_eq!(size, 8192 + 64 * 64 + 7 * 1024);
+        assert_eq!(size, 8192 + 64 * 128 + 7 * 1024);
         assert_eq!(Superblock::decode(superblock.encode(), size, "x"), Ok(superblock));
     }
 

@@ -1,9 +1,8 @@
 //! The control page of a ring: its shared words, one writer's data to a line.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
-
 use crate::object::{LINE, RoleWord, Shared};
 use crate::sync::EventCount;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 
 /// No more pushes; set once, never cleared.
 pub(crate) const SHUTDOWN: u32 = 1;
@@ -19,9 +18,9 @@ pub(crate) struct Line<T>(pub T);
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Control {
-    /// Items ever committed. Written by the producer.
+    /// Positions ever committed, or claimed where many push.
     pub tail: Line<AtomicU64>,
-    /// Items ever taken. Written by the consumer.
+    /// Positions ever taken, or claimed where many pop.
     pub head: Line<AtomicU64>,
     /// Consumers sleep on this one.
     pub not_empty: Line<EventCount>,
@@ -37,10 +36,19 @@ pub(crate) struct Control {
     pub push_waits: Line<AtomicU64>,
     /// How often the consumer went to sleep. Written by the consumer.
     pub pop_waits: Line<AtomicU64>,
+    /// Positions without an item that consumers have skipped.
+    pub buried: Line<AtomicU64>,
+    /// Items that went down with their takers.
+    pub lost: Line<AtomicU64>,
+    /// Items given up by a full-ring policy.
+    pub dropped: Line<AtomicU64>,
+    /// 1 once a handle asked for a descriptor to wait on: who notifies looks at all slots then.
+    pub polled: Line<AtomicU32>,
 }
 
 const _: () = assert!(align_of::<Line<u8>>() == LINE as usize);
-const _: () = assert!(std::mem::offset_of!(Control, pop_waits) == 0x400);
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::offset_of!(Control, polled) == 0x600);
 const _: () = assert!(size_of::<Control>() <= 4096);
 
 // SAFETY: repr(C), atomics only (RoleWord and EventCount are made of atomics).

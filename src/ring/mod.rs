@@ -1,17 +1,22 @@
 //! Rings: bounded buffers of fixed-size items between processes.
 //!
-//! [`Ring`] is one handle; [`Producer`] and [`Consumer`] are its two ends as types. One producer
-//! and one consumer at a time ([`Kind::Spsc`]); other kinds have their numbers reserved.
+//! [`Ring`] is one handle; [`Producer`] and [`Consumer`] are its two ends as types. What kinds of
+//! ring there are says [`Kind`].
 
 mod control;
 mod ends;
+mod engine;
 mod handle;
+mod mpmc;
 mod options;
+mod report;
+mod seat;
 mod spsc;
 mod stats;
 mod transfer;
+mod waiting;
 
 pub use ends::{Consumer, Producer, pair};
 pub use handle::Ring;
-pub use options::{Kind, Options};
+pub use options::{Kind, Options, policy};
 pub use stats::{EndState, Stats};

@@ -4,17 +4,52 @@
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::object::{Geometry, KIND_SPSC, MAX_HANDLES_LIMIT, Superblock};
+use crate::object::{
+    Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, MAX_HANDLES_LIMIT, Superblock,
+};
 
 /// Participant slots of a ring that is made without a wish.
 const DEFAULT_HANDLES: u32 = 64;
+
+/// Bits of [`Options::policy`], fixed when a ring is made. The numbers are those of the C constants
+/// and of the shared layout.
+pub mod policy {
+    /// A push into a full ring gives up the oldest item instead of waiting.
+    pub const OVERWRITE: u32 = 0x2;
+    /// A push into a full ring never waits: it is `EAGAIN` whatever its timeout.
+    pub const FAIL: u32 = 0x8;
+}
 
 /// The kinds of ring. The numbers are those of the C constants and of the shared layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
     /// One producer and one consumer at a time.
-    Spsc,
+    Spsc = KIND_SPSC as isize,
+    /// Any number of producers and consumers; each item goes to one of them.
+    Mpmc = KIND_MPMC as isize,
+    /// One producer at a time, any number of consumers; each of them gets every item.
+    Broadcast = KIND_BROADCAST as isize,
+}
+
+impl Kind {
+    /// The number in the shared layout and in C.
+    pub(crate) fn number(self) -> u32 {
+        self as u32
+    }
+
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        [Self::Spsc, Self::Mpmc, Self::Broadcast].into_iter().find(|kind| kind.number() == number)
+    }
+
+    /// The policy bits that a ring of this kind may have.
+    fn policies(self) -> u32 {
+        match self {
+            Self::Spsc => policy::FAIL,
+            Self::Mpmc => policy::FAIL | policy::OVERWRITE,
+            Self::Broadcast => 0,
+        }
+    }
 }
 
 /// What a ring is to be. A zero or `None` means: as it is there, or the default when it is made.
@@ -28,7 +63,7 @@ pub struct Options {
     pub kind: Option<Kind>,
     /// How many handles may be open at once; 64 when it is made without a wish, at most 4096.
     pub max_handles: u32,
-    /// Bits that change how the ring behaves; none are defined yet.
+    /// Bits that change how the ring behaves: see [`policy`].
     pub policy: u32,
 }
 
@@ -40,8 +75,13 @@ impl Options {
 
     /// Errors that no object can mend.
     pub(super) fn validate(&self, what: &str) -> Result<()> {
-        if self.policy != 0 {
-            let text = format!("{what}: unknown policy bits {:#x}", self.policy);
+        if self.policy & (policy::FAIL | policy::OVERWRITE) == policy::FAIL | policy::OVERWRITE {
+            let text = format!("{what}: a ring that overwrites is never full, so cannot fail");
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        let unknown = self.policy & !self.kind.unwrap_or(Kind::Spsc).policies();
+        if unknown != 0 {
+            let text = format!("{what}: policy bits {unknown:#x} are not for this kind of ring");
             return Err(Error::new(Errno::EINVAL, text));
         }
         if self.max_handles > MAX_HANDLES_LIMIT {
@@ -63,7 +103,7 @@ impl Options {
             return Err(Error::new(Errno::EINVAL, text));
         }
         let geometry = Geometry {
-            kind: KIND_SPSC,
+            kind: self.kind.unwrap_or(Kind::Spsc).number(),
             item_size: self.item_size,
             capacity: self.capacity.next_power_of_two(),
             max_handles: if self.max_handles == 0 { DEFAULT_HANDLES } else { self.max_handles },
@@ -80,17 +120,19 @@ impl Options {
     /// Compares a ring that is there with what is asked for; `EPROTO` names the difference.
     pub(super) fn check(&self, found: &Superblock, what: &str) -> Result<()> {
         let there = &found.geometry;
-        if there.kind != KIND_SPSC {
+        let Some(kind) = Kind::from_number(there.kind) else {
             let text =
                 format!("{what}: is of kind {}, which this version does not know", there.kind);
             return Err(Error::new(Errno::EPROTO, text));
-        }
-        if there.policy != 0 {
+        };
+        if there.policy & !kind.policies() != 0 {
             let text = format!("{what}: has policy bits {:#x}, of a later version", there.policy);
             return Err(Error::new(Errno::EPROTO, text));
         }
         let capacity = if self.capacity == 0 { 0 } else { self.capacity.next_power_of_two() };
         let pairs = [
+            ("kind", self.kind.map_or(0, |kind| kind.number().into()), there.kind.into()),
+            ("policy", self.policy.into(), there.policy.into()),
             ("item_size", u64::from(self.item_size), u64::from(there.item_size)),
             ("capacity", capacity, there.capacity),
             ("max_handles", u64::from(self.max_handles), u64::from(there.max_handles)),

@@ -36,7 +36,6 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
 
 use super::control::Control;
-use crate::sys::wipe::Zeroed;
 
 /// Longest item copied word by word. The producer has usually just filled the item with 8-byte
 /// stores; loading it again in wider pieces cannot be forwarded from the store buffer and would
@@ -59,19 +58,6 @@ pub(crate) struct Side {
     /// 1 if this process holds the end.
     held: Cell<u32>,
 }
-
-/// What a handle keeps in memory that a fork wipes.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Hot {
-    pub push: Side,
-    pub pop: Side,
-    /// 1 if this process has a participant slot.
-    pub attached: Cell<u32>,
-}
-
-// SAFETY: cells of integers: zero is valid, nothing to drop.
-unsafe impl Zeroed for Hot {}
 
 /// The peer's index is impossible.
 #[derive(Debug, PartialEq, Eq)]
@@ -312,7 +298,7 @@ impl Core {
 /// # Safety
 /// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
 #[inline(always)]
-unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
     if len == 8 {
         // SAFETY: the caller's promise; volatile keeps it one plain move.
         unsafe { to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()) };
@@ -369,6 +355,7 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, len: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::seat::Hot;
 
     #[test]
     fn every_length_is_copied_exactly() {

@@ -29,7 +29,7 @@ impl From<Holder> for EndState {
 }
 
 /// A look at a ring. Counters are taken one after the other while others work on; at a quiet moment
-/// `written == read + length`.
+/// `written == read + dropped + lost + length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
     /// Items that fit.
@@ -38,16 +38,22 @@ pub struct Stats {
     pub item_size: u32,
     /// The kind of ring.
     pub kind: Kind,
+    /// Bits that change how it behaves.
+    pub policy: u32,
     /// Handles that may be open at once.
     pub max_handles: u32,
     /// Items inside.
     pub length: u64,
     /// Items ever committed.
     pub written: u64,
-    /// Items ever taken.
+    /// Items ever taken, without those that were lost.
     pub read: u64,
-    /// Items given up by a full-ring policy: none in this kind.
+    /// Items given up by a full-ring policy.
     pub dropped: u64,
+    /// Items that went down with the consumer that had just taken them, where that is known.
+    pub lost: u64,
+    /// Items that a producer has begun and not finished, where many may push: not `written` yet.
+    pub pending: u64,
     /// Ends whose holder died and was found dead.
     pub recovered: u64,
     /// How often a producer went to sleep because the ring was full.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
+use super::engine::{Engine, Trouble};
 use super::handle::Ring;
 use crate::error::{Error, Result};
 use crate::object::End;
@@ -23,8 +24,13 @@ impl Ring {
         timeout: impl Into<Timeout>,
     ) -> Result<()> {
         let (side, control) = (&self.hot.push, self.core.control());
-        // Relaxed: a shutdown that races with a push may come after it.
+        // Relaxed: a shutdown that races with a push may come after it. A ring of another kind has
+        // no room on this side, ever.
         if side.ready() == 0 || control.flags.0.load(Ordering::Relaxed) != 0 {
+            if !matches!(self.engine, Engine::Spsc) {
+                // SAFETY: the caller vouches for the item.
+                return unsafe { self.push_among_many(item, 1, timeout.into()) }.map(drop);
+            }
             self.ready(End::Producer, timeout.into())?;
         }
         // SAFETY: there is room for one; the caller vouches for the item.
@@ -41,6 +47,10 @@ impl Ring {
     pub(crate) unsafe fn pop_raw(&self, item: *mut u8, timeout: impl Into<Timeout>) -> Result<()> {
         let (side, control) = (&self.hot.pop, self.core.control());
         if side.ready() == 0 {
+            if !matches!(self.engine, Engine::Spsc) {
+                // SAFETY: the caller vouches for the buffer.
+                return unsafe { self.pop_among_many(item, 1, timeout.into()) }.map(drop);
+            }
             self.ready(End::Consumer, timeout.into())?;
         }
         // SAFETY: there is one item at least; the caller vouches for the buffer.
@@ -61,6 +71,10 @@ impl Ring {
     ) -> Result<usize> {
         if count == 0 {
             return Ok(0);
+        }
+        if !matches!(self.engine, Engine::Spsc) {
+            // SAFETY: the caller vouches for the items.
+            return unsafe { self.push_among_many(items, count as u64, timeout) };
         }
         let (side, control) = (&self.hot.push, self.core.control());
         let flags = control.flags.0.load(Ordering::Relaxed);
@@ -87,6 +101,10 @@ impl Ring {
         if count == 0 {
             return Ok(0);
         }
+        if !matches!(self.engine, Engine::Spsc) {
+            // SAFETY: the caller vouches for the buffer.
+            return unsafe { self.pop_among_many(items, count as u64, timeout) };
+        }
         let (side, control) = (&self.hot.pop, self.core.control());
         if side.ready() < count as u64 {
             self.ready(End::Consumer, timeout)?;
@@ -98,17 +116,82 @@ impl Ring {
         Ok(count as usize)
     }
 
+    /// A push into a ring of a kind that [`Engine`] runs.
+    ///
+    /// # Safety
+    /// `items` is readable for `count` items.
+    #[inline(never)]
+    unsafe fn push_among_many(
+        &self,
+        items: *const u8,
+        count: u64,
+        timeout: Timeout,
+    ) -> Result<usize> {
+        let (seat, size) = (&self.hot.seat, self.core.item_size());
+        let done = self.operate(End::Producer, timeout, || {
+            // SAFETY: the end is held (`operate`); the caller vouches for the items.
+            let moved = unsafe { self.engine.push(seat, items, size, count) };
+            self.some(moved)
+        })?;
+        self.control().not_empty.0.notify();
+        Ok(done as usize)
+    }
+
+    /// A pop from a ring of a kind that [`Engine`] runs.
+    ///
+    /// # Safety
+    /// `items` is writable for `count` items.
+    #[inline(never)]
+    unsafe fn pop_among_many(&self, items: *mut u8, count: u64, timeout: Timeout) -> Result<usize> {
+        let (seat, size) = (&self.hot.seat, self.core.item_size());
+        let done = self.operate(End::Consumer, timeout, || {
+            // SAFETY: the end is held (`operate`); the caller vouches for the buffer.
+            let moved = unsafe { self.engine.pop(seat, items, size, count) };
+            self.some(moved)
+        })?;
+        self.control().not_full.0.notify();
+        Ok(done as usize)
+    }
+
+    #[inline(always)]
+    fn some(&self, moved: std::result::Result<u64, Trouble>) -> Result<Option<u64>> {
+        match moved {
+            Ok(0) => Ok(None),
+            Ok(count) => Ok(Some(count)),
+            Err(trouble) => Err(self.trouble(trouble)),
+        }
+    }
+
     fn hand_out(&self, end: End, count: usize, timeout: Timeout) -> Result<(NonNull<u8>, usize)> {
         if count == 0 {
             return Err(Error::new(Errno::EINVAL, "a run of no items was asked for"));
         }
-        let side = if end == End::Producer { &self.hot.push } else { &self.hot.pop };
+        if !matches!(self.engine, Engine::Spsc) {
+            let (seat, count) = (&self.hot.seat, count as u64);
+            let (items, run) = self.operate(end, timeout, || {
+                let run = match end {
+                    End::Producer => self.engine.reserve(seat, count),
+                    End::Consumer => self.engine.peek(seat, count),
+                };
+                run.map_err(|trouble| self.trouble(trouble))
+            })?;
+            return Ok((items, run as usize));
+        }
+        let side = self.side(end);
         let flags = self.core.control().flags.0.load(Ordering::Relaxed);
         if side.ready() < count as u64 || (end == End::Producer && flags != 0) {
             self.ready(end, timeout)?;
         }
         let (items, run) = self.core.hand_out(side, count as u64);
         Ok((items, run as usize))
+    }
+
+    /// Items of the run that is handed out at `end`.
+    fn run(&self, end: End) -> u64 {
+        match self.engine {
+            Engine::Spsc => self.side(end).run(),
+            _ => self.hot.seat.grip(end).run.get().handed_out(),
+        }
     }
 
     /// Waits for room for one item and hands out a contiguous run of at most `count` free slots.
@@ -120,22 +203,22 @@ impl Ring {
     /// Commits the first `count` items of the run that [`Ring::reserve`] handed out, and gives the
     /// rest back; after a shutdown all of it, with `EPIPE`.
     pub fn commit(&self, count: usize) -> Result<()> {
-        let side = &self.hot.push;
-        if count as u64 > side.run() {
-            let text = format!("committing {count} items of a run of {}", side.run());
+        let run = self.run(End::Producer);
+        if count as u64 > run {
+            let text = format!("committing {count} items of a run of {run}");
             return Err(Error::new(Errno::EINVAL, text));
         }
-        if side.run() == 0 {
+        if run == 0 {
             return Ok(());
         }
-        let flags = self.core.control().flags.0.load(Ordering::Relaxed);
-        if count > 0 && flags != 0 {
-            self.core.commit_run(side, 0);
-            return self.ready(End::Producer, Timeout::NoWait).map(drop);
+        let refused = count > 0 && self.control().flags.0.load(Ordering::Relaxed) != 0;
+        let count = if refused { 0 } else { count as u64 };
+        match self.engine {
+            Engine::Spsc => self.core.commit_run(&self.hot.push, count),
+            _ => self.engine.commit(&self.hot.seat, count),
         }
-        self.core.commit_run(side, count as u64);
-        self.core.control().not_empty.0.notify();
-        Ok(())
+        self.control().not_empty.0.notify();
+        if refused { self.refused() } else { Ok(()) }
     }
 
     /// Waits for one item and hands out a contiguous run of at most `count` of them in place. They
@@ -147,14 +230,17 @@ impl Ring {
     /// Frees the first `count` items of the run that [`Ring::peek`] handed out, and leaves the rest
     /// in the ring.
     pub fn release(&self, count: usize) -> Result<()> {
-        let side = &self.hot.pop;
-        if count as u64 > side.run() {
-            let text = format!("releasing {count} items of a run of {}", side.run());
+        let run = self.run(End::Consumer);
+        if count as u64 > run {
+            let text = format!("releasing {count} items of a run of {run}");
             return Err(Error::new(Errno::EINVAL, text));
         }
-        if side.run() > 0 {
-            self.core.free_run(side, count as u64);
-            self.core.control().not_full.0.notify();
+        if run > 0 {
+            match self.engine {
+                Engine::Spsc => self.core.free_run(&self.hot.pop, count as u64),
+                _ => self.engine.release(&self.hot.seat, count as u64),
+            }
+            self.control().not_full.0.notify();
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! Waiting: spin a little, then sleep in the kernel, never forget who might be dead.
 
+pub(crate) mod atomic;
 mod event_count;
 mod wait;
 

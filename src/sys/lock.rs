@@ -30,6 +30,10 @@ use nix::sys::stat::{Mode, fstat};
 
 use super::fork;
 
+/// Where an object's lock bytes begin, behind the end of any file; further on for an object that
+/// does not begin where its file does.
+pub(crate) const BASE: u64 = 1 << 40;
+
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 fn byte(kind: libc::c_int, offset: u64) -> libc::flock {
@@ -53,12 +57,14 @@ pub(crate) struct Anchor {
     file: OwnedFd,
     device: libc::dev_t,
     inode: libc::ino_t,
+    /// Added to every offset below.
+    base: u64,
 }
 
 impl Anchor {
     pub(crate) fn new(file: OwnedFd) -> nix::Result<Self> {
         let status = fstat(&file)?;
-        Ok(Self { file, device: status.st_dev, inode: status.st_ino })
+        Ok(Self { file, device: status.st_dev, inode: status.st_ino, base: BASE })
     }
 
     pub(crate) fn file(&self) -> &OwnedFd {
@@ -77,10 +83,10 @@ impl Anchor {
         if self.is(&own) { Ok(own) } else { Err(Errno::EBADF) }
     }
 
-    /// Whether another description holds the byte. "Yes" when the kernel gives no answer: a peer is
+    /// Whether another description holds byte `offset` of the object. "Yes" when the kernel gives no answer: a peer is
     /// never declared dead for want of one.
     pub(crate) fn is_held(&self, offset: u64) -> bool {
-        let mut probe = byte(libc::F_WRLCK, offset);
+        let mut probe = byte(libc::F_WRLCK, self.base + offset);
         match fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut probe)) {
             Ok(_) => probe.l_type != libc::F_UNLCK as libc::c_short || !self.is(&self.file),
             Err(_) => true,
@@ -107,13 +113,13 @@ pub(crate) struct Token {
 unsafe impl Send for Token {}
 
 impl Token {
-    /// Locks byte `offset` of the file; `None` when somebody holds it.
+    /// Locks byte `offset` of the object; `None` when somebody holds it.
     pub(crate) fn acquire(file: &Anchor, offset: u64) -> nix::Result<Option<Self>> {
         // No child may be forked while the description hangs on a descriptor, or on a mapping that
         // children get: it would keep the lock alive as long as itself.
         let _no_fork = fork::hold_off();
         let own = file.reopen()?;
-        if !try_lock(own.as_fd(), offset)? {
+        if !try_lock(own.as_fd(), file.base + offset)? {
             return Ok(None);
         }
         // SAFETY: a fresh mapping at an address of the kernel's choice.

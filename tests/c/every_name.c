@@ -93,7 +93,13 @@ static void ring(void)
     mdg_ring_close(reader);
     mdg_ring_close(ring);
     opts.kind = MDG_RING_MPMC;
-    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -ENOSYS);
+    opts.policy = MDG_RING_FAIL;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    mdg_ring_close(ring);
+    opts.policy = MDG_RING_OVERWRITE;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    EXPECT(mdg_ring_stat(ring, &stats) == 0 && stats.policy == MDG_RING_OVERWRITE);
+    mdg_ring_close(ring);
     opts.kind = MDG_RING_BROADCAST;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -ENOSYS);
 }

@@ -81,7 +81,7 @@ impl Face for Ring {
             size: size_of::<mdg_ring_stats>(),
             capacity,
             item_size,
-            kind: MDG_RING_SPSC,
+            kind: stats.kind as u32,
             length,
             written,
             read,
@@ -97,6 +97,10 @@ impl Face for Ring {
             flags: u32::from(stats.shutdown)
                 | u32::from(stats.corrupt) << 1
                 | u32::from(stats.unlinked) << 2,
+            lost: stats.lost,
+            pending: stats.pending,
+            policy: stats.policy,
+            reserved: 0,
         }
     }
     fn unlink(name: &str) -> Outcome<()> {
@@ -117,7 +121,7 @@ pub fn c_options(options: &Options) -> mdg_ring_opts {
         size: size_of::<mdg_ring_opts>(),
         capacity: options.capacity,
         item_size: options.item_size,
-        kind: options.kind.map_or(0, |_| MDG_RING_SPSC),
+        kind: options.kind.map_or(0, |kind| kind as u32),
         max_handles: options.max_handles,
         policy: options.policy,
     }

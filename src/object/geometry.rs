@@ -1,0 +1,62 @@
+#![forbid(unsafe_code)]
+//! What an object is, in five numbers; every offset in its layout follows from them.
+
+/// The offset of the control page, behind the superblock's page.
+pub(crate) const CONTROL_OFFSET: u64 = 4096;
+/// Where participant slots begin.
+pub(crate) const PARTICIPANTS_OFFSET: u64 = 8192;
+/// Bytes of one participant slot: a [`LINE`], since its owner writes to it at every operation of
+/// some kinds.
+pub(crate) const PARTICIPANT_STRIDE: u32 = LINE;
+/// Separation that keeps two writers' data apart, with the adjacent-line prefetcher in mind.
+pub(crate) const LINE: u32 = 128;
+/// Most participants an object can be made for: their index has 12 bits in a role word.
+pub(crate) const MAX_HANDLES_LIMIT: u32 = 4096;
+
+/// One producer, one consumer.
+pub(crate) const KIND_SPSC: u32 = 1;
+/// Many producers, many consumers.
+pub(crate) const KIND_MPMC: u32 = 2;
+/// One producer, many consumers that each see every item.
+pub(crate) const KIND_BROADCAST: u32 = 3;
+
+/// What an object is: everything else in its layout follows from this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub kind: u32,
+    pub item_size: u32,
+    /// Items, a power of two.
+    pub capacity: u64,
+    /// Participant slots.
+    pub max_handles: u32,
+    pub policy: u32,
+}
+
+impl Geometry {
+    /// Where the items begin.
+    pub(crate) fn items_offset(&self) -> u64 {
+        let participants = u64::from(self.max_handles) * u64::from(PARTICIPANT_STRIDE);
+        (PARTICIPANTS_OFFSET + participants).next_multiple_of(u64::from(LINE))
+    }
+
+    /// From one item to the next: in kinds whose cells have a word of their own that word, and the
+    /// item padded to the next word.
+    pub(crate) fn stride(&self) -> u64 {
+        let item = u64::from(self.item_size);
+        match self.kind {
+            KIND_MPMC => 8 + item.next_multiple_of(8),
+            _ => item,
+        }
+    }
+
+    /// Bytes of all items; `None` when no file can be that large.
+    pub(crate) fn items_len(&self) -> Option<u64> {
+        self.capacity.checked_mul(self.stride())
+    }
+
+    /// Bytes of the whole object; `None` when no process can map that.
+    pub(crate) fn total_size(&self) -> Option<u64> {
+        let total = self.items_len()?.checked_add(self.items_offset())?;
+        (total <= isize::MAX as u64).then_some(total)
+    }
+}

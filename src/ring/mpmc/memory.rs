@@ -1,0 +1,165 @@
+//! The memory of a many-to-many ring: what the algorithm sees of it, and the mapped one.
+//!
+//! The algorithm reaches memory through [`Memory`] alone, so that a model checker and a harness that
+//! stops it anywhere can run the very same code over memory of their own.
+
+use std::ptr::NonNull;
+
+use crate::object::End;
+use crate::ring::control::Control;
+use crate::ring::spsc::copy;
+use crate::sync::atomic::AtomicU64;
+
+/// What a many-to-many ring stands on.
+pub(crate) trait Memory {
+    /// Items that fit, a power of two.
+    fn capacity(&self) -> u64;
+    /// Participants there may be.
+    fn participants(&self) -> u32;
+    /// Positions ever claimed by pushes.
+    fn tail(&self) -> &AtomicU64;
+    /// Positions ever claimed by pops.
+    fn head(&self) -> &AtomicU64;
+    /// Tombstones that were taken off the ring.
+    fn buried(&self) -> &AtomicU64;
+    /// Items that were given up for newer ones.
+    fn dropped(&self) -> &AtomicU64;
+    /// Items whose taker died before it could free the cell.
+    fn lost(&self) -> &AtomicU64;
+    /// The word of the cell of `position`.
+    fn cell(&self, position: u64) -> &AtomicU64;
+    /// What participant `index`, which is below `participants`, announces at `end`.
+    fn intent(&self, index: u32, end: End) -> &AtomicU64;
+    /// The item's place in the cell of `position`.
+    fn item(&self, position: u64) -> NonNull<u8>;
+    /// Copies an item into the cell of `position`.
+    ///
+    /// # Safety
+    /// The caller has claimed it; `from` is readable for an item.
+    unsafe fn write(&self, position: u64, from: *const u8);
+    /// Copies the item out of the cell of `position`.
+    ///
+    /// # Safety
+    /// The caller has claimed it; `to` is writable for an item.
+    unsafe fn read(&self, position: u64, to: *mut u8);
+}
+
+/// A participant's slot is a line, with the intents in its second half.
+const SLOT: usize = 128;
+const PUSH_INTENT: usize = 0x40;
+const POP_INTENT: usize = 0x48;
+
+/// The memory of a mapped object.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    control: NonNull<Control>,
+    slots: NonNull<u8>,
+    cells: NonNull<u8>,
+    mask: u64,
+    stride: usize,
+    item_size: usize,
+    participants: u32,
+}
+
+// SAFETY: shared memory belongs to the process, not to a thread.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
+    /// # Safety
+    /// For as long as the result is used: `control` is a control page; `slots` the first of
+    /// `participants` participant slots; `cells` the first of `capacity` (a power of two) cells of
+    /// `stride` bytes, aligned to 8, where `stride` is a multiple of 8 and at least `8 + item_size`.
+    pub(crate) unsafe fn new(
+        control: NonNull<Control>,
+        slots: NonNull<u8>,
+        participants: u32,
+        cells: NonNull<u8>,
+        capacity: u64,
+        stride: u64,
+        item_size: u32,
+    ) -> Self {
+        let (mask, stride, item_size) = (capacity - 1, stride as usize, item_size as usize);
+        Self { control, slots, cells, mask, stride, item_size, participants }
+    }
+
+    #[inline(always)]
+    fn control(&self) -> &Control {
+        // SAFETY: `new`'s contract; the page consists of atomics.
+        unsafe { self.control.as_ref() }
+    }
+
+    #[inline(always)]
+    fn at(&self, position: u64) -> NonNull<u8> {
+        // SAFETY: the masked position is below the capacity, so the cell lies inside.
+        unsafe { self.cells.add((position & self.mask) as usize * self.stride) }
+    }
+}
+
+impl Memory for Mapped {
+    #[inline(always)]
+    fn capacity(&self) -> u64 {
+        self.mask + 1
+    }
+
+    fn participants(&self) -> u32 {
+        self.participants
+    }
+
+    #[inline(always)]
+    fn tail(&self) -> &AtomicU64 {
+        &self.control().tail.0
+    }
+
+    #[inline(always)]
+    fn head(&self) -> &AtomicU64 {
+        &self.control().head.0
+    }
+
+    fn buried(&self) -> &AtomicU64 {
+        &self.control().buried.0
+    }
+
+    fn dropped(&self) -> &AtomicU64 {
+        &self.control().dropped.0
+    }
+
+    fn lost(&self) -> &AtomicU64 {
+        &self.control().lost.0
+    }
+
+    #[inline(always)]
+    fn cell(&self, position: u64) -> &AtomicU64 {
+        // SAFETY: the word is the first of the cell, which is aligned to 8 and lives as long as
+        // `self` by `new`'s contract.
+        unsafe { self.at(position).cast().as_ref() }
+    }
+
+    #[inline(always)]
+    fn intent(&self, index: u32, end: End) -> &AtomicU64 {
+        debug_assert!(index < self.participants);
+        let field = match end {
+            End::Producer => PUSH_INTENT,
+            End::Consumer => POP_INTENT,
+        };
+        // SAFETY: an existing slot, by the caller's and `new`'s contract; aligned to 8.
+        unsafe { self.slots.add(index as usize * SLOT + field).cast().as_ref() }
+    }
+
+    #[inline(always)]
+    fn item(&self, position: u64) -> NonNull<u8> {
+        // SAFETY: the item lies behind the word, inside the cell.
+        unsafe { self.at(position).add(8) }
+    }
+
+    #[inline(always)]
+    unsafe fn write(&self, position: u64, from: *const u8) {
+        // SAFETY: the cell is the caller's; it vouches for `from`.
+        unsafe { copy(self.item(position).as_ptr(), from, self.item_size) };
+    }
+
+    #[inline(always)]
+    unsafe fn read(&self, position: u64, to: *mut u8) {
+        // SAFETY: the cell is the caller's; it vouches for `to`.
+        unsafe { copy(to, self.item(position).as_ptr(), self.item_size) };
+    }
+}

@@ -1,0 +1,348 @@
+//! The core of a ring with many producers and many consumers: Vyukov's bounded queue (cells with
+//! sequence words, one compare-and-swap a claim), with turns as in folly's MPMCQueue instead of
+//! sequence numbers, and with *announced intents*: who is about to claim a position says so first.
+//!
+//! Works on checked memory and knows no names, no descriptors and no sleeping.
+//!
+//! ```text
+//! push:  t = tail;  cell(t) is not free for t → full (or its last taker is still at it)
+//!        my push_intent = t;  compare-and-swap tail t → t + 1           announce, then claim
+//!        item → cell;  cell's word = full(t) (Release): the commit
+//! pop:   h = head;  cell(h) is not full for h → empty (or its pusher is still at it)
+//!        my pop_intent = h;  compare-and-swap head h → h + 1
+//!        cell → item;  cell's word = free for h's next lap (Release)
+//! ```
+//!
+//! A run of k positions is announced and claimed with one compare-and-swap and published item by
+//! item. An intent is not cleared after success (that would cost a store for nothing: its position
+//! is resolved for ever); who loses the race overwrites it with its next try or clears it before it
+//! gives up, so that an idle process does not stand beside a position that it does not own.
+//!
+//! Invariants:
+//!
+//! 1. If position t is claimed and not published, the push_intent of its winner covers t: stored
+//!    before the compare-and-swap, overwritten only by a later operation, that is after the publish.
+//! 2. Whoever reads `tail > t` (Acquire, from the winner's Release) sees that intent or a later one;
+//!    a later one (Release) means that t is published, and the cell's word, read again, has changed.
+//! 3. So "not published, and all whose intents cover t are dead" proves the winner dead. A position
+//!    is claimed once ever: a tombstone in its place is final, whoever sets it and however often.
+//! 4. A living winner is never robbed, however slow or long stopped.
+//!
+//! The same holds for pops with `head` and pop_intent.
+//!
+//! | killed in push after | left behind | the others |
+//! |---|---|---|
+//! | the intent | an intent on a position that is unclaimed or another's | nothing to resolve |
+//! | the claim, up to the publish | a hole, named by the intent | put a tombstone there and go on; the item was never sent |
+//! | the publish | the item, and an intent that means nothing any more | deliver it, once |
+//! | **in pop after** the claim, up to the release | a full cell behind `head`, named by the intent | free it and count it lost |
+//! | the release | nothing | the item is lost with its taker |
+//! | **in recovery**, anywhere | the same as before it, or the same as after it | do it again |
+//!
+//! So: items come out in the order in which they were claimed, none is torn, none comes twice, and
+//! each kill loses the items of its own call at most. What waits is said in [`Core::blocked`]: a
+//! position that a *living* process has claimed and not finished holds up those behind it until it
+//! goes on or dies.
+//!
+//! A hostile peer can store anything anywhere. Positions are masked before they address a cell,
+//! every loop is bounded, and words that no history leads to are reported as corruption.
+
+mod memory;
+mod recover;
+mod word;
+
+use std::ptr::NonNull;
+
+pub(crate) use memory::{Mapped, Memory};
+pub(crate) use recover::Blocked;
+use word::{Cell, Intent, Laps, MAX_RUN};
+
+use super::spsc::Corrupt;
+use crate::object::End;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Turns of a claiming loop; each lost one is a claim of somebody else, so it takes a scribbler, or
+/// extraordinary bad luck, to use them up.
+const PATIENCE: u32 = 10_000;
+
+/// A run of positions that were claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub position: u64,
+    pub count: u64,
+}
+
+/// A many-to-many ring's algorithm over its memory.
+#[derive(Debug)]
+pub(crate) struct Core<M> {
+    memory: M,
+    laps: Laps,
+}
+
+/// What is inside, counted cell by cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    /// Items published, ever.
+    pub written: u64,
+    /// Items claimed by consumers, ever, without those that were lost.
+    pub read: u64,
+    /// Items given up for newer ones.
+    pub dropped: u64,
+    /// Items whose taker died before it could free the cell.
+    pub lost: u64,
+    /// Items inside.
+    pub length: u64,
+    /// Positions that a producer has claimed and not published.
+    pub pending: u64,
+}
+
+impl<M: Memory> Core<M> {
+    pub(crate) fn new(memory: M) -> Self {
+        let laps = Laps::new(memory.capacity());
+        Self { memory, laps }
+    }
+
+    #[inline(always)]
+    fn cell(&self, position: u64) -> Cell {
+        // Acquire: pairs with the Release of whoever published or freed it.
+        self.laps.look(self.memory.cell(position).load(Ordering::Acquire), position)
+    }
+
+    /// Claims at most `count` positions, at least one, at one end for participant `me`; `None` when
+    /// the next one cannot be had.
+    #[inline(always)]
+    fn claim(&self, me: u32, end: End, count: u64) -> Result<Option<Run>, Corrupt> {
+        let memory = &self.memory;
+        let index = match end {
+            End::Producer => memory.tail(),
+            End::Consumer => memory.head(),
+        };
+        let ready = |cell| match end {
+            End::Producer => cell == Cell::Free,
+            End::Consumer => matches!(cell, Cell::Full | Cell::Tombstone),
+        };
+        let intent = memory.intent(me, end);
+        let mut announced = false;
+        let give_up = |announced: bool| {
+            if announced {
+                // Release, as every store to an intent: whoever sees it gone sees all before.
+                intent.store(Intent::NONE.0, Ordering::Release);
+            }
+        };
+        // Acquire: invariant 2, for those who look at intents because of this index.
+        let mut position = index.load(Ordering::Acquire);
+        for _ in 0..PATIENCE {
+            let cell = self.cell(position);
+            if ready(cell) {
+                let most = count.min(memory.capacity()).min(MAX_RUN);
+                let mut run = 1;
+                while run < most && ready(self.cell(position.wrapping_add(run))) {
+                    run += 1;
+                }
+                // Release: what this participant did before is visible with the new intent.
+                intent.store(Intent::new(position, run).0, Ordering::Release);
+                announced = true;
+                // AcqRel: the intent is visible to whoever sees the index moved.
+                match index.compare_exchange(
+                    position,
+                    position.wrapping_add(run),
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                ) {
+                    Ok(_) => return Ok(Some(Run { position, count: run })),
+                    Err(now) => position = now,
+                }
+                continue;
+            }
+            let impossible = match (cell, end) {
+                // Claimed or freed between the two loads; then the index has moved as well.
+                (Cell::Past, _) | (Cell::Full | Cell::Tombstone, End::Producer) => {
+                    let seen = position;
+                    position = index.load(Ordering::Acquire);
+                    if position != seen {
+                        continue;
+                    }
+                    true
+                }
+                (Cell::Impossible, _) => true,
+                // A consumer's next cell with the hole of the lap before: `head` passed a hole.
+                (Cell::Hole, End::Consumer) => true,
+                _ => false,
+            };
+            give_up(announced);
+            return if impossible { Err(Corrupt) } else { Ok(None) };
+        }
+        give_up(announced);
+        Ok(None)
+    }
+
+    fn publish(&self, position: u64) {
+        // Release: pairs with the Acquire of the consumer's look.
+        self.memory.cell(position).store(self.laps.full(position), Ordering::Release);
+    }
+
+    fn free(&self, position: u64) {
+        // Release: pairs with the Acquire of the next lap's producer.
+        self.memory.cell(position).store(self.laps.next_free(position), Ordering::Release);
+    }
+
+    /// Frees a tombstone that a consumer came to.
+    fn bury(&self, position: u64) {
+        self.memory.buried().fetch_add(1, Ordering::Relaxed);
+        self.free(position);
+    }
+
+    /// Pushes as many of `count` items as there are free cells in a row; 0 when there is none.
+    ///
+    /// # Safety
+    /// `items` is readable for `count` items of `size` bytes; participant `me` is the caller's.
+    #[inline(always)]
+    pub(crate) unsafe fn push(
+        &self,
+        me: u32,
+        items: *const u8,
+        size: usize,
+        count: u64,
+    ) -> Result<u64, Corrupt> {
+        let Some(run) = self.claim(me, End::Producer, count)? else { return Ok(0) };
+        for i in 0..run.count {
+            let position = run.position.wrapping_add(i);
+            // SAFETY: claimed just now; `i` is below `count`.
+            unsafe { self.memory.write(position, items.add(i as usize * size)) };
+            self.publish(position);
+        }
+        Ok(run.count)
+    }
+
+    /// Pops as many of `count` items as there are in a row; 0 when there is none.
+    ///
+    /// # Safety
+    /// `items` is writable for `count` items of `size` bytes; participant `me` is the caller's.
+    #[inline(always)]
+    pub(crate) unsafe fn pop(
+        &self,
+        me: u32,
+        items: *mut u8,
+        size: usize,
+        count: u64,
+    ) -> Result<u64, Corrupt> {
+        // Each turn takes tombstones off the ring, of which there are `capacity` at most.
+        for _ in 0..self.memory.capacity().max(PATIENCE.into()) {
+            let Some(run) = self.claim(me, End::Consumer, count)? else { return Ok(0) };
+            let mut taken = 0;
+            for i in 0..run.count {
+                let position = run.position.wrapping_add(i);
+                if self.cell(position) == Cell::Tombstone {
+                    self.bury(position);
+                    continue;
+                }
+                // SAFETY: claimed just now; `taken` is below `count`.
+                unsafe { self.memory.read(position, items.add(taken as usize * size)) };
+                self.free(position);
+                taken += 1;
+            }
+            if taken > 0 {
+                return Ok(taken);
+            }
+        }
+        Ok(0)
+    }
+
+    /// Gives up the oldest item for a newer one; `false` if there is none that can be had.
+    pub(crate) fn discard(&self, me: u32) -> Result<bool, Corrupt> {
+        let Some(run) = self.claim(me, End::Consumer, 1)? else { return Ok(false) };
+        if self.cell(run.position) == Cell::Tombstone {
+            self.bury(run.position);
+        } else {
+            self.memory.dropped().fetch_add(1, Ordering::Relaxed);
+            self.free(run.position);
+        }
+        Ok(true)
+    }
+
+    /// Claims a free cell to be filled in place; [`Core::commit`] or [`Core::give_back`] follows.
+    pub(crate) fn reserve(&self, me: u32) -> Result<Option<(u64, NonNull<u8>)>, Corrupt> {
+        let run = self.claim(me, End::Producer, 1)?;
+        Ok(run.map(|run| (run.position, self.memory.item(run.position))))
+    }
+
+    /// Publishes a reserved cell.
+    pub(crate) fn commit(&self, position: u64) {
+        self.publish(position);
+    }
+
+    /// Leaves a reserved cell without an item: its position is claimed, so consumers skip it.
+    pub(crate) fn give_back(&self, position: u64) {
+        // Release, as for every publish.
+        self.memory.cell(position).store(self.laps.tombstone(position), Ordering::Release);
+    }
+
+    /// Claims an item to be read in place; [`Core::release`] follows.
+    pub(crate) fn peek(&self, me: u32) -> Result<Option<(u64, NonNull<u8>)>, Corrupt> {
+        for _ in 0..self.memory.capacity().max(PATIENCE.into()) {
+            let Some(run) = self.claim(me, End::Consumer, 1)? else { return Ok(None) };
+            if self.cell(run.position) != Cell::Tombstone {
+                return Ok(Some((run.position, self.memory.item(run.position))));
+            }
+            self.bury(run.position);
+        }
+        Ok(None)
+    }
+
+    /// The item of a cell that was peeked.
+    pub(crate) fn item(&self, position: u64) -> NonNull<u8> {
+        self.memory.item(position)
+    }
+
+    /// Takes an item that was peeked.
+    ///
+    /// # Safety
+    /// The caller peeked `position`; `item` is writable for an item.
+    pub(crate) unsafe fn take(&self, position: u64, item: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.memory.read(position, item) };
+        self.free(position);
+    }
+
+    /// Frees the cell of an item that was read in place.
+    pub(crate) fn release(&self, position: u64) {
+        self.free(position);
+    }
+
+    /// Frees the cell of an item that its taker does not want any more, and counts it as lost.
+    pub(crate) fn lose(&self, position: u64) {
+        self.memory.lost().fetch_add(1, Ordering::Relaxed);
+        self.free(position);
+    }
+
+    /// Whether nothing is inside, not even a claimed position.
+    pub(crate) fn is_empty(&self) -> bool {
+        let head = self.memory.head().load(Ordering::Acquire);
+        self.memory.tail().load(Ordering::Acquire) == head
+    }
+
+    /// A count of everything, one cell after the other. At a quiet moment it is exact, and
+    /// `written = read + dropped + lost + length` always: both sums are made from the same look.
+    pub(crate) fn tally(&self) -> Tally {
+        let head = self.memory.head().load(Ordering::Acquire);
+        let tail = self.memory.tail().load(Ordering::Acquire);
+        let inside = tail.wrapping_sub(head).min(self.memory.capacity());
+        let (mut length, mut pending) = (0, 0);
+        for position in (0..inside).map(|i| head.wrapping_add(i)) {
+            match self.cell(position) {
+                Cell::Full => length += 1,
+                // The latter: taken meanwhile.
+                Cell::Tombstone | Cell::Past => {}
+                _ => pending += 1,
+            }
+        }
+        let counter = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let memory = &self.memory;
+        let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
+        let lost = counter(memory.lost());
+        let gone = dropped.wrapping_add(lost);
+        let read = head.wrapping_sub(buried).wrapping_sub(gone);
+        let written = read.wrapping_add(gone).wrapping_add(length);
+        Tally { written, read, dropped, lost, length, pending }
+    }
+}

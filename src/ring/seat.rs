@@ -1,0 +1,88 @@
+//! What a handle keeps in private memory that a fork wipes: all of it follows from being attached
+//! in *this* process, and all zero means "not attached, nothing held".
+
+use std::cell::Cell;
+
+use super::spsc::Side;
+use crate::object::End;
+use crate::sys::wipe::Zeroed;
+
+/// The private state of a handle.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Hot {
+    /// The ends of a ring that has one producer and one consumer.
+    pub push: Side,
+    pub pop: Side,
+    /// The ends of the other kinds.
+    pub seat: Seat,
+}
+
+// SAFETY: cells of integers: zero is valid, nothing to drop.
+unsafe impl Zeroed for Hot {}
+
+/// This handle's place among many.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Seat {
+    /// Slot number + 1; 0 when this process has none.
+    participant: Cell<u32>,
+    pub push: Grip,
+    pub pop: Grip,
+}
+
+/// What a handle has in hands at one end.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Grip {
+    /// 1 if the handle takes part in this end.
+    pub held: Cell<u32>,
+    /// A position that was claimed and not finished: handed out, or kept back for the next call.
+    pub run: Cell<InHands>,
+    /// Since when, in nanoseconds of the monotonic clock, somebody's unfinished position has been in
+    /// the way; 0 if none is.
+    pub blocked_since: Cell<u64>,
+    /// Where it begins; or, for a consumer of a broadcast, what it reads next.
+    pub position: Cell<u64>,
+}
+
+/// How a claimed position is in hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct InHands(pub u64);
+
+impl InHands {
+    pub(crate) const NOTHING: Self = Self(0);
+    /// Peeked and not released: the next pop of this handle gets it.
+    pub(crate) const KEPT: Self = Self(u64::MAX);
+
+    /// Items handed out to the caller.
+    pub(crate) fn handed_out(self) -> u64 {
+        if self == Self::KEPT { 0 } else { self.0 }
+    }
+}
+
+impl Seat {
+    /// The slot; `None` when this process is not attached.
+    pub(crate) fn participant(&self) -> Option<u32> {
+        self.participant.get().checked_sub(1)
+    }
+
+    /// The slot of a handle that is attached.
+    #[inline(always)]
+    pub(crate) fn me(&self) -> u32 {
+        debug_assert!(self.participant.get() != 0);
+        self.participant.get().wrapping_sub(1)
+    }
+
+    pub(crate) fn sit_down(&self, participant: u32) {
+        self.participant.set(participant + 1);
+    }
+
+    pub(crate) fn grip(&self, end: End) -> &Grip {
+        match end {
+            End::Producer => &self.push,
+            End::Consumer => &self.pop,
+        }
+    }
+}

@@ -1,0 +1,259 @@
+#![forbid(unsafe_code)]
+//! The slow paths: what a ring's operation does when it cannot go on at once.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::control::{CORRUPT, SHUTDOWN};
+use super::handle::Ring;
+use super::options::policy;
+use crate::error::{Error, Result};
+use crate::object::{End, Holder};
+use crate::sync::wait_until;
+use crate::time::{Timeout, now};
+
+/// How long a position must have been in the way before a call that does not wait asks the kernel
+/// whether its owner lives.
+const SUSPICION: Duration = Duration::from_millis(1);
+
+impl Ring {
+    /// What the flags say against an operation at `end`: corrupt, or shut down (which is for a
+    /// consumer to judge that has found nothing: `None`).
+    fn flags(&self) -> Result<bool> {
+        // Acquire, and before the look at the indices: what was committed before a shutdown is
+        // seen by everyone who sees the shutdown.
+        let flags = self.control().flags.0.load(Ordering::Acquire);
+        if flags & CORRUPT != 0 {
+            return Err(self.refuse(Errno::EBADMSG, "it was found corrupt"));
+        }
+        Ok(flags & SHUTDOWN != 0)
+    }
+
+    fn shut_down(&self) -> Error {
+        self.refuse(Errno::EPIPE, "the stream was shut down")
+    }
+
+    /// Why a commit was refused.
+    pub(super) fn refused(&self) -> Result<()> {
+        if self.flags()? { Err(self.shut_down()) } else { Ok(()) }
+    }
+
+    /// Items that can be moved now, without waiting: `None` for none. Errors that end a stream.
+    fn look(&self, end: End) -> Result<Option<u64>> {
+        let shut = self.flags()?;
+        let count = match end {
+            End::Producer if shut => 0,
+            End::Producer => self.core.look_push(&self.hot.push).map_err(|c| self.corrupt(c))?,
+            End::Consumer => self.core.look_pop(&self.hot.pop).map_err(|c| self.corrupt(c))?,
+        };
+        match count {
+            0 if shut => Err(self.shut_down()),
+            0 => Ok(None),
+            count => Ok(Some(count)),
+        }
+    }
+
+    fn peer_died(&self, end: End) -> Error {
+        let pid = self.role_word(end).pid();
+        let why = format!("the process at the {} end (pid {pid}) died", end.word());
+        self.refuse(Errno::EOWNERDEAD, why)
+    }
+
+    /// Who holds `end`, asking the kernel.
+    pub(super) fn probe(&self, end: End) -> Holder {
+        let word = self.role_word(end);
+        if !self.engine.is_shared(end) {
+            return word.probe(end, self.object.anchor());
+        }
+        let mut holder = match word.holder() {
+            // The last to come is in the slots, dead or alive, or was just cleared away.
+            Holder::Live => Holder::Closed,
+            holder => holder,
+        };
+        for index in 0..self.object.geometry().max_handles {
+            let Some(slot) = self.object.slot(index) else { break };
+            if slot.is_in_use() && slot.ends.load(Ordering::Acquire) & end.bit() != 0 {
+                if self.object.is_alive(index) {
+                    return Holder::Live;
+                }
+                holder = Holder::Dead;
+            }
+        }
+        holder
+    }
+
+    /// Slow path of every operation of a ring with one producer and one consumer: returns once at
+    /// least one item can be moved. Success leaves errno alone, as it does on the fast path.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn ready(&self, end: End, timeout: Timeout) -> Result<u64> {
+        let errno = Errno::last_raw();
+        let result = self.await_items(end, timeout);
+        if result.is_ok() {
+            Errno::set_raw(errno);
+        }
+        result
+    }
+
+    fn await_items(&self, end: End, timeout: Timeout) -> Result<u64> {
+        let side = self.side(end);
+        if !side.is_held() {
+            self.claim(end)?;
+        }
+        if side.run() != 0 {
+            return Err(self.in_hands());
+        }
+        if let Some(count) = self.look(end)? {
+            return Ok(count);
+        }
+        self.wait(end, timeout, || self.look(end))
+    }
+
+    fn in_hands(&self) -> Error {
+        let why = "a run is handed out in place; give it back first (a count of 0 will do)";
+        self.refuse(Errno::EINVAL, why)
+    }
+
+    /// Before every operation at an end that many hold.
+    #[cold]
+    fn take_part(&self, end: End) -> Result<()> {
+        let grip = self.hot.seat.grip(end);
+        if grip.held.get() == 0 {
+            let errno = Errno::last_raw();
+            self.claim(end)?;
+            Errno::set_raw(errno);
+        }
+        if grip.run.get().handed_out() != 0 {
+            return Err(self.in_hands());
+        }
+        Ok(())
+    }
+
+    /// Does `operation`, which gives `None` when it would have to wait, at `end` of a ring of the
+    /// kinds with many holders, waiting as long as `timeout` says.
+    #[inline(always)]
+    pub(super) fn operate<T>(
+        &self,
+        end: End,
+        timeout: impl Into<Timeout>,
+        mut operation: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let grip = self.hot.seat.grip(end);
+        if grip.held.get() == 0 || grip.run.get().handed_out() != 0 {
+            self.take_part(end)?;
+        }
+        // Relaxed: a shutdown that races with an operation may come after it.
+        if self.control().flags.0.load(Ordering::Relaxed) == 0
+            && let Some(done) = operation()?
+        {
+            return Ok(done);
+        }
+        self.operate_slowly(end, timeout.into(), &mut operation)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn operate_slowly<T>(
+        &self,
+        end: End,
+        timeout: Timeout,
+        operation: &mut dyn FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let errno = Errno::last_raw();
+        let mut attempt = || {
+            let shut = self.flags()?;
+            if shut && end == End::Producer {
+                return Err(self.shut_down());
+            }
+            match operation()? {
+                None if shut && self.engine.is_drained(&self.hot.seat) => Err(self.shut_down()),
+                done => Ok(done),
+            }
+        };
+        let result = match attempt() {
+            Ok(Some(done)) => Ok(done),
+            Ok(None) => self.wait(end, timeout, attempt),
+            Err(error) => Err(error),
+        };
+        if result.is_ok() {
+            Errno::set_raw(errno);
+        }
+        result
+    }
+
+    /// Waits at `end` until `attempt`, which has just failed, gives something.
+    fn wait<T>(
+        &self,
+        end: End,
+        timeout: Timeout,
+        mut attempt: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let fails = end == End::Producer && self.object.geometry().policy & policy::FAIL != 0;
+        if timeout == Timeout::NoWait || fails {
+            if self.is_suspicious(end) && self.mend(end)? {
+                return attempt()?.ok_or_else(Error::would_block);
+            }
+            return Err(Error::would_block());
+        }
+        let peer = end.other();
+        if self.role_word(peer).holder() == Holder::Dead && self.probe(peer) == Holder::Dead {
+            self.mend(end)?;
+            // Once more: the dead one may have committed between our look and its death.
+            return attempt()?.ok_or_else(|| self.peer_died(peer));
+        }
+        let waits = match end {
+            End::Producer => &self.control().push_waits.0,
+            End::Consumer => &self.control().pop_waits.0,
+        };
+        wait_until(
+            self.event(end),
+            &self.spinner,
+            timeout,
+            attempt,
+            || {
+                waits.fetch_add(1, Ordering::Relaxed);
+            },
+            || {
+                self.mend(end)?;
+                match self.probe(peer) {
+                    Holder::Dead => Err(self.peer_died(peer)),
+                    _ => Ok(()),
+                }
+            },
+        )
+    }
+
+    /// Clears away what the dead have left in the way of the next operation at `end`.
+    fn mend(&self, end: End) -> Result<bool> {
+        let alive = |index| self.object.is_alive(index);
+        let mended = self.engine.mend(end, &alive).map_err(|trouble| self.trouble(trouble))?;
+        if mended {
+            self.event(end).notify();
+        }
+        Ok(mended)
+    }
+
+    /// Whether the same position has been in the way of this handle's calls for a while. Asking who
+    /// lives costs system calls, so a caller that polls does not do it every time.
+    fn is_suspicious(&self, end: End) -> bool {
+        let since = &self.hot.seat.grip(end).blocked_since;
+        if !self.engine.is_blocked(end) {
+            since.set(0);
+            return false;
+        }
+        let now = now().as_nanos() as u64;
+        match since.get() {
+            0 => {
+                since.set(now);
+                false
+            }
+            then if now.saturating_sub(then) < SUSPICION.as_nanos() as u64 => false,
+            _ => {
+                since.set(now);
+                true
+            }
+        }
+    }
+}
