@@ -12,6 +12,7 @@
 compile_error!("madang needs Linux: futexes, OFD locks, memfd");
 
 mod error;
+pub mod fd;
 pub mod ffi;
 mod flags;
 mod name;

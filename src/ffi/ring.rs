@@ -5,6 +5,7 @@
 //! either side. No lock is involved; without anybody sleeping no operation enters the kernel.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::PoisonError;
 
@@ -12,11 +13,11 @@ use nix::errno::Errno;
 
 use super::args::{self, Opaque};
 use super::guard::{Answer, guard, guard_or, guard_void};
-use super::shm::mdg_shm;
+use super::shm::{MDG_SEALED, mdg_shm};
 use crate::error::{Error, Result};
 use crate::flags::Access;
 use crate::ring::{EndState, Kind, Options, Ring, Stats};
-use crate::shm::Shm;
+use crate::shm::{Seals, Shm};
 use crate::time::{Nanos, Timeout};
 
 /// Kind: one producer and one consumer at a time. The default.
@@ -312,6 +313,64 @@ pub unsafe extern "C" fn mdg_ring_attach(
             Ring::attach_to(shm, offset, opts, access)
         })
     }
+}
+
+/// Opens the ring whose memory `fd` refers to, such as one that mdg_fd_receive gave: what
+/// mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
+///
+/// `oflag` is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
+/// unless it is sealed against shrinking, so that its sender cannot make this process fault by
+/// truncating it. Anonymous rings are sealed. `opts` as in mdg_ring_open for a ring that exists.
+///
+/// Returns 0, or: -EINVAL (NULL, other oflag bits) · -E2BIG · -EBADF · -EPROTO (not a ring, another
+/// layout or geometry, not sealed as required) · -EBUSY (a living process has that end) · -EBADMSG ·
+/// -EACCES (descriptor not open for reading and writing, or its file may not be opened again) ·
+/// -EMFILE · -ENFILE · -ENOMEM · -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_from_fd(
+    ring: *mut *mut mdg_ring,
+    fd: c_int,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+) -> c_int {
+    guard(|| {
+        let what = "mdg_ring_from_fd";
+        let out = args::out(ring, "mdg_ring_from_fd: ring")?;
+        // SAFETY: the caller's promise; integers only.
+        let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
+        let access = access(oflag & !MDG_SEALED, what)?;
+        let seals = if oflag & MDG_SEALED != 0 { Seals::Required } else { Seals::Unchecked };
+        if fd < 0 {
+            return Err(Error::new(Errno::EBADF, format!("{what}: descriptor {fd}")));
+        }
+        // SAFETY: not -1; the kernel says EBADF if it is not open, and it is borrowed for this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let made = Ring::from_fd(fd, &options, access, seals)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, made) };
+        Ok(0)
+    })
+}
+
+/// The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
+/// the handle: do not close it.
+///
+/// Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment) · -EBADF.
+/// Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `ring` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_memory(ring: *const mdg_ring) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { args::handle(ring) }?.memory();
+        let in_segment = || Error::new(Errno::EINVAL, "mdg_ring_memory: the ring is in a segment");
+        Ok(memory.ok_or_else(in_segment)?.as_raw_fd())
+    })
 }
 
 /// # Safety

@@ -11,6 +11,7 @@ pub(crate) mod lock;
 pub(crate) mod membarrier;
 pub(crate) mod pipe;
 pub(crate) mod semaphore;
+pub(crate) mod socket;
 pub(crate) mod wipe;
 
 /// Processors this thread may run on; at least 1. Spinning for another process makes sense only
