@@ -176,6 +176,12 @@ impl Shm {
         &self.what
     }
 
+    /// Whether the object was found shorter than this mapping, which somebody else must have done:
+    /// the guard against SIGBUS ([`sigbus_guard`](crate::sigbus_guard)) has put pages of zeros there.
+    pub fn is_cut(&self) -> bool {
+        self.mapping.is_cut()
+    }
+
     /// Changes the size of the object, as ftruncate does, and of this mapping, which may move.
     ///
     /// New bytes are zero and reserved. Other processes keep the mapping that they have: after

@@ -11,6 +11,7 @@ pub(crate) mod lock;
 pub(crate) mod membarrier;
 pub(crate) mod pipe;
 pub(crate) mod semaphore;
+pub(crate) mod sigbus;
 pub(crate) mod socket;
 pub(crate) mod wipe;
 

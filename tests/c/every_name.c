@@ -48,6 +48,7 @@ static void shm(void)
     EXPECT(mdg_shm_from_fd(&other, mdg_shm_fd(shm), O_RDWR | MDG_SEALED) == -EPROTO);
     mdg_shm_close(shm);
     EXPECT(mdg_shm_anonymous(&shm, 100, MDG_INHERIT) == 0);
+    EXPECT(mdg_sigbus_guard() == 0 && mdg_shm_intact(shm) == 0);
     EXPECT(mdg_shm_from_fd(&other, mdg_shm_fd(shm), O_RDWR | MDG_SEALED) == 0);
     mdg_shm_close(other);
     mdg_shm_close(shm);
