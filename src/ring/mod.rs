@@ -4,9 +4,11 @@
 //! and one consumer at a time ([`Kind::Spsc`]); other kinds have their numbers reserved.
 
 mod control;
+mod copy;
 mod ends;
 mod handle;
 mod options;
+mod pace;
 mod spsc;
 mod stats;
 mod transfer;
