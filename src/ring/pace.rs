@@ -3,7 +3,7 @@
 //!
 //! Two sides at each other's heels fight for the same lines: the one of the index, at every look, and
 //! the one of the slot that one fills and the other empties. The follower then finds a few items at
-//! each look, and each look costs the leader a stall. A pause of less than a microsecond, and the
+//! each look, and each look costs the leader a stall. A pause of a microsecond or two, and the
 //! follower has hundreds to go through without another look: both run at their own speed.
 //!
 //! It is for streams only. One item is never kept waiting (a request, an answer); a stream that
@@ -16,10 +16,10 @@ use std::hint::spin_loop;
 /// Enough of them, and there is no need to wait; never more than a quarter of the ring, so that
 /// never both sides wait for each other.
 const PLENTY: u64 = 256;
-/// Turns of one pause, 0.4 µs where a turn takes 25 ns.
-const TURNS: u32 = 16;
+/// Turns of one pause, 0.8 µs where a turn takes 25 ns.
+const TURNS: u32 = 32;
 /// Most pauses in a row.
-const PAUSES: u32 = 4;
+const PAUSES: u32 = 2;
 /// Items that one pause must bring, or it did not pay.
 const WORTH: u64 = 8;
 /// After a pause that did not pay, so many looks go without, doubled each time up to the most.
@@ -101,7 +101,7 @@ mod tests {
             seen += 100;
             Ok::<_, ()>(seen)
         };
-        assert_eq!(pace.gather(2, 1024, &mut fast), Ok(302));
+        assert_eq!(pace.gather(2, 1024, &mut fast), Ok(202));
         assert!(pace.pays(2, 1024));
         for expected in [16, 32, 64] {
             assert_eq!(pace.gather(2, 1024, || Ok::<_, ()>(3)), Ok(3));
@@ -120,7 +120,7 @@ mod tests {
             looks += 1;
             Ok::<_, ()>(2 + 10 * looks)
         });
-        assert_eq!((count, looks), (Ok(42), u64::from(PAUSES)));
+        assert_eq!((count, looks), (Ok(22), u64::from(PAUSES)));
         assert_eq!(pace.gather(9, 1024, || Ok::<_, ()>(0)), Ok(0));
         assert_eq!(pace.gather(9, 1024, || Err(())), Err(()));
     }
