@@ -186,6 +186,108 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
     })
 }
 
+/// [`mdg_ring_push`] when it has to wait, or to fail. This and its like are functions by themselves,
+/// and `extern "C"`, which cannot unwind, so that the fast paths of the entries need no stack.
+///
+/// # Safety
+/// As for [`mdg_ring_push`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn push_slowly(
+    ring: *mut mdg_ring,
+    item: *const c_void,
+    timeout_ns: i64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
+            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// [`mdg_ring_pop`] when it has to wait, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_pop`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn pop_slowly(ring: *mut mdg_ring, item: *mut c_void, timeout_ns: i64) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
+            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// [`mdg_ring_push_many`] when it has to wait, to push fewer, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_push_many`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn push_many_slowly(
+    ring: *mut mdg_ring,
+    items: *const c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items, count, ring)?;
+            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
+                .map(self::count)
+        })
+    }
+}
+
+/// [`mdg_ring_pop_many`] when it has to wait, to pop fewer, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_pop_many`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn pop_many_slowly(
+    ring: *mut mdg_ring,
+    items: *mut c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items.cast_const(), count, ring)?;
+            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
+        })
+    }
+}
+
+/// [`mdg_ring_push`] of an item of any size, with room for it.
+///
+/// # Safety
+/// As for `Ring::push_at_once` with one item.
+#[inline(never)]
+unsafe extern "C" fn push_sized(ring: &Ring, item: *const u8) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ring.push_at_once(item, 1) };
+    0
+}
+
+/// [`mdg_ring_pop`] of an item of any size that is there.
+///
+/// # Safety
+/// As for `Ring::pop_at_once` with one item.
+#[inline(never)]
+unsafe extern "C" fn pop_sized(ring: &Ring, item: *mut u8) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ring.pop_at_once(item, 1) };
+    0
+}
+
 /// Opens, or makes, the ring `name`, or an anonymous one if `name` is NULL.
 ///
 /// `*ring` receives a handle to be closed with mdg_ring_close. `oflag`: O_WRONLY takes the producing
@@ -454,10 +556,16 @@ pub unsafe extern "C" fn mdg_ring_push(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
-            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !item.is_null() && live.has_room_for(1) => {
+                if live.item_size() != 8 {
+                    return push_sized(live, item.cast());
+                }
+                live.push_word(item.cast());
+                0
+            }
+            _ => push_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -481,10 +589,16 @@ pub unsafe extern "C" fn mdg_ring_pop(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
-            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !item.is_null() && live.has_items(1) => {
+                if live.item_size() != 8 {
+                    return pop_sized(live, item.cast());
+                }
+                live.pop_word(item.cast());
+                0
+            }
+            _ => pop_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -505,11 +619,13 @@ pub unsafe extern "C" fn mdg_ring_push_many(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            check_items(items, count, ring)?;
-            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
-                .map(self::count)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !items.is_null() && count > 0 && live.has_room_for(count) => {
+                live.push_at_once(items.cast(), count);
+                self::count(count)
+            }
+            _ => push_many_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
@@ -529,10 +645,13 @@ pub unsafe extern "C" fn mdg_ring_pop_many(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            check_items(items.cast_const(), count, ring)?;
-            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !items.is_null() && count > 0 && live.has_items(count) => {
+                live.pop_at_once(items.cast(), count);
+                self::count(count)
+            }
+            _ => pop_many_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
