@@ -275,7 +275,14 @@ impl Ring {
         control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
         control.not_empty.0.notify();
         control.not_full.0.notify();
+        if self.object.region().is_cut() {
+            return self.cut();
+        }
         self.refuse(Errno::EBADMSG, "its indices, or the words of its cells, are impossible")
+    }
+
+    pub(super) fn cut(&self) -> Error {
+        self.refuse(Errno::EBADMSG, "somebody has made its file shorter")
     }
 
     pub(super) fn trouble(&self, trouble: Trouble) -> Error {

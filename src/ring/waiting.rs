@@ -26,7 +26,9 @@ impl Ring {
         // seen by everyone who sees the shutdown.
         let flags = self.control().flags.0.load(Ordering::Acquire);
         if self.object.region().is_cut() {
-            return Err(self.refuse(Errno::EBADMSG, "somebody has made its file shorter"));
+            // For the fast paths, which look at nothing but the flags.
+            self.control().flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            return Err(self.cut());
         }
         if flags & CORRUPT != 0 {
             return Err(self.refuse(Errno::EBADMSG, "it was found corrupt"));
