@@ -149,12 +149,18 @@ static struct process *begin(unsigned who) {
     return me;
 }
 
+/* What was sent may be lost when its sender leaves, in queues that live in their processes. */
+static void wait_for(unsigned who) {
+    while (!__atomic_load_n(&meeting->process[who].ended, __ATOMIC_ACQUIRE)) usleep(200);
+}
+
 static void producer(const struct work *w, unsigned who) {
     queue_attach(&queues[0], PUSHES);
     struct process *me = begin(who);
     if (strcmp(w->name, "idle") == 0) usleep(1000000);
     produce_any(&queues[0], w, who, w->count / w->producers);
     me->ended = now_ns();
+    for (unsigned i = 0; i < w->consumers; i++) wait_for(w->producers + i);
     queue_leave(&queues[0], PUSHES);
 }
 
@@ -165,11 +171,12 @@ static void consumer(const struct work *w, unsigned who) {
     struct process *me = begin(who);
     uint64_t used = cpu_used_ns();
     consume_any(&queues[0], w, quota, &seen);
+    uint64_t ended = now_ns();
     me->cpu_ns = cpu_used_ns() - used;
-    me->ended = now_ns();
     me->items = seen.items;
     me->sum = seen.sum;
     me->wrong = seen.wrong;
+    __atomic_store_n(&me->ended, ended, __ATOMIC_RELEASE);
     queue_leave(&queues[0], POPS);
 }
 

@@ -61,6 +61,7 @@ static void answerer(const struct work *w) {
         if (think) busy_for(think);
         push_all(&queues[1], (char *)&item, 8, 1);
     }
+    wait_for(0);
     queue_leave(&queues[0], POPS);
     queue_leave(&queues[1], PUSHES);
 }

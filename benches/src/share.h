@@ -93,6 +93,7 @@ static inline void busy_for(uint64_t n) {
 }
 
 /* The CPUs that this program may use, as taskset(1) or a container left them. */
+__attribute__((unused))
 static int usable_cpus(int *cpus, int most) {
     cpu_set_t set;
     int found = 0;
@@ -102,6 +103,7 @@ static int usable_cpus(int *cpus, int most) {
     return found;
 }
 
+__attribute__((unused))
 static void pin(int cpu) {
     cpu_set_t set;
     CPU_ZERO(&set);
