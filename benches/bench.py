@@ -116,6 +116,8 @@ def measure(lab, row, rounds, say):
             takes_part.append(name)
         except Refused as why:
             refused[name] = str(why)
+    if not takes_part:
+        return [], refused
     with machine():
         counts = lab.counts(row, takes_part)
     pairs = []

@@ -1,13 +1,14 @@
 #!/bin/sh
-# peers.sh BIN CC CXX FLAGS RUST: builds each peer in the list `peers`, and writes those that cannot be
-# built to BIN/absent with the package to install and, in BIN/NAME.log, the compiler's words.
+# peers.sh BIN CC CXX FLAGS PEERS RUST: builds each peer in the list `peers`, and writes those that
+# cannot be built to BIN/absent with the package to install and, in BIN/NAME.log, the compiler's words.
+# PEERS or RUST 0: none, or no Rust ones, are built; they count as absent.
 set -u
-bin=$1 cc=$2 cxx=$3 flags=$4 wants_rust=${5:-1}
+bin=$1 cc=$2 cxx=$3 flags=$4 wants_peers=${5:-1} wants_rust=${6:-1}
 : >"$bin/absent"
 
 # The Rust peers are one static library. Where cargo is missing or cannot fetch, they are absent.
 rust=$bin/rust/release/librust_peers.a
-if [ "$wants_rust" = 0 ]; then
+if [ "$wants_peers" = 0 ] || [ "$wants_rust" = 0 ]; then
     rm -f "$rust"
 else
     echo "building the Rust peers, a minute the first time"
@@ -17,6 +18,11 @@ fi
 
 while read -r name source package needs; do
     case $name in '#'*|'') continue ;; esac
+    if [ "$wants_peers" = 0 ]; then
+        rm -f "$bin/$name"
+        echo "$name $package" >>"$bin/absent"
+        continue
+    fi
     [ "$needs" = rust ] && [ ! -e "$rust" ] && rm -f "$bin/$name"
     newest=$(ls -t "src/$source" src/*.h "$bin/$name" 2>/dev/null | head -n 1)
     [ "$newest" = "$bin/$name" ] && continue
