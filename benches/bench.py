@@ -8,8 +8,8 @@ A pair is ours and one peer, back to back, in turn one and the other first. Befo
 pair a two-line ping-pong tells how far apart the two CPUs are; a pair during which that changed by
 more than 30 % is dropped. A ratio is the median over the ratios of the pairs that are left.
 
-BENCH_LOCK=FILE[:FILE...] holds locks (flock) while a round of pairs is measured, for machines on
-which others build and measure, too.
+BENCH_LOCK=FILE[:FILE...] holds locks (flock) while rounds of pairs are measured, for machines on which
+others build and measure, too; they are let go every 40 seconds.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Lab:
 
     def __init__(self, folder, seconds, log):
         self.folder, self.seconds, self.log = folder, seconds, log
-        self.absent = {}
+        self.absent, self.machine = {}, Machine()
         with contextlib.suppress(FileNotFoundError):
             with open(os.path.join(folder, "absent"), encoding="utf-8") as lines:
                 self.absent = dict(line.split() for line in lines)
@@ -94,51 +94,64 @@ class Lab:
         return {name: max(4, min(same, int(rate * most))) for name, rate in rates.items()}
 
 
-@contextlib.contextmanager
-def machine():
-    """Holds the locks of BENCH_LOCK."""
-    with contextlib.ExitStack() as stack:
-        for path in filter(None, os.environ.get("BENCH_LOCK", "").split(":")):
-            fcntl.flock(stack.enter_context(open(path, "rb")), fcntl.LOCK_EX)
-        yield
+class Machine:
+    """The locks of BENCH_LOCK, held while something is measured and let go now and then."""
+
+    LONGEST = 40  # seconds
+
+    def __init__(self):
+        paths = filter(None, os.environ.get("BENCH_LOCK", "").split(":"))
+        self.files = [open(path, "rb") for path in paths]
+        self.since = None
+
+    def take(self):
+        if self.since is None:
+            for file in self.files:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self.since = time.monotonic()
+
+    def pause(self):
+        """Between two rounds: lets others in when they have waited long enough."""
+        if self.since is not None and time.monotonic() - self.since > self.LONGEST:
+            for file in reversed(self.files):
+                fcntl.flock(file, fcntl.LOCK_UN)
+            self.since = None
 
 
 def measure(lab, row, rounds, say):
     """All rounds of a row: a list of pairs, and who was left out and why."""
-    refused, takes_part = {}, []
+    refused, takes_part, pairs = {}, [], []
+    lab.machine.take()
     for name in [row.ours, *row.others, *row.peers]:
         if not lab.has(name):
             refused[name] = f"absent: install {lab.absent.get(name, '?')}"
             continue
         try:
-            with machine():
-                lab.run(name, row, row.count and min(row.count, 100) or 256)
+            lab.run(name, row, row.count and min(row.count, 100) or 256)
             takes_part.append(name)
         except Refused as why:
             refused[name] = str(why)
-    if not takes_part:
-        return [], refused
-    with machine():
-        counts = lab.counts(row, takes_part)
-    pairs = []
-    for turn in range(rounds):
-        with machine():
-            for place, name in enumerate(n for n in takes_part if n != row.ours):
-                before, found = lab.probe(), {}
-                order = [row.ours, name] if (turn + place) % 2 else [name, row.ours]
-                for who in order:
-                    if who not in refused:
-                        found[who] = lab.run(who, row, counts[who])
-                after = lab.probe()
-                kept = max(before, after) <= DISTANCE_CHANGED * min(before, after)
-                pairs.append({"row": row.key, "turn": turn, "peer": name, "kept": kept,
-                              "before": before, "after": after, "found": found})
-            if takes_part == [row.ours]:
-                pairs.append({"row": row.key, "turn": turn, "peer": row.ours, "kept": True,
-                              "before": 1, "after": 1,
-                              "found": {row.ours: lab.run(row.ours, row, counts[row.ours])}})
+    counts = lab.counts(row, takes_part) if takes_part else {}
+    for turn in range(rounds if takes_part else 0):
+        lab.machine.take()
+        for place, name in enumerate(n for n in takes_part if n != row.ours):
+            order = [row.ours, name] if (turn + place) % 2 else [name, row.ours]
+            pairs.append(pair(lab, row, turn, name, [n for n in order if n in counts], counts))
+        if takes_part == [row.ours]:
+            pairs.append(pair(lab, row, turn, row.ours, takes_part, counts))
         say(f"round {turn + 1}/{rounds}: {report.short(row, pairs)}")
+        lab.machine.pause()
     return pairs, refused
+
+
+def pair(lab, row, turn, peer, order, counts):
+    """Ours and a peer back to back, between two looks at the distance of the CPUs."""
+    before = lab.probe()
+    found = {name: lab.run(name, row, counts[name]) for name in order}
+    after = lab.probe()
+    kept = max(before, after) <= DISTANCE_CHANGED * min(before, after)
+    return {"row": row.key, "turn": turn, "peer": peer, "kept": kept, "before": before,
+            "after": after, "found": found}
 
 
 def quartiles(values):
@@ -198,14 +211,14 @@ def write_csv(out, results, pairs):
 def limits(lab):
     """What the machine can do, and what empty rings take."""
     program = os.path.join(lab.folder, "limits")
-    with machine():
-        found = {
-            "two-line ping-pong": f"{lab.probe():.0f} ns per round trip",
-            "memcpy, 64 KiB": f"{lab.start([program, 'memcpy'])['ops'] / 1e9:.1f} GB/s",
-            "memcpy, 4 MiB":
-                f"{lab.start([program, 'memcpy', '--footprint', '4194304'])['ops'] / 1e9:.1f} GB/s",
-            "empty C call": f"{1e9 / lab.start([program, 'call'])['ops']:.2f} ns",
-        }
+    lab.machine.take()
+    found = {
+        "two-line ping-pong": f"{lab.probe():.0f} ns per round trip",
+        "memcpy, 64 KiB": f"{lab.start([program, 'memcpy'])['ops'] / 1e9:.1f} GB/s",
+        "memcpy, 4 MiB":
+            f"{lab.start([program, 'memcpy', '--footprint', '4194304'])['ops'] / 1e9:.1f} GB/s",
+        "empty C call": f"{1e9 / lab.start([program, 'call'])['ops']:.2f} ns",
+    }
     memory = []
     for capacity, item in suite.MEMORY:
         command = [os.path.join(lab.folder, "memory"), "--capacity", str(capacity), "--item",

@@ -7,8 +7,8 @@ from html import escape
 
 import suite
 
-WIDTH, HEIGHT = 860, 460
-LEFT, RIGHT, TOP, BOTTOM = 80, 250, 50, 64
+WIDTH, HEIGHT = 900, 460
+LEFT, RIGHT, TOP, BOTTOM = 80, 300, 50, 64
 
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #222 }
@@ -16,23 +16,28 @@ text { font: 13px system-ui, sans-serif; fill: #222 }
 .ground { fill: #fff }
 .grid { stroke: #ddd } .axis { stroke: #666 }
 path { fill: none; stroke-width: 1.8 }
-.ours path, path.ours { stroke-width: 3.4 }
+.ours { stroke-width: 3.4 }
 @media (prefers-color-scheme: dark) {
   text { fill: #ddd } .ground { fill: #16181c } .grid { stroke: #33363c } .axis { stroke: #999 }
 }
 """
 
-# Distinct on white and on black, also for most who do not see all colours.
-COLOURS = ["#e8590c", "#1c8adb", "#2f9e5f", "#b05cd6", "#c9a000", "#8c7a6b", "#e0559b", "#17a2a2",
-           "#7f8fa6", "#a3b800", "#6a6ff0"]
+# Distinct on white and on black. A contender has the same colour in every plot.
+COLOURS = {
+    "madang": "#e8590c", "madang_nowait": "#e8590c", "madang_stopproof": "#b3261e",
+    "vyukov": "#7f8fa6", "limit_copy": "#7f8fa6", "futex": "#7f8fa6",
+    "rte_ring": "#1c8adb", "ck_ring": "#2f9e5f", "boost_spsc": "#b05cd6", "boost_mpmc": "#b05cd6",
+    "jack": "#c9a000", "libqb": "#8c7a6b", "iceoryx2": "#17a2a2", "condvar": "#e0559b",
+    "pipe": "#a3b800", "zeromq": "#6a6ff0",
+}
 MARKS = "osd^v"
 
 
 @dataclass
 class Series:
-    name: str
+    contender: str
     points: list
-    ours: bool = False
+    label: str = ""
     dashed: bool = False
     spread: list = field(default_factory=list)  # (low, high) of each point
 
@@ -52,11 +57,15 @@ def size_of(value):
 
 
 def decades(low, high):
-    """Powers of ten around the values, and the places of the ticks."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    if last == first:
-        last += 1
-    ticks = [10.0 ** n for n in range(first, last + 1)]
+    """Where the axis begins and ends around the values, and its ticks."""
+    first = math.floor(math.log10(low))
+    last = max(first + 1, math.ceil(math.log10(high)))
+    steps = (1, 2, 5) if last - first <= 2 else (1,)
+    ticks = [step * 10.0 ** n for n in range(first, last) for step in steps] + [10.0 ** last]
+    while len(ticks) > 2 and ticks[1] <= low:
+        ticks.pop(0)
+    while len(ticks) > 2 and ticks[-2] >= high:
+        ticks.pop()
     return ticks[0], ticks[-1], ticks
 
 
@@ -106,11 +115,12 @@ def chart(title, x_label, y_label, x_ticks, series, y_tick=number):
             f'<text transform="translate(20 {(TOP + bottom) / 2:.0f}) rotate(-90)" '
             f'text-anchor="middle">{escape(y_label)}</text>']
     for i, s in enumerate(series):
-        colour, kind = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
+        colour, kind = COLOURS[s.contender], MARKS[i % len(MARKS)]
         dots = [(places[x], height(y)) for x, y in s.points if x in places and y > 0]
         line = " L".join(f"{x:.1f} {y:.1f}" for x, y in dots)
         dash = ' stroke-dasharray="6 4"' if s.dashed else ""
-        ours = ' class="ours"' if s.ours else ""
+        is_ours = s.contender.startswith(suite.OURS)
+        ours = ' class="ours"' if is_ours else ""
         out.append(f'<path{ours} d="M{line}" stroke="{colour}"{dash}/>')
         for (x, _), (bottom_y, top_y) in zip(dots, s.spread):
             out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{height(bottom_y):.1f}" '
@@ -119,8 +129,8 @@ def chart(title, x_label, y_label, x_ticks, series, y_tick=number):
         at = TOP + 6 + i * 22
         out.append(f'<path{ours} d="M{right + 16} {at} h26" stroke="{colour}"{dash}/>')
         out.append(mark(kind, right + 29, at, colour))
-        weight = ' font-weight="600"' if s.ours else ""
-        out.append(f'<text x="{right + 50}" y="{at + 4}"{weight}>{escape(s.name)}</text>')
+        weight = ' font-weight="600"' if is_ours else ""
+        out.append(f'<text x="{right + 50}" y="{at + 4}"{weight}>{escape(s.label or suite.NAMES[s.contender])}</text>')
     return "\n".join(out) + "\n</svg>\n"
 
 
@@ -136,8 +146,8 @@ def series_over(tables, contenders, points, value):
                 line.append((x, middle))
                 spread.append((low, high))
         if line:
-            found.append(Series(suite.NAMES[name], line, name.startswith(suite.OURS),
-                                name.startswith("madang_") or name.startswith("limit"), spread))
+            dashed = name.startswith(("madang_", "limit", "vyukov"))
+            found.append(Series(name, line, dashed=dashed, spread=spread))
     return found
 
 
@@ -198,6 +208,6 @@ def latency(tables):
             if entry:
                 points = [(p, entry[p][1]) for p in percentiles if p in entry]
                 label = suite.NAMES[name].split(",")[0] + (", sleeping" if sleeping else "")
-                lines.append(Series(label, points, name.startswith(suite.OURS), sleeping))
+                lines.append(Series(name, points, label, sleeping))
     return chart("Round trip of 8 bytes, both sides spinning or both sleeping", "percentile",
                  "nanoseconds", {p: p[1:] for p in percentiles}, lines)

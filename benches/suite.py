@@ -28,7 +28,7 @@ NAMES = {
     "socketpair": "Unix socket pair",
     "mqueue": "POSIX message queue",
     "sysv_msg": "SysV message queue",
-    "condvar": "mutex and condition variables",
+    "condvar": "mutex, condition variables",
     "semaphores": "three semaphores",
     "eventfd": "eventfd",
     "futex": "raw futex",
