@@ -37,8 +37,8 @@ class Refused(Exception):
 class Lab:
     """The programs, and how long a run is to take."""
 
-    def __init__(self, folder, seconds, log):
-        self.folder, self.seconds, self.log = folder, seconds, log
+    def __init__(self, folder, seconds):
+        self.folder, self.seconds = folder, seconds
         self.absent, self.machine = {}, Machine()
         with contextlib.suppress(FileNotFoundError):
             with open(os.path.join(folder, "absent"), encoding="utf-8") as lines:
@@ -228,6 +228,24 @@ def limits(lab):
     return found, memory
 
 
+def run_all(lab, rows, rounds, options, results, all_pairs):
+    began = time.monotonic()
+    for number, row in enumerate(rows, 1):
+        def say(words, number=number, row=row):
+            print(f"[{number}/{len(rows)}] {time.monotonic() - began:4.0f} s  {row.key:12} {words}",
+                  flush=True)
+        many = options.rounds or min(rounds, row.rounds or rounds)
+        if options.smoke:
+            row.count, many = min(row.count, 200), 1
+            row.peers = row.peers if row.count != 1 else []
+        pairs, refused = measure(lab, row, many, say)
+        if options.smoke:  # one round proves nothing about speed, and drops nothing
+            for one in pairs:
+                one["kept"] = True
+        results.append((row, summarise(row, pairs, refused), refused))
+        all_pairs += pairs
+
+
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("bin")
@@ -245,25 +263,16 @@ def main():
         sys.exit(f"unknown rows; there are: {' '.join(r.key for r in suite.ROWS + suite.SWEEPS)}")
     rows = [r for r in rows if not wanted or r.key in wanted]
     rounds = options.rounds or (1 if options.smoke else 2 if options.quick else 7)
-    lab = Lab(options.bin, 0.0005 if options.smoke else 0.02 if options.quick else 0.06, sys.stderr)
+    lab = Lab(options.bin, 0.0005 if options.smoke else 0.02 if options.quick else 0.06)
     os.makedirs(options.out, exist_ok=True)
     for name, package in lab.absent.items():
         print(f"absent: {suite.NAMES[name]}; install {package}", flush=True)
 
-    began, results, all_pairs = time.monotonic(), [], []
-    for number, row in enumerate(rows, 1):
-        def say(words, number=number, row=row):
-            print(f"[{number}/{len(rows)}] {time.monotonic() - began:4.0f} s  {row.key:12} {words}",
-                  flush=True)
-        if options.smoke:
-            row.count, row.peers = min(row.count, 200), row.peers if row.count != 1 else []
-        many = min(rounds, row.rounds or rounds) if not options.rounds else rounds
-        pairs, refused = measure(lab, row, 1 if options.smoke else many, say)
-        if options.smoke:  # one round proves nothing about speed, and drops nothing
-            for pair in pairs:
-                pair["kept"] = True
-        results.append((row, summarise(row, pairs, refused), refused))
-        all_pairs += pairs
+    results, all_pairs = [], []
+    try:
+        run_all(lab, rows, rounds, options, results, all_pairs)
+    except KeyboardInterrupt:
+        print("stopped; what was measured is written", flush=True)
     machine_can, memory = limits(lab)
     write_csv(options.out, results, all_pairs)
     for name, svg in plots.draw(results).items():

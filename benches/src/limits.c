@@ -100,6 +100,7 @@ static void copies(unsigned who, const void *what) {
                 memcpy(at, own, c->item);
             } else {
                 memcpy(own, at, c->item);
+                __asm__ volatile("" : : "r"(own) : "memory"); /* all of the copy is wanted */
                 verify_one(&seen, own, 8);
             }
         }
@@ -108,6 +109,7 @@ static void copies(unsigned who, const void *what) {
     me->ended = now_ns();
     me->wrong = seen.wrong;
     me->items = seen.items;
+    me->sum = seen.sum;
 }
 
 static int limit_of_copying(struct copying c, uint64_t count, int cpu_count) {
@@ -119,7 +121,8 @@ static int limit_of_copying(struct copying c, uint64_t count, int cpu_count) {
     struct process *p = arena->meeting.process;
     uint64_t began = p[0].began < p[1].began ? p[0].began : p[1].began;
     double seconds = (double)(p[1].ended - began) / 1e9;
-    int ok = !p[1].wrong && p[1].items == c.rounds * items;
+    uint64_t sum = expected_sum(c.in_place ? c.item : 8, 0, c.rounds * items);
+    int ok = !p[1].wrong && p[1].items == c.rounds * items && p[1].sum == sum;
     printf("ok=%d ops=%.1f seconds=%.6f\n", ok, (double)p[1].items / seconds, seconds);
     return !ok;
 }
