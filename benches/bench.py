@@ -34,12 +34,16 @@ class Refused(Exception):
     """This contender has no such work; the words say why."""
 
 
+class Failed(Exception):
+    """A run that did not end well or did not verify."""
+
+
 class Lab:
     """The programs, and how long a run is to take."""
 
     def __init__(self, folder, seconds):
         self.folder, self.seconds = folder, seconds
-        self.absent, self.machine = {}, Machine()
+        self.absent, self.machine, self.ours_failed = {}, Machine(), False
         with contextlib.suppress(FileNotFoundError):
             with open(os.path.join(folder, "absent"), encoding="utf-8") as lines:
                 self.absent = dict(line.split() for line in lines)
@@ -62,13 +66,13 @@ class Lab:
         return self.start(self.command(contender, row, count))
 
     def start(self, command):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode == CANNOT:
             raise Refused(done.stderr.strip().splitlines()[-1])
         found = dict(pair.split("=") for pair in done.stdout.split())
         found = {key: float(value) for key, value in found.items()}
         if done.returncode or found.get("ok") != 1:
-            raise SystemExit(f"{' '.join(command)}: not verified\n{done.stdout}{done.stderr}")
+            raise Failed(f"{' '.join(command)}: {done.stdout}{done.stderr}")
         return found
 
     def probe(self):
@@ -77,18 +81,29 @@ class Lab:
         except Refused:  # one CPU: there is no distance
             return 1.0
 
-    def counts(self, row, contenders):
+    def failed(self, name, row, refused, why):
+        """A peer that hangs or loses items is left out, ours ends the benchmark with an error."""
+        print(f"{name}, {row.title}: {why}", file=sys.stderr, flush=True)
+        refused[name] = "failed: it hung, or what came out was not what went in"
+        self.ours_failed |= name.startswith(suite.OURS)
+
+    def counts(self, row, contenders, refused):
         """Items per run of each. The same for all, unless a slow one would take too long."""
         if row.count:
             return {name: row.count for name in contenders}
         rates = {}
         for name in contenders:
             count = 256
-            found = self.run(name, row, count)
-            while found["seconds"] < self.seconds / 8 and count < 1 << 34:
-                count *= 4
+            try:
                 found = self.run(name, row, count)
-            rates[name] = found["ops"]
+                while found["seconds"] < self.seconds / 8 and count < 1 << 34:
+                    count *= 4
+                    found = self.run(name, row, count)
+                rates[name] = found["ops"]
+            except Failed as why:
+                self.failed(name, row, refused, why)
+        if not rates:
+            return {}
         same = max(4, int(rates.get(row.ours, max(rates.values())) * self.seconds))
         most = 2.5 * self.seconds
         return {name: max(4, min(same, int(rate * most))) for name, rate in rates.items()}
@@ -131,12 +146,20 @@ def measure(lab, row, rounds, say):
             takes_part.append(name)
         except Refused as why:
             refused[name] = str(why)
-    counts = lab.counts(row, takes_part) if takes_part else {}
+        except Failed as why:
+            lab.failed(name, row, refused, why)
+    counts = lab.counts(row, takes_part, refused)
+    takes_part = [name for name in takes_part if name in counts]
     for turn in range(rounds if takes_part else 0):
         lab.machine.take()
         for place, name in enumerate(n for n in takes_part if n != row.ours):
             order = [row.ours, name] if (turn + place) % 2 else [name, row.ours]
-            pairs.append(pair(lab, row, turn, name, [n for n in order if n in counts], counts))
+            order = [n for n in order if n in takes_part]
+            try:
+                if name not in refused:
+                    pairs.append(pair(lab, row, turn, name, order, counts))
+            except Failed as why:
+                lab.failed(name, row, refused, why)
         if takes_part == [row.ours]:
             pairs.append(pair(lab, row, turn, row.ours, takes_part, counts))
         say(f"round {turn + 1}/{rounds}: {report.short(row, pairs)}")
@@ -283,6 +306,8 @@ def main():
         file.write(text)
     print(text)
     print(f"written to {options.out}: table.md, table.csv, runs.csv, *.svg")
+    if lab.ours_failed:
+        sys.exit("Madang failed: see above")
 
 
 if __name__ == "__main__":

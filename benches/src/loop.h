@@ -177,6 +177,8 @@ static void consumer(const struct work *w, unsigned who) {
     me->sum = seen.sum;
     me->wrong = seen.wrong;
     __atomic_store_n(&me->ended, ended, __ATOMIC_RELEASE);
+    /* A reader that leaves while the last item is on its way to the others would be in its way. */
+    for (unsigned i = 0; i < w->producers; i++) wait_for(i);
     queue_leave(&queues[0], POPS);
 }
 

@@ -49,7 +49,7 @@ static void spawn(const struct work *w, unsigned who, int cpu, uint64_t *took) {
     pid_t child = fork();
     if (child < 0) fail("fork");
     if (child > 0) return;
-    alarm(120); /* a queue that hangs ends as a failure */
+    alarm(30); /* a queue that hangs ends as a failure */
     pin(cpu);
     if (took && who == 0) asker(w, took);
     else if (took) answerer(w);

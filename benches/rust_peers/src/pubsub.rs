@@ -7,6 +7,7 @@ use std::ptr;
 
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
+use iceoryx2::port::update_connections::UpdateConnections;
 use iceoryx2::prelude::*;
 use iceoryx2::sample::Sample;
 use iceoryx2::sample_mut_uninit::SampleMutUninit;
@@ -26,6 +27,7 @@ struct Ends<T: ZeroCopySend + Debug + 'static> {
     sample: Option<Sample<Service, T, ()>>,
     publisher: Option<Publisher<Service, T, ()>>,
     subscriber: Option<Subscriber<Service, T, ()>>,
+    readers: usize,
     _node: Node<Service>,
 }
 
@@ -53,7 +55,14 @@ impl<T: ZeroCopySend + Debug + 'static> Ends<T> {
                 .create()
                 .expect("publisher")
         });
-        Self { loan: None, sample: None, publisher, subscriber, _node: node }
+        // Nothing is sent before every subscriber is there and connected.
+        if let Some(publisher) = &publisher {
+            while service.dynamic_config().number_of_subscribers() < readers {
+                std::thread::yield_now();
+            }
+            publisher.update_connections().expect("connections");
+        }
+        Self { loan: None, sample: None, publisher, subscriber, readers, _node: node }
     }
 }
 
@@ -67,7 +76,8 @@ impl<T: ZeroCopySend + Debug + 'static> End for Ends<T> {
     fn commit(&mut self) {
         // SAFETY: the caller has filled every word since `reserve`.
         let sample = unsafe { self.loan.take().expect("a loan").assume_init() };
-        sample.send().expect("send");
+        let receivers = sample.send().expect("send");
+        assert_eq!(receivers, self.readers, "a subscriber was left out");
     }
 
     fn peek(&mut self) -> *const c_void {
