@@ -60,7 +60,10 @@ fn the_suite_runs_verifies_and_draws() {
     }
 
     let table = fs::read_to_string(out.join("table.csv")).unwrap();
-    assert!(table.starts_with("row,contender,metric,low_quartile,median,high_quartile,"), "{table}");
+    assert!(
+        table.starts_with("row,contender,metric,low_quartile,median,high_quartile,"),
+        "{table}"
+    );
     for plot in ["throughput.svg", "latency.svg", "scaling.svg"] {
         let svg = fs::read_to_string(out.join(plot)).unwrap();
         assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{plot}");
