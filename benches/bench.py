@@ -296,6 +296,7 @@ def main():
         run_all(lab, rows, rounds, options, results, all_pairs)
     except KeyboardInterrupt:
         print("stopped; what was measured is written", flush=True)
+        lab.machine.files = []  # no more waiting
     machine_can, memory = limits(lab)
     write_csv(options.out, results, all_pairs)
     for name, svg in plots.draw(results).items():
