@@ -22,6 +22,10 @@ pub const MDG_RING_MPMC: u32 = 2;
 /// Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
 pub const MDG_RING_BROADCAST: u32 = 3;
 
+/// Policy: no process waits for another that has begun an operation and not finished it, be it dead
+/// or stopped. For MDG_RING_MPMC; may be combined with one of the others. Costs time, and memory for
+/// two more items per handle that may be open.
+pub const MDG_RING_STOPPROOF: u32 = 0x1;
 /// Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
 pub const MDG_RING_OVERWRITE: u32 = 0x2;
 /// Policy: a push into a full ring is -EAGAIN at once, whatever its timeout.
@@ -78,7 +82,8 @@ pub struct mdg_ring_opts {
     pub kind: u32,
     /// Handles that may be open at once, in all processes: at most 4096, 64 by default.
     pub max_handles: u32,
-    /// MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
+    /// MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits. MDG_RING_STOPPROOF may
+    /// be added.
     pub policy: u32,
 }
 
@@ -127,7 +132,7 @@ pub struct mdg_ring_stats {
     pub lost: u64,
     /// Places that a producer has claimed and not filled yet; not in `written`. MDG_RING_MPMC only.
     pub pending: u64,
-    /// MDG_RING_OVERWRITE, MDG_RING_FAIL.
+    /// MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_FAIL.
     pub policy: u32,
     /// 0.
     pub reserved: u32,

@@ -13,6 +13,7 @@ mod report;
 mod seat;
 mod spsc;
 mod stats;
+mod stopproof;
 mod transfer;
 mod waiting;
 
