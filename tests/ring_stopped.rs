@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +14,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::process::{Child, Gate, fork, join, kill, serial, shared_words};
-use support::ring_face::{C, CREATE, Face, Named, SECOND};
+use support::ring_face::{C, CREATE, Face, Named};
 
 on_both_faces! { Ring, C in turn:
     a_stopped_reservation_delays_nobody
@@ -62,8 +61,8 @@ fn go_on(pid: Pid) {
 
 /// Fills the ring and empties it, again and again, without waiting.
 #[track_caller]
-fn fill_and_empty(ring: &impl Face, capacity: u64, from: u64) {
-    for round in 0..50 {
+fn fill_and_empty(ring: &impl Face, capacity: u64, from: u64, rounds: u64) {
+    for round in 0..rounds {
         for i in 0..capacity {
             ring.push(&item(from, round * capacity + i), NOWAIT).unwrap();
         }
@@ -94,13 +93,13 @@ fn a_stopped_reservation_delays_nobody<F: Face>() {
         let ring = F::open(None, &options(policy::STOPPROOF, capacity), libc::O_RDWR, 0).unwrap();
         let reserve = || ring.reserve(1, NOWAIT).unwrap().0;
         let slow = [1, 2, 3].map(|from| {
-            stopped(reserve, move |room| {
+            stopped(reserve, |room| {
                 // SAFETY: room for one item.
                 unsafe { room.cast::<[u8; 16]>().write_unaligned(item(from, 0)) };
                 ring.commit(1).unwrap();
             })
         });
-        fill_and_empty(&ring, capacity, 9);
+        fill_and_empty(&ring, capacity, 9, 50);
         assert_eq!(ring.stat().pending, 3);
         // Full when they go on: their reservations hold.
         (0..capacity).for_each(|i| ring.push(&item(9, i), NOWAIT).unwrap());
@@ -132,13 +131,13 @@ fn a_stopped_reader_delays_nobody<F: Face>() {
                 },
             )
         });
-        fill_and_empty(&ring, capacity, 9);
+        fill_and_empty(&ring, capacity, 9, 50);
         for (child, go) in slow {
             go_on(child.pid());
             go.open();
             join(child);
         }
-        fill_and_empty(&ring, capacity, 9);
+        fill_and_empty(&ring, capacity, 9, 50);
         let stats = ring.stat();
         assert_eq!((stats.written, stats.lost, stats.length), (stats.read, 0, 0));
     }
@@ -178,7 +177,7 @@ fn random_stops(capacity: u64, rounds: u64) {
     let name = Named::new("stops");
     let ring =
         C::open(Some(&name.0), &options(policy::STOPPROOF, capacity), CREATE, 0o600).unwrap();
-    let book = Book { received: shared_words(3 << 22), most: 1 << 22 };
+    let book = Book { received: shared_words(3 << 20), most: 1 << 20 };
     let (sent, enough) = (shared_words(3), &shared_words(1)[0]);
     let open = |access| C::open(Some(&name.0), &Options::default(), access, 0).unwrap();
     let ready = Gate::new();
@@ -187,10 +186,13 @@ fn random_stops(capacity: u64, rounds: u64) {
             let ring = open(libc::O_WRONLY);
             ready.open();
             let mut number = 0;
-            while enough.load(Ordering::Relaxed) == 0 && number < book.most {
+            while enough.load(Ordering::Relaxed) == 0 {
+                if number == book.most {
+                    std::thread::yield_now();
+                    continue;
+                }
                 match ring.push(&item(from, number), NOWAIT) {
                     Ok(()) => number += 1,
-                    // The only answer, but for a moment's sleep of the other kind of test.
                     Err(error) => assert_eq!(error.code, libc::EAGAIN),
                 }
             }
@@ -248,20 +250,13 @@ fn random_stops(capacity: u64, rounds: u64) {
                 assert_eq!(pop(&ring), None);
             }
         } else {
+            // Whoever runs may get in first, so that it is full, or empty, when the parent looks;
+            // but it never is both.
             for _ in 0..20 {
-                // Whoever runs may get in first; none of this ever takes a sleeper's whole second.
-                ring.push(&item(2, number), 10 * SECOND).unwrap();
+                while ring.push(&item(2, number), NOWAIT).is_err() {
+                    pop(&ring).into_iter().for_each(|popped| book.note(popped, &mut last));
+                }
                 number += 1;
-                let mut buffer = [0; 16];
-                if ring.pop(&mut buffer, NOWAIT).is_ok() {
-                    book.note(parts(&buffer), &mut last);
-                }
-                // With a full ring and no consumer running the parent makes room itself.
-                while ring.stat().length >= capacity
-                    && let Some(popped) = pop(&ring)
-                {
-                    book.note(popped, &mut last);
-                }
             }
         }
         victims.iter().for_each(|child| go_on(child.pid()));
@@ -274,7 +269,7 @@ fn random_stops(capacity: u64, rounds: u64) {
     children.for_each(join);
     for from in 0..3 {
         let count = sent[from].load(Ordering::Relaxed);
-        let received = &book.received[from << 22..][..1 << 22];
+        let received = &book.received[from << 20..][..1 << 20];
         for (number, times) in received.iter().enumerate() {
             let times = times.load(Ordering::Relaxed);
             assert_eq!(times, u64::from((number as u64) < count), "{number} of {from}");
@@ -314,45 +309,43 @@ enum Act {
     Pop,
 }
 
-/// A victim at `act`, stopped after `steps` instructions of it; `false` if it had done it before.
-fn stop_after(victim: Pid, mark: &AtomicU64, steps: u64) -> bool {
-    let step = || {
+/// Lets a traced process, which stopped itself just before its mark, go `steps` instructions beyond
+/// it; `false` if it had done what it does before.
+fn step(victim: Pid, mark: &AtomicU64, steps: u64) -> bool {
+    let one = || {
         ptrace(libc::PTRACE_SINGLESTEP, victim);
         let status = traced_status(victim);
         assert!(libc::WIFSTOPPED(status), "{status:#x}");
     };
-    // It stopped itself just before.
     while mark.load(Ordering::Relaxed) == 0 {
-        step();
+        one();
     }
-    (0..steps).for_each(|_| step());
-    mark.load(Ordering::Relaxed) == 1
+    for _ in 0..steps {
+        one();
+        if mark.load(Ordering::Relaxed) != 1 {
+            return false;
+        }
+    }
+    true
 }
 
-/// One victim, stopped after `steps` instructions, while the parent does whole operations; then it
-/// goes on, or is killed. `false` if it had finished before.
+/// A ring of a few handles, so that a few operations go round it more than once.
+fn small(capacity: u64) -> C {
+    let options = Options { max_handles: 3, ..options(policy::STOPPROOF, capacity) };
+    C::open(None, &options, libc::O_RDWR, 0).unwrap()
+}
+
+/// One victim, stopped after `steps` instructions of `act` in a ring with `inside` items, while the
+/// parent does whole operations; then it goes on, or is killed. `false`: it had finished before.
 fn one_stop(act: Act, capacity: u64, inside: u64, steps: u64, killed: bool) -> bool {
-    let ring = C::open(None, &options(policy::STOPPROOF, capacity), libc::O_RDWR, 0).unwrap();
-    // Not at the first lap; the parent has both ends.
-    for i in 0..5 {
-        ring.push(&item(3, i), NOWAIT).unwrap();
-        pop(&ring).unwrap();
-    }
-    let mut queue = VecDeque::new();
-    let mut next = 0;
-    let mut push = |queue: &mut VecDeque<(u64, u64)>| {
-        ring.push(&item(2, next), NOWAIT)?;
-        queue.push_back((2, next));
-        next += 1;
-        Ok::<(), support::face::Failure>(())
-    };
-    (0..inside).for_each(|_| push(&mut queue).unwrap());
-    let mark = &shared_words(1)[0];
+    let ring = small(capacity);
+    let [mark, got] = [0, 1].map(|i| &shared_words(2)[i]);
+    let push = |number| ring.push(&item(2, number), NOWAIT).unwrap();
+    fill_and_empty(&ring, capacity, 9, 1);
+    (0..inside).for_each(push);
     let child = fork(|| {
-        let ring = ring.dup(libc::O_RDWR).unwrap();
-        // Attached to both ends without moving anything.
-        let _ = ring.reserve(1, NOWAIT).map(|_| ring.commit(0).unwrap());
-        let _ = ring.peek(1, 0).map(|_| ring.release(0).unwrap());
+        let access = if act == Act::Push { libc::O_WRONLY } else { libc::O_RDONLY };
+        let ring = ring.dup(access).unwrap();
         let mut buffer = item(1, 0);
         // SAFETY: no addresses are used.
         assert_eq!(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) }, 0);
@@ -365,16 +358,98 @@ fn one_stop(act: Act, capacity: u64, inside: u64, steps: u64, killed: bool) -> b
             Act::Pop => unsafe { mdg_ring_pop(ring.0, buffer.as_mut_ptr().cast(), NOWAIT) },
         };
         mark.store(2, Ordering::SeqCst);
+        got.store(parts(&buffer).1, Ordering::SeqCst);
+        assert_eq!(parts(&buffer).0, if act == Act::Push || result != 0 { 1 } else { 2 });
         support::process::leave(if result == 0 { 0 } else { 1 });
     });
     let pid = child.pid();
     assert!(libc::WIFSTOPPED(traced_status(pid)));
-    let reached = stop_after(pid, mark, steps);
-    let _ = (killed, &mut push, Act::Pop);
-    drop(child);
-    reached
+    if !step(pid, mark, steps) {
+        return false;
+    }
+
+    // All that is inside can be had, in order; the victim's part is done or not.
+    let before: Vec<_> = (0..inside).map(|i| (2, i)).collect();
+    let found: Vec<_> = std::iter::from_fn(|| pop(&ring)).collect();
+    let is_done = match act {
+        Act::Push => found.last() == Some(&(1, 0)),
+        Act::Pop => found.len() < before.len(),
+    };
+    match (act, is_done) {
+        (_, false) => assert_eq!(found, before),
+        (Act::Push, true) => assert_eq!(found, [&before[..], &[(1, 0)]].concat()),
+        (Act::Pop, true) => assert_eq!(found, before[1..]),
+    }
+    // All of the ring can be used, for several laps.
+    fill_and_empty(&ring, capacity, 9, 20);
+
+    let others = 21 * capacity + inside;
+    let mut written = others + u64::from(act == Act::Push && is_done);
+    let mut lost = 0..1;
+    if killed {
+        kill(child);
+        lost = 0..1 + u64::from(act == Act::Pop && is_done);
+        assert_eq!(pop(&ring), None);
+    } else {
+        ptrace(libc::PTRACE_DETACH, pid);
+        let WaitStatus::Exited(_, code) = child.end() else { panic!("the victim died") };
+        match act {
+            // Only who has seen the ring full while it was may say so.
+            Act::Push => assert!(code == 0 || !is_done && inside == capacity, "{is_done}"),
+            Act::Pop => assert_eq!(code == 0, is_done),
+        }
+        if act == Act::Pop && is_done {
+            assert_eq!(got.load(Ordering::SeqCst), 0);
+        }
+        let sent_later = act == Act::Push && code == 0 && !is_done;
+        written += u64::from(sent_later);
+        assert_eq!(pop(&ring), sent_later.then_some((1, 0)));
+        assert_eq!(pop(&ring), None);
+    }
+    let check = || {
+        let stats = ring.stat();
+        assert_eq!((stats.written, stats.length, stats.pending), (written, 0, 0));
+        assert!(stats.written == stats.read + stats.lost && lost.contains(&stats.lost));
+        stats.lost
+    };
+    // With its slot taken again, and all slots taken, nothing is missing.
+    let lost = check();
+    let _others = [(); 2].map(|()| ring.dup(libc::O_RDWR).unwrap());
+    assert_eq!(check(), lost);
+    fill_and_empty(&ring, capacity, 9, 5);
+    true
 }
 
-fn unused() {
-    kill(fork(|| ()));
+/// Stopped after each instruction; where the compiler did not optimise, and there are many times
+/// more of them, after every ninety-seventh.
+fn each_instruction(act: Act, killed: bool) {
+    let _turn = serial();
+    let stride = if cfg!(debug_assertions) { 97 } else { 1 };
+    for (capacity, inside) in [(1, 0), (1, 1), (4, 2)] {
+        let reached = (0..).step_by(stride);
+        let stops =
+            reached.take_while(|&steps| one_stop(act, capacity, inside, steps, killed)).count();
+        println!("{act:?}, {inside} of {capacity}, killed {killed}: {stops} stops");
+        assert!(stops > 20, "{act:?}: {stops} stops");
+    }
+}
+
+#[test]
+fn a_push_stopped_after_each_instruction() {
+    each_instruction(Act::Push, false);
+}
+
+#[test]
+fn a_pop_stopped_after_each_instruction() {
+    each_instruction(Act::Pop, false);
+}
+
+#[test]
+fn a_push_killed_after_each_instruction() {
+    each_instruction(Act::Push, true);
+}
+
+#[test]
+fn a_pop_killed_after_each_instruction() {
+    each_instruction(Act::Pop, true);
 }
