@@ -71,7 +71,8 @@
 //!
 //! # Room
 //!
-//! There is *room before t* if t − capacity was popped, which stays true. A push at t that has seen
+//! There is *room before t* if t − capacity was popped, which stays true: a handle remembers up to
+//! which t it has seen that. A push at t that has seen
 //! it never makes the queue longer than `capacity`. Whoever takes a cell first sees: `tail = t`, room
 //! before t, then place(t) = empty(t): at that moment T = t and H > t − capacity, the queue is
 //! shorter than `capacity`. Call that a *grant*; it ends when the cell is pushed or given back, and a
@@ -143,6 +144,7 @@ mod recover;
 mod tests;
 mod word;
 
+use std::cell::Cell;
 use std::ptr::NonNull;
 
 pub(crate) use memory::{Mapped, Memory};
@@ -163,12 +165,16 @@ const PASSES: u64 = 64;
 pub(crate) struct Core<M> {
     memory: M,
     turns: Turns,
+    /// There is room before the positions below this one, as far as this handle has seen: a fact
+    /// that stays true, in a forked child as well. Used by pushes only, not by what other threads
+    /// may call.
+    limit: Cell<u64>,
 }
 
 impl<M: Memory> Core<M> {
     pub(crate) fn new(memory: M) -> Self {
         let turns = Turns::new(memory.places(), memory.cells());
-        Self { memory, turns }
+        Self { memory, turns, limit: Cell::new(0) }
     }
 
     /// The word of the place of `position`, and what it says.
@@ -218,6 +224,16 @@ impl<M: Memory> Core<M> {
     /// Whether a push at `position`, which `tail` has reached, leaves the queue within `capacity`.
     #[inline(always)]
     fn has_room_before(&self, position: u64) -> Result<bool, Corrupt> {
+        let is_below = |limit: u64| limit.wrapping_sub(position) as i64 > 0;
+        if is_below(self.limit.get()) {
+            return Ok(true);
+        }
+        // All before `head` was popped: invariant 3.
+        let head = self.memory.head().load(Ordering::SeqCst);
+        self.limit.set(head.wrapping_add(self.memory.capacity()));
+        if is_below(self.limit.get()) {
+            return Ok(true);
+        }
         let oldest = position.wrapping_sub(self.memory.capacity());
         match self.place(oldest).1 {
             Place::Past => Ok(true),
