@@ -403,7 +403,9 @@ pub unsafe extern "C" fn mdg_ring_reserve(
 }
 
 /// Commits the first `count` items of the reserved run, in one step, and gives the rest back. A
-/// `count` of 0 gives the whole run back.
+/// `count` of 0 gives the whole run back. With MDG_RING_STOPPROOF others may have filled the ring
+/// since; a commit still succeeds, and the ring then holds more than its capacity, by at most one item
+/// per handle.
 ///
 /// Returns 0, or: -EINVAL (NULL, or more than was reserved; the run stays) · -EPIPE (shut down) or
 /// -EBADMSG (corrupt), with nothing committed and the run given back · -EBADF. Not async-signal-safe.
