@@ -267,8 +267,8 @@ fn random_stops(capacity: u64, rounds: u64) {
     children.by_ref().take(2).for_each(join);
     ring.shutdown().unwrap();
     children.for_each(join);
-    for from in 0..3 {
-        let count = sent[from].load(Ordering::Relaxed);
+    for (from, count) in sent.iter().enumerate() {
+        let count = count.load(Ordering::Relaxed);
         let received = &book.received[from << 20..][..1 << 20];
         for (number, times) in received.iter().enumerate() {
             let times = times.load(Ordering::Relaxed);
