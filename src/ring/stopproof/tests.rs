@@ -161,12 +161,15 @@ struct World {
     core: Core<Steps>,
     history: RefCell<Vec<Event>>,
     values: Cell<u64>,
+    /// What somebody who is not stopped has reserved before all others began.
+    reserved: Cell<Option<u64>>,
 }
 
 impl World {
     fn new(capacity: u64) -> Self {
         let core = Core::new(Steps::new(capacity));
-        Self { core, history: RefCell::default(), values: Cell::new(0) }
+        let (values, reserved) = (Cell::new(0), Cell::new(None));
+        Self { core, history: RefCell::default(), values, reserved }
     }
 
     fn memory(&self) -> &Steps {
@@ -209,6 +212,16 @@ impl World {
         })
     }
 
+    fn commit(&self, me: u32, cell: u64) {
+        let value = self.value();
+        // SAFETY: the cell is the actor's.
+        unsafe { self.memory().write(cell, (&raw const value).cast()) };
+        self.note(Did::MaybePushed(value), || {
+            self.core.commit(me, cell).unwrap();
+            (Did::Committed(value), ())
+        });
+    }
+
     fn act(&self, me: u32, act: Act) {
         match act {
             Act::Push => self.push(me),
@@ -223,13 +236,7 @@ impl World {
                 if act == Act::ThinkBetter {
                     return self.core.give_back(cell);
                 }
-                let value = self.value();
-                // SAFETY: the cell is the actor's.
-                unsafe { self.memory().write(cell, (&raw const value).cast()) };
-                self.note(Did::MaybePushed(value), || {
-                    self.core.commit(me, cell).unwrap();
-                    (Did::Committed(value), ())
-                });
+                self.commit(me, cell);
             }
             Act::Discard => self.note(Did::MaybePopped, || match self.core.discard().unwrap() {
                 true => (Did::MaybePopped, ()),
@@ -335,7 +342,12 @@ fn run(
     let [plan, rest @ ..] = plans else {
         // Somebody who is not stopped: in few steps of its own it gets through.
         let before = world.memory().taken.get();
+        if let Some(cell) = world.reserved.take() {
+            world.commit(me, cell);
+        }
         for act in [Act::Push, Act::Pop, Act::Push] {
+            // Any value will do, and this one has cells used again as soon as can be.
+            world.memory().hint.store(0, Ordering::Relaxed);
             world.act(me, act);
         }
         let steps = world.memory().taken.get() - before;
@@ -389,6 +401,11 @@ fn all_stops(capacity: u64, before: (u64, u64), scripts: &[&'static [Act]], kill
         }
         for _ in 0..before.1 {
             world.push(0);
+        }
+        // By the one who is not stopped; in half of the states, where there is room.
+        if before.1 < capacity && before.0 % 2 == 1 {
+            let cell = world.core.reserve(scripts.len() as u32).unwrap();
+            world.reserved.set(cell);
         }
         let plans = scripts.iter().zip(stops).enumerate().map(|(i, (script, &stop))| Plan {
             script,
