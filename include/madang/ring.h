@@ -32,6 +32,13 @@
 #define MDG_RING_BROADCAST 3
 
 /**
+ * Policy: no process waits for another that has begun an operation and not finished it, be it dead
+ * or stopped. For MDG_RING_MPMC; may be combined with one of the others. Costs time, and memory for
+ * two more items per handle that may be open.
+ */
+#define MDG_RING_STOPPROOF 1
+
+/**
  * Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
  */
 #define MDG_RING_OVERWRITE 2
@@ -114,7 +121,8 @@ typedef struct mdg_ring_opts {
    */
   uint32_t max_handles;
   /**
-   * MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
+   * MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits. MDG_RING_STOPPROOF may
+   * be added.
    */
   uint32_t policy;
 } mdg_ring_opts;
@@ -202,7 +210,7 @@ typedef struct mdg_ring_stats {
    */
   uint64_t pending;
   /**
-   * MDG_RING_OVERWRITE, MDG_RING_FAIL.
+   * MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_FAIL.
    */
   uint32_t policy;
   /**
@@ -402,7 +410,9 @@ ssize_t mdg_ring_reserve(struct mdg_ring *ring,
 
 /**
  * Commits the first count items of the reserved run, in one step, and gives the rest back. A
- * count of 0 gives the whole run back.
+ * count of 0 gives the whole run back. With MDG_RING_STOPPROOF others may have filled the ring
+ * since; a commit still succeeds, and the ring then holds more than its capacity, by at most one item
+ * per handle.
  *
  * Returns 0, or: -EINVAL (NULL, or more than was reserved; the run stays); -EPIPE (shut down) or
  * -EBADMSG (corrupt), with nothing committed and the run given back; -EBADF. Not async-signal-safe.

@@ -27,6 +27,10 @@ pub const MDG_RING_MPMC: u32 = 2;
 /// Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
 pub const MDG_RING_BROADCAST: u32 = 3;
 
+/// Policy: no process waits for another that has begun an operation and not finished it, be it dead
+/// or stopped. For MDG_RING_MPMC; may be combined with one of the others. Costs time, and memory for
+/// two more items per handle that may be open.
+pub const MDG_RING_STOPPROOF: u32 = 0x1;
 /// Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
 pub const MDG_RING_OVERWRITE: u32 = 0x2;
 /// Policy: a push into a full ring is -EAGAIN at once, whatever its timeout.
@@ -83,7 +87,8 @@ pub struct mdg_ring_opts {
     pub kind: u32,
     /// Handles that may be open at once, in all processes: at most 4096, 64 by default.
     pub max_handles: u32,
-    /// MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
+    /// MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits. MDG_RING_STOPPROOF may
+    /// be added.
     pub policy: u32,
 }
 
@@ -132,7 +137,7 @@ pub struct mdg_ring_stats {
     pub lost: u64,
     /// Places that a producer has claimed and not filled yet; not in `written`. MDG_RING_MPMC only.
     pub pending: u64,
-    /// MDG_RING_OVERWRITE, MDG_RING_FAIL.
+    /// MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_FAIL.
     pub policy: u32,
     /// 0.
     pub reserved: u32,
@@ -729,7 +734,9 @@ pub unsafe extern "C" fn mdg_ring_reserve(
 }
 
 /// Commits the first `count` items of the reserved run, in one step, and gives the rest back. A
-/// `count` of 0 gives the whole run back.
+/// `count` of 0 gives the whole run back. With MDG_RING_STOPPROOF others may have filled the ring
+/// since; a commit still succeeds, and the ring then holds more than its capacity, by at most one item
+/// per handle.
 ///
 /// Returns 0, or: -EINVAL (NULL, or more than was reserved; the run stays) · -EPIPE (shut down) or
 /// -EBADMSG (corrupt), with nothing committed and the run given back · -EBADF. Not async-signal-safe.

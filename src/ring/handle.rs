@@ -13,6 +13,7 @@ use super::mpmc;
 use super::options::{Options, policy};
 use super::seat::Hot;
 use super::spsc::{Core, Corrupt, Side};
+use super::stopproof;
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{self, Name};
@@ -372,7 +373,16 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
     // SAFETY: all of it lies inside the object's mapping, which the handle keeps as long as the
     // cores; geometry was validated at open. Ends are used only while held (`claim`).
     let core = unsafe { Core::new(control, items, geometry.capacity, geometry.item_size) };
+    let overwrite = geometry.policy & policy::OVERWRITE != 0;
     let engine = match geometry.kind {
+        KIND_MPMC if geometry.is_stopproof() => {
+            let (pool, capacity) = (geometry.pool()?, geometry.capacity);
+            // SAFETY: as above; the pool is that of the geometry.
+            let memory = unsafe {
+                stopproof::Mapped::new(control, items, capacity, &pool, geometry.item_size)
+            };
+            Engine::StopProof { core: stopproof::Core::new(memory), overwrite }
+        }
         KIND_MPMC => {
             // SAFETY: as above; the stride is that of the geometry.
             let memory = unsafe {
@@ -386,7 +396,6 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
                     geometry.item_size,
                 )
             };
-            let overwrite = geometry.policy & policy::OVERWRITE != 0;
             Engine::Mpmc { core: mpmc::Core::new(memory), overwrite }
         }
         _ => Engine::Spsc,

@@ -15,6 +15,7 @@ mod report;
 mod seat;
 mod spsc;
 mod stats;
+mod stopproof;
 mod transfer;
 mod waiting;
 

@@ -321,7 +321,10 @@ impl Ring {
         let count = if refused { 0 } else { count as u64 };
         match self.engine {
             Engine::Spsc => self.core.commit_run(&self.hot.push, count),
-            _ => self.engine.commit(&self.hot.seat, count),
+            _ => {
+                let done = self.engine.commit(&self.hot.seat, count);
+                done.map_err(|trouble| self.trouble(trouble))?;
+            }
         }
         self.control().not_empty.0.notify();
         if refused { self.refused() } else { Ok(()) }
