@@ -36,6 +36,8 @@ pub(crate) struct Request<'a> {
     pub make: Result<Geometry>,
     /// Checks what was found against what the caller asked for.
     pub check: &'a dyn Fn(&Superblock, &str) -> Result<()>,
+    /// Whether permission to read is enough for the caller, if the object is one for that.
+    pub readable_will_do: bool,
 }
 
 /// An object, mapped; shared by all that a handle does.
@@ -75,8 +77,22 @@ impl Object {
         what: &str,
         build: impl Fn(Self) -> Result<T>,
     ) -> Result<Option<T>> {
-        let Some(file) = named::open_regular(path, true, what)? else { return Ok(None) };
-        let object = Self::existing(file, true, what)?;
+        let object = match named::open_regular(path, true, what) {
+            Ok(Some(file)) => Self::existing(file, true, true, what)?,
+            Ok(None) => return Ok(None),
+            Err(refused)
+                if request.readable_will_do
+                    && matches!(refused.code(), Errno::EACCES | Errno::EROFS) =>
+            {
+                let Some(file) = named::open_regular(path, false, what)? else { return Ok(None) };
+                let object = Self::existing(file, true, false, what)?;
+                if !object.geometry().serves_readers() {
+                    return Err(refused);
+                }
+                object
+            }
+            Err(refused) => return Err(refused),
+        };
         (request.check)(&object.superblock, what)?;
         let status = named::status(object.file.file(), what)?;
         let built = build(object);
@@ -95,7 +111,7 @@ impl Object {
             named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
         let copy = new.file().try_clone().map_err(|error| no_descriptor(&error, what))?;
-        let object = Self::map(copy, superblock, true, what)?;
+        let object = Self::map(copy, superblock, true, true, what)?;
         let built = new.with_owner_access(what, || build(object))?;
         Ok(new.publish(path, what)?.map(|_file| built))
     }
@@ -104,11 +120,11 @@ impl Object {
         let what = "anonymous ring";
         let file = sealed_memory(c"madang", size_of_file(&geometry, what)?, false, what)?;
         initialise(&file, geometry, what)?;
-        Self::existing(file, false, what)
+        Self::existing(file, false, true, what)
     }
 
     /// Checks and maps an object that is there.
-    fn existing(file: OwnedFd, named: bool, what: &str) -> Result<Self> {
+    fn existing(file: OwnedFd, named: bool, writable: bool, what: &str) -> Result<Self> {
         let size = named::status(&file, what)?.st_size as u64;
         let mut bytes = [0; SUPERBLOCK_LEN];
         let file = File::from(file);
@@ -116,11 +132,18 @@ impl Object {
             Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
         })?;
         let superblock = Superblock::decode(bytes, size, what)?;
-        Self::map(OwnedFd::from(file), superblock, named, what)
+        Self::map(OwnedFd::from(file), superblock, named, writable, what)
     }
 
-    fn map(file: OwnedFd, superblock: Superblock, named: bool, what: &str) -> Result<Self> {
-        let region = Region::new(Mapping::new(&file, file_len(&superblock.geometry), true)?);
+    fn map(
+        file: OwnedFd,
+        superblock: Superblock,
+        named: bool,
+        writable: bool,
+        what: &str,
+    ) -> Result<Self> {
+        let len = file_len(&superblock.geometry);
+        let region = Region::new(Mapping::new(&file, len, writable)?);
         let file = Anchor::new(file).map_err(|errno| Error::from_kernel(errno, what))?;
         let light = membarrier::register().is_ok();
         Ok(Self { file, region, superblock, named, light, what: what.to_owned() })
@@ -137,7 +160,8 @@ impl Object {
             return Err(Error::new(Errno::EPROTO, text));
         }
         let file = file.try_clone().map_err(|error| no_descriptor(&error, &self.what))?;
-        Self::map(file, self.superblock, self.named, &self.what)
+        let writable = self.region.is_writable();
+        Self::map(file, self.superblock, self.named, writable, &self.what)
     }
 
     /// Takes a participant slot for this process: at opening, and again in a forked child. `sweep`
