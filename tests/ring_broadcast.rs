@@ -682,7 +682,7 @@ fn who_may_only_read<F: Face>() {
     let create = libc::O_WRONLY | libc::O_CREAT;
     let ring = F::open(Some(&name.0), &options, create, 0o644).unwrap();
     let before = std::fs::read(name.path()).unwrap();
-    let (joined, pushed, ended) = (Gate::new(), Gate::new(), Gate::new());
+    let (joined, some, pushed, ended) = (Gate::new(), Gate::new(), Gate::new(), Gate::new());
     let reader = fork(|| {
         as_nobody(|| {
             let open = |oflag| F::open(Some(&name.0), &Options::default(), oflag, 0);
@@ -705,6 +705,7 @@ fn who_may_only_read<F: Face>() {
             for value in 0..5 {
                 assert_eq!(try_pop(&reader, FOREVER).unwrap(), value);
             }
+            some.open();
             pushed.pass();
             loses(&reader, 20 - 5 - 8);
             assert_eq!(pop(&reader), 12);
@@ -731,6 +732,7 @@ fn who_may_only_read<F: Face>() {
     for value in 0..5 {
         push(&ring, value);
     }
+    some.pass();
     for value in 5..20 {
         push(&ring, value);
     }

@@ -327,8 +327,11 @@ impl<M: Memory> Gated<M> {
     fn join_again(&self, me: u32, grip: &Grip) -> u64 {
         let before = grip.position.get();
         let position = self.settle(me, before);
-        grip.position.set(position);
-        grip.limit.set(position);
+        // Where nothing is lost the limit stands, and with it a run that ends there.
+        if position != before {
+            grip.position.set(position);
+            grip.limit.set(position);
+        }
         position.wrapping_sub(before)
     }
 
