@@ -91,7 +91,8 @@ fn sums(ring: &impl Face) -> [u64; 4] {
 }
 
 fn every_consumer_sees_every_item<F: Face>() {
-    for (policy, capacity) in POLICIES.into_iter().flat_map(|p| [1, 2, 3, 8, 1000].map(|c| (p, c))) {
+    for (policy, capacity) in POLICIES.into_iter().flat_map(|p| [1, 2, 3, 8, 1000].map(|c| (p, c)))
+    {
         let ring: F = open(&broadcast(capacity, 8, policy));
         let capacity = capacity.next_power_of_two();
         let consumers = [(); 3].map(|()| consumer(&ring));
@@ -170,7 +171,11 @@ fn one_producer_at_a_time<F: Face>() {
         drop(ring);
         let next = consumer.dup(libc::O_WRONLY).unwrap();
         push(&next, 2);
-        assert_eq!([pop(&consumer), pop(&consumer)], [1, 2], "it goes on where the last one stopped");
+        assert_eq!(
+            [pop(&consumer), pop(&consumer)],
+            [1, 2],
+            "it goes on where the last one stopped"
+        );
         // One handle for both: it joins with its first pop.
         drop(next);
         let both = consumer.dup(libc::O_RDWR).unwrap();
@@ -233,7 +238,10 @@ fn nobody_there<F: Face>() {
         }
         let [written, read, dropped, length] = sums(&ring);
         assert_eq!((written, read, dropped + length), (100, 0, 100));
-        assert!((6..=8).contains(&length), "three quarters of the ring are there at least: {length}");
+        assert!(
+            (6..=8).contains(&length),
+            "three quarters of the ring are there at least: {length}"
+        );
         let consumer = consumer(&ring);
         is_empty(&consumer);
         push(&ring, 100);
@@ -468,7 +476,10 @@ fn options_that_make_no_sense<F: Face>() {
     refused(&broadcast(4, 8, policy::EVICT | policy::OVERWRITE), "one of them");
     refused(&broadcast(4, 8, 1 << 31), "0x80000000");
     for kind in [None, Some(Kind::Spsc), Some(Kind::Mpmc)] {
-        refused(&Options { oldest: true, kind, ..Options::new(4, 8) }, "only a consumer of a broadcast");
+        refused(
+            &Options { oldest: true, kind, ..Options::new(4, 8) },
+            "only a consumer of a broadcast",
+        );
         let evict = Options { kind, policy: policy::EVICT, ..Options::new(4, 8) };
         refused(&evict, "0x4");
     }
@@ -757,8 +768,7 @@ fn a_death_seen_by_one_who_may_only_read() {
         return;
     }
     let name = Named::new("mourner");
-    let ring =
-        C::open(Some(&name.0), &broadcast(8, 8, policy::OVERWRITE), CREATE, 0o644).unwrap();
+    let ring = C::open(Some(&name.0), &broadcast(8, 8, policy::OVERWRITE), CREATE, 0o644).unwrap();
     let producer = frozen(|| push(&ring, 1));
     let pid = producer.pid();
     let (joined, gone) = (Gate::new(), Gate::new());

@@ -216,9 +216,9 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
 /// whose holder died is taken over with everything that was committed.
 ///
 /// Returns 0, or: -EINVAL (NULL, a bad name, no capacity or item_size for a new ring, an unknown kind,
-/// policy, flag, oflag or mode bit, or one that is not for that kind) · -E2BIG · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a
-/// symbolic link under the name) · -EBUSY (a living process has that end; its pid is in
-/// mdg_last_error) · -EPROTO (not a ring, another layout or geometry) · -EBADMSG (its indices are
+/// policy, flag, oflag or mode bit, or one that is not for that kind) · -E2BIG · -ENAMETOOLONG ·
+/// -ENOENT · -EEXIST · -EACCES · -ELOOP (a symbolic link under the name) · -EBUSY (a living process has
+/// that end; its pid is in mdg_last_error) · -EPROTO (not a ring, another layout or geometry) · -EBADMSG (its indices are
 /// impossible) · -EMFILE (no descriptor, or max_handles are open) · -EOVERFLOW · -ENOSPC · -ENOMEM ·
 /// -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE (others removed and made it again all the
 /// time).
@@ -512,11 +512,7 @@ pub unsafe extern "C" fn mdg_ring_lost(ring: *const mdg_ring) -> i64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_ring_shutdown(ring: *mut mdg_ring) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe {
-        with(ring, |ring| {
-            ring.shutdown().map(|()| 0)
-        })
-    }
+    unsafe { with(ring, |ring| ring.shutdown().map(|()| 0)) }
 }
 
 fn state(end: EndState) -> u32 {

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{self, Name};
 use crate::object::{
-    self, CONTROL_OFFSET, End, KIND_BROADCAST, KIND_MPMC, Object, PARTICIPANTS_OFFSET, Participant, Request, Role,
-    RoleWord, Slot,
+    self, CONTROL_OFFSET, End, KIND_BROADCAST, KIND_MPMC, Object, PARTICIPANTS_OFFSET, Participant,
+    Request, Role, RoleWord, Slot,
 };
 use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
@@ -283,7 +283,10 @@ impl Ring {
     fn claim_with(&self, held: &mut Held, end: End) -> Result<()> {
         let seat = &self.hot.seat;
         if self.is_readable_only() {
-            return self.engine.take(seat, end, self.start).map_err(|trouble| self.trouble(trouble));
+            return self
+                .engine
+                .take(seat, end, self.start)
+                .map_err(|trouble| self.trouble(trouble));
         }
         if self.hot.seat.participant().is_none() {
             self.attach(held)?;
@@ -294,7 +297,10 @@ impl Ring {
                 slot.ends.fetch_or(end.bit(), Ordering::AcqRel);
             }
             self.role_word(end).joined(participant);
-            return self.engine.take(seat, end, self.start).map_err(|trouble| self.trouble(trouble));
+            return self
+                .engine
+                .take(seat, end, self.start)
+                .map_err(|trouble| self.trouble(trouble));
         }
         let (word, file) = (self.role_word(end), self.object.anchor());
         let Some(role) = Role::claim(word, end, participant, file, self.object.what())? else {
@@ -302,7 +308,9 @@ impl Ring {
             return Err(self.refuse(Errno::EBUSY, why));
         };
         let taken = match (&self.engine, end) {
-            (Engine::Spsc, End::Producer) => self.core.take_push(&self.hot.push).map_err(Into::into),
+            (Engine::Spsc, End::Producer) => {
+                self.core.take_push(&self.hot.push).map_err(Into::into)
+            }
             (Engine::Spsc, End::Consumer) => self.core.take_pop(&self.hot.pop).map_err(Into::into),
             (engine, end) => engine.take(seat, end, self.start),
         };

@@ -84,7 +84,8 @@ impl Options {
             let text = format!("{what}: a ring that overwrites is never full, so cannot fail");
             return Err(Error::new(Errno::EINVAL, text));
         }
-        if self.policy & policy::EVICT != 0 && self.policy & (policy::FAIL | policy::OVERWRITE) != 0 {
+        if self.policy & policy::EVICT != 0 && self.policy & (policy::FAIL | policy::OVERWRITE) != 0
+        {
             let text = format!("{what}: a full ring overwrites, evicts or fails: one of them");
             return Err(Error::new(Errno::EINVAL, text));
         }

@@ -66,7 +66,11 @@ impl Ring {
         let word = self.role_word(end);
         if !self.engine.is_shared(end) {
             let file = self.object.anchor();
-            return if self.is_readable_only() { word.look(end, file) } else { word.probe(end, file) };
+            return if self.is_readable_only() {
+                word.look(end, file)
+            } else {
+                word.probe(end, file)
+            };
         }
         let mut holder = match word.holder() {
             // The last to come is in the slots, dead or alive, or was just cleared away.

@@ -59,7 +59,7 @@
 
 use std::ptr::NonNull;
 
-use super::{Corrupt, Memory, Miss, Start, Tally};
+use super::{Corrupt, LOOK, Memory, Miss, Start, Tally};
 use crate::ring::seat::Grip;
 use crate::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -326,13 +326,26 @@ impl<M: Memory> Gated<M> {
     #[inline(never)]
     fn join_again(&self, me: u32, grip: &Grip) -> u64 {
         let before = grip.position.get();
-        let position = self.settle(me, before);
+        let head = self.memory.head().load(Ordering::Acquire);
+        let ahead = head.wrapping_sub(before) as i64 > 0;
+        let position = self.settle(me, if ahead { self.middle(head) } else { before });
         // Where nothing is lost the limit stands, and with it a run that ends there.
         if position != before {
             grip.position.set(position);
             grip.limit.set(position);
         }
         position.wrapping_sub(before)
+    }
+
+    /// Where to join again at `head`: there, or, if the producer is running, in the middle of the ring:
+    /// at its edge this consumer would be the slowest again, and evicted at once.
+    fn middle(&self, head: u64) -> u64 {
+        let tail = || self.memory.tail().load(Ordering::Acquire);
+        let before = tail();
+        (0..LOOK).for_each(|_| std::hint::spin_loop());
+        let now = tail();
+        let middle = now.wrapping_sub(self.memory.capacity() / 2);
+        if now != before && middle.wrapping_sub(head) as i64 > 0 { middle } else { head }
     }
 
     /// Items there are now for the consumer, at most `count`.

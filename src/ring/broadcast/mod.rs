@@ -20,6 +20,9 @@ pub(crate) use overwrite::Overwrite;
 
 use super::spsc::Corrupt;
 
+/// How long a consumer that has lost items looks whether the producer is running, in turns of a spin.
+const LOOK: u32 = 64;
+
 /// Why a consumer's operation gave nothing, but for want of items.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Miss {

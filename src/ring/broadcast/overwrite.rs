@@ -45,11 +45,8 @@
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-use super::{Memory, Miss, Start, Tally};
+use super::{LOOK, Memory, Miss, Start, Tally};
 use crate::sync::atomic::{Ordering, fence};
-
-/// How long an overtaken consumer looks whether the producer is running, in turns of a spin.
-const LOOK: u32 = 64;
 
 fn writing(position: u64) -> u64 {
     position.wrapping_mul(2).wrapping_add(1)

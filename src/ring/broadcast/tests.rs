@@ -26,7 +26,8 @@ impl Zeros {
         unsafe {
             let control = first.cast::<u8>().add(first.cast::<u8>().align_offset(4096));
             let slots = NonNull::new_unchecked(control.add(4096));
-            let cells = NonNull::new_unchecked(control.add(4096 + SLOTS as usize * size_of::<Slot>()));
+            let cells =
+                NonNull::new_unchecked(control.add(4096 + SLOTS as usize * size_of::<Slot>()));
             let control = NonNull::new_unchecked(control).cast::<Control>();
             Mapped::new(control, slots, SLOTS, cells, capacity, if with_words { 16 } else { 8 }, 8)
         }
