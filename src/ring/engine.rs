@@ -128,8 +128,8 @@ impl Engine {
                 }
                 Ok(pushed)
             }
-            // SAFETY: the caller's promise.
             Self::Overwrite(core) => {
+                // SAFETY: the caller's promise.
                 Ok(unsafe { core.push(&seat.push.position, items, size, count) })
             }
             // SAFETY: the caller's promise.
