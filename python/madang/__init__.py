@@ -8,7 +8,7 @@ exceptions, views, fork, Ctrl-C).
 from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
 from .pipe import MESSAGE_MAX, Fifo, Pipe
-from .ring import Ring, RingEnd, RingStats
+from .ring import Ring, RingEnd, RingKind, RingPolicy, RingStats
 from .sem import Semaphore
 from .shm import Shm
 
@@ -22,6 +22,8 @@ __all__ = [
     "Pipe",
     "Ring",
     "RingEnd",
+    "RingKind",
+    "RingPolicy",
     "RingStats",
     "SEALED",
     "Semaphore",

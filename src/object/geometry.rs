@@ -19,6 +19,8 @@ pub(crate) const KIND_SPSC: u32 = 1;
 pub(crate) const KIND_MPMC: u32 = 2;
 /// One producer, many consumers that each see every item.
 pub(crate) const KIND_BROADCAST: u32 = 3;
+/// The policy bit of a ring that overwrites its oldest items.
+pub(crate) const POLICY_OVERWRITE: u32 = 0x2;
 
 /// Policy bit of a ring of `KIND_MPMC`: no process ever waits for another, stopped or dead.
 pub(crate) const POLICY_STOPPROOF: u32 = 0x1;
@@ -78,8 +80,20 @@ impl Geometry {
         let item = u64::from(self.item_size);
         match self.kind {
             KIND_MPMC => 8 + item.next_multiple_of(8),
+            KIND_BROADCAST if self.overwrites() => 8 + item.next_multiple_of(8),
             _ => item,
         }
+    }
+
+    /// Whether a push into a full ring gives up the oldest item.
+    pub(crate) fn overwrites(&self) -> bool {
+        self.policy & POLICY_OVERWRITE != 0
+    }
+
+    /// Whether somebody who may only read the object's memory can take part: a consumer that stores
+    /// nothing.
+    pub(crate) fn serves_readers(&self) -> bool {
+        self.kind == KIND_BROADCAST && self.overwrites()
     }
 
     /// Bytes of all items; `None` when no file can be that large.

@@ -34,6 +34,8 @@ pub(crate) struct Request<'a> {
     pub make: Result<Geometry>,
     /// Checks what was found against what the caller asked for.
     pub check: &'a dyn Fn(&Superblock, &str) -> Result<()>,
+    /// Whether permission to read is enough for the caller, if the object is one for that.
+    pub readable_will_do: bool,
 }
 
 /// Where an object is.
@@ -93,8 +95,22 @@ impl Object {
         what: &str,
         build: impl Fn(Self) -> Result<T>,
     ) -> Result<Option<T>> {
-        let Some(file) = named::open_regular(path, true, what)? else { return Ok(None) };
-        let object = Self::existing(file, Place::Named, what)?;
+        let object = match named::open_regular(path, true, what) {
+            Ok(Some(file)) => Self::existing(file, Place::Named, true, what)?,
+            Ok(None) => return Ok(None),
+            Err(refused)
+                if request.readable_will_do
+                    && matches!(refused.code(), Errno::EACCES | Errno::EROFS) =>
+            {
+                let Some(file) = named::open_regular(path, false, what)? else { return Ok(None) };
+                let object = Self::existing(file, Place::Named, false, what)?;
+                if !object.geometry().serves_readers() {
+                    return Err(refused);
+                }
+                object
+            }
+            Err(refused) => return Err(refused),
+        };
         (request.check)(&object.superblock, what)?;
         let status = named::status(object.file.file(), what)?;
         let built = build(object);
@@ -113,7 +129,7 @@ impl Object {
             named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
         let copy = new.file().try_clone().map_err(|error| no_descriptor(&error, what))?;
-        let object = Self::map(Arc::new(copy), superblock, Place::Named, what)?;
+        let object = Self::map(Arc::new(copy), superblock, Place::Named, true, what)?;
         let built = new.with_owner_access(what, || build(object))?;
         Ok(new.publish(path, what)?.map(|_file| built))
     }
@@ -122,7 +138,7 @@ impl Object {
         let what = "anonymous ring";
         let file = sealed_memory(c"madang", size_of_file(&geometry, what)?, false, what)?;
         initialise(&file, geometry, what)?;
-        Self::existing(file, Place::Anonymous, what)
+        Self::existing(file, Place::Anonymous, true, what)
     }
 
     /// Opens the object that is the whole of what `fd` refers to. With `sealed` it is refused unless
@@ -140,17 +156,22 @@ impl Object {
             return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
         }
         let copy = fd.try_clone_to_owned().map_err(|error| no_descriptor(&error, what))?;
-        let object = Self::existing(copy, Place::Anonymous, what)?;
+        let object = Self::existing(copy, Place::Anonymous, true, what)?;
         check(&object.superblock, what)?;
         Ok(object)
     }
 
     /// Checks and maps an object that is there.
-    fn existing(file: OwnedFd, place: Place, what: &str) -> Result<Self> {
-        Self::existing_in(Arc::new(file), place, what)
+    fn existing(file: OwnedFd, place: Place, writable: bool, what: &str) -> Result<Self> {
+        Self::existing_in(Arc::new(file), place, writable, what)
     }
 
-    pub(super) fn existing_in(file: Arc<OwnedFd>, place: Place, what: &str) -> Result<Self> {
+    pub(super) fn existing_in(
+        file: Arc<OwnedFd>,
+        place: Place,
+        writable: bool,
+        what: &str,
+    ) -> Result<Self> {
         let size = named::status(&file, what)?.st_size as u64;
         let room = match place {
             Place::Segment(offset) => Room::AtMost(size.saturating_sub(offset)),
@@ -161,12 +182,18 @@ impl Object {
             Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
         })?;
         let superblock = Superblock::decode(bytes, room, what)?;
-        Self::map(file, superblock, place, what)
+        Self::map(file, superblock, place, writable, what)
     }
 
-    fn map(file: Arc<OwnedFd>, superblock: Superblock, place: Place, what: &str) -> Result<Self> {
+    fn map(
+        file: Arc<OwnedFd>,
+        superblock: Superblock,
+        place: Place,
+        writable: bool,
+        what: &str,
+    ) -> Result<Self> {
         let len = file_len(&superblock.geometry);
-        let region = Region::new(Mapping::part(&file, place.offset(), len, true)?);
+        let region = Region::new(Mapping::part(&file, place.offset(), len, writable)?);
         let file =
             Anchor::new(file, place.offset()).map_err(|errno| Error::from_kernel(errno, what))?;
         let light = membarrier::register().is_ok();
@@ -187,7 +214,8 @@ impl Object {
             let text = format!("{}: its size was changed to {size}", self.what);
             return Err(Error::new(Errno::EPROTO, text));
         }
-        Self::map(Arc::clone(self.file.file()), self.superblock, self.place, &self.what)
+        let (file, writable) = (Arc::clone(self.file.file()), self.region.is_writable());
+        Self::map(file, self.superblock, self.place, writable, &self.what)
     }
 
     /// Takes a participant slot for this process: at opening, and again in a forked child. `sweep`

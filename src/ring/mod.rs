@@ -3,6 +3,7 @@
 //! [`Ring`] is one handle; [`Producer`] and [`Consumer`] are its two ends as types. What kinds of
 //! ring there are says [`Kind`].
 
+mod broadcast;
 mod control;
 mod copy;
 mod ends;

@@ -30,6 +30,8 @@ pub(crate) struct Seat {
     participant: Cell<u32>,
     pub push: Grip,
     pub pop: Grip,
+    /// Items that went by without this handle, a consumer of a broadcast.
+    pub lost: Cell<u64>,
 }
 
 /// What a handle has in hands at one end.
@@ -44,8 +46,10 @@ pub(crate) struct Grip {
     /// Since when, in nanoseconds of the monotonic clock, somebody's unfinished position has been in
     /// the way; 0 if none is.
     pub blocked_since: Cell<u64>,
-    /// Where it begins; or, for a consumer of a broadcast, what it reads next.
+    /// Where it begins; or, for the ends of a broadcast, what is written or read next.
     pub position: Cell<u64>,
+    /// How far `position` of a broadcast may go without another look at the ring.
+    pub limit: Cell<u64>,
 }
 
 /// How a claimed position is in hands.

@@ -255,7 +255,9 @@ impl Ring {
             let moved = unsafe { self.engine.pop(seat, items, size, count) };
             self.some(moved)
         })?;
-        self.control().not_full.0.notify();
+        if self.engine.waits_for_room() {
+            self.control().not_full.0.notify();
+        }
         Ok(done as usize)
     }
 
@@ -337,21 +339,28 @@ impl Ring {
     }
 
     /// Frees the first `count` items of the run that [`Ring::peek`] handed out, and leaves the rest
-    /// in the ring.
+    /// in the ring. `EOVERFLOW`: a broadcast's producer may have written over them while they were
+    /// read in place; what was read there is void, and counted as lost.
     pub fn release(&self, count: usize) -> Result<()> {
         let run = self.run(End::Consumer);
         if count as u64 > run {
             let text = format!("releasing {count} items of a run of {run}");
             return Err(Error::new(Errno::EINVAL, text));
         }
-        if run > 0 {
-            match self.engine {
-                Engine::Spsc => self.core.free_run(&self.hot.pop, count as u64),
-                _ => self.engine.release(&self.hot.seat, count as u64),
+        if run == 0 {
+            return Ok(());
+        }
+        let released = match self.engine {
+            Engine::Spsc => {
+                self.core.free_run(&self.hot.pop, count as u64);
+                Ok(())
             }
+            _ => self.engine.release(&self.hot.seat, count as u64),
+        };
+        if self.engine.waits_for_room() {
             self.control().not_full.0.notify();
         }
-        Ok(())
+        released.map_err(|trouble| self.trouble(trouble))
     }
 
     /// How many whole items `bytes` holds; `EMSGSIZE` if that leaves a part of one.

@@ -11,7 +11,7 @@ use super::handle::Ring;
 use super::options::policy;
 use crate::error::{Error, Result};
 use crate::object::{End, Holder};
-use crate::sync::wait_until;
+use crate::sync::{look_until, wait_until};
 use crate::time::{Timeout, now};
 
 /// How long a position must have been in the way before a call that does not wait asks the kernel
@@ -70,7 +70,12 @@ impl Ring {
     pub(super) fn probe(&self, end: End) -> Holder {
         let word = self.role_word(end);
         if !self.engine.is_shared(end) {
-            return word.probe(end, self.object.anchor());
+            let file = self.object.anchor();
+            return if self.is_readable_only() {
+                word.look(end, file)
+            } else {
+                word.probe(end, file)
+            };
         }
         let mut holder = match word.holder() {
             // The last to come is in the slots, dead or alive, or was just cleared away.
@@ -224,6 +229,12 @@ impl Ring {
             // Once more: the dead one may have committed between our look and its death.
             return attempt()?.ok_or_else(|| self.peer_died(peer));
         }
+        if self.is_readable_only() {
+            return look_until(&self.spinner, timeout, attempt, || match self.probe(peer) {
+                Holder::Dead => Err(self.peer_died(peer)),
+                _ => Ok(()),
+            });
+        }
         let waits = match end {
             End::Producer => &self.control().push_waits.0,
             End::Consumer => &self.control().pop_waits.0,
@@ -260,7 +271,7 @@ impl Ring {
     /// lives costs system calls, so a caller that polls does not do it every time.
     fn is_suspicious(&self, end: End) -> bool {
         let since = &self.hot.seat.grip(end).blocked_since;
-        if !self.engine.is_blocked(end) {
+        if !self.engine.is_blocked(&self.hot.seat, end) {
             since.set(0);
             return false;
         }

@@ -5,11 +5,16 @@ use std::cell::Cell;
 use std::hint::spin_loop;
 use std::time::Duration;
 
+use std::sync::atomic::AtomicU32;
+
 use super::EventCount;
 use crate::error::{Error, Result};
-use crate::sys::futex::Wake;
+use crate::sys::futex::{self, Wake};
 use crate::sys::many_processors;
 use crate::time::{Deadline, Timeout, now};
+
+/// Shortest and longest nap of one whom nobody can wake.
+const NAPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
 
 /// Longest sleep without a look at the counterpart's life. A death in the middle of one is noticed
 /// at its end, that is within 100 ms; it also bounds what a lost notifier can cost.
@@ -122,6 +127,45 @@ pub(crate) fn wait_until<T>(
         }
         let verdict = verdict.and_then(|()| match wake {
             Wake::TimedOut if deadline.passed() => Err(Error::timed_out()),
+            Wake::Interrupted => Err(Error::interrupted()),
+            _ => Ok(()),
+        });
+        if let Some(done) = attempt()? {
+            return Ok(done);
+        }
+        verdict?;
+    }
+}
+
+/// As [`wait_until`], for one who cannot announce that it sleeps, as it may not store anything:
+/// spins, then looks again after naps that grow to a millisecond.
+pub(crate) fn look_until<T>(
+    spinner: &Spinner,
+    timeout: Timeout,
+    mut attempt: impl FnMut() -> Result<Option<T>>,
+    mut alive: impl FnMut() -> Result<()>,
+) -> Result<T> {
+    if timeout == Timeout::NoWait {
+        return Err(Error::would_block());
+    }
+    if let Some(done) = spinner.spin(&mut attempt)? {
+        return Ok(done);
+    }
+    let deadline = Deadline::start(timeout)?;
+    let (mut nap, mut looked) = (NAPS.0, now());
+    // A word of our own: the nap ends with its time, or with a signal.
+    let word = AtomicU32::new(0);
+    loop {
+        let Some(longest) = deadline.left(nap) else { return Err(Error::timed_out()) };
+        let wake = futex::wait(&word, 0, longest);
+        nap = (2 * nap).min(NAPS.1);
+        let mut verdict = Ok(());
+        if now().saturating_sub(looked) >= SLICE || deadline.passed() {
+            verdict = alive();
+            looked = now();
+        }
+        let verdict = verdict.and_then(|()| match wake {
+            _ if deadline.passed() => Err(Error::timed_out()),
             Wake::Interrupted => Err(Error::interrupted()),
             _ => Ok(()),
         });

@@ -138,7 +138,21 @@ static void ring(void)
     mdg_ring_close(ring);
     ring_in_segment(&opts);
     opts.kind = MDG_RING_BROADCAST;
-    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -ENOSYS);
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_WRONLY, 0) == 0);
+    EXPECT(mdg_ring_dup(&reader, ring, O_RDONLY) == 0);
+    for (item = 0; item < 6; item++) {
+        EXPECT(mdg_ring_push(ring, &item, MDG_FOREVER) == 0);
+    }
+    EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == -EOVERFLOW && mdg_ring_lost(reader) == 2);
+    EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == 0 && item == 2);
+    mdg_ring_close(reader);
+    mdg_ring_close(ring);
+    opts.policy = MDG_RING_EVICT;
+    opts.flags = MDG_RING_OLDEST;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    EXPECT(mdg_ring_push(ring, &items[0], MDG_FOREVER) == 0);
+    EXPECT(mdg_ring_pop(ring, &item, MDG_NOWAIT) == 0 && item == items[0]);
+    mdg_ring_close(ring);
 }
 
 static void sem(void)
