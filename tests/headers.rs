@@ -12,7 +12,7 @@ use std::process::Command;
 
 use support::{c_compiler, compile_c, library_dir, root, scratch};
 
-const MECHANISMS: [&str; 5] = ["base", "pipe", "ring", "sem", "shm"];
+const MECHANISMS: [&str; 6] = ["base", "pipe", "ring", "sem", "shm", "wait"];
 
 /// The module's own documentation becomes the comment at the top of its header.
 fn preamble(source: &str) -> String {
@@ -38,6 +38,9 @@ fn generate(mechanism: &str) -> String {
     };
     if mechanism != "base" {
         config.sys_includes.push("madang/base.h".into());
+    }
+    if mechanism == "wait" {
+        config.sys_includes.push("madang/ring.h".into());
     }
     let bindings = cbindgen::Builder::new().with_config(config).with_src(&path).generate().unwrap();
     let mut text = Vec::new();

@@ -40,7 +40,8 @@
 //!
 //! Codes mean the same everywhere: -EINVAL bad argument; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES no
 //! permission, or the wrong end for this handle; -ELOOP a symbolic link stands under the name; -EBUSY
-//! a living process has it; -EAGAIN would wait; -ETIMEDOUT; -EINTR; -EMSGSIZE does not fit; -EOVERFLOW
+//! a living process has it; -EAGAIN would wait; -ETIMEDOUT; -EINTR; -ECANCELED by
+//! mdg_ring_cancel; -EMSGSIZE does not fit; -EOVERFLOW
 //! arithmetic or counter limit; -ENOSPC, -ENOMEM, -EMFILE, -ENFILE resources; -E2BIG newer options;
 //! -EPIPE stream shut down; -EOWNERDEAD the peer or holder died; -EPROTO not such an object, or
 //! another kind, version or geometry; -EBADMSG contents corrupt; -ESTALE replaced all the time; -EBADF

@@ -3,6 +3,7 @@
 //!
 //! The layout is specified byte by byte in `docs/layout.md`.
 
+mod bell;
 mod geometry;
 mod open;
 mod participant;
@@ -15,7 +16,7 @@ pub(crate) use geometry::{
     PARTICIPANTS_OFFSET,
 };
 pub(crate) use open::{Object, Request, unlink};
-pub(crate) use participant::{Participant, Slot};
+pub(crate) use participant::{POLLED_ENDS, Participant, Slot};
 pub(crate) use region::Shared;
 pub(crate) use role::{End, Holder, Role, RoleWord};
 pub(crate) use superblock::Superblock;

@@ -200,6 +200,21 @@ impl Engine {
         }
     }
 
+    /// Whether an operation at `end` finds a cell that it can claim. It may be one without an item,
+    /// or be gone by then.
+    pub(crate) fn is_ready(&self, seat: &Seat, end: End) -> bool {
+        match self {
+            Self::Spsc => false,
+            Self::Mpmc { core, overwrite } => match end {
+                End::Producer => {
+                    let yields = *overwrite && seat.pop.run.get() == InHands::NOTHING;
+                    core.is_ready(end) || yields && core.is_ready(End::Consumer)
+                }
+                End::Consumer => seat.pop.run.get() == InHands::KEPT || core.is_ready(end),
+            },
+        }
+    }
+
     /// Whether the next operation at `end` waits for somebody who has begun and not finished, rather
     /// than for items or room.
     pub(crate) fn is_blocked(&self, end: End) -> bool {

@@ -1,6 +1,7 @@
 //! [`Ring`]: one handle on a ring, from opening to closing, across forks and deaths.
 
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
@@ -42,16 +43,18 @@ pub struct Ring {
     pub(super) spinner: Spinner,
     /// Taken out and put back by value, never borrowed: a fork in another thread may copy it at any
     /// moment.
-    held: Cell<Held>,
+    pub(super) held: Cell<Held>,
     pub(super) object: Object,
 }
 
 /// The kernel's tokens of this handle. After a fork they are the parent's: to be forgotten.
 #[derive(Debug, Default)]
-struct Held {
+pub(super) struct Held {
     participant: Option<Participant>,
     producer: Option<Role>,
     consumer: Option<Role>,
+    /// The doorbell.
+    pub(super) bell: Option<OwnedFd>,
 }
 
 impl Held {
@@ -69,6 +72,8 @@ impl Held {
         for role in [self.producer.take(), self.consumer.take()].into_iter().flatten() {
             role.forget();
         }
+        // A descriptor is a copy of this process's own: closing it takes nothing from the parent.
+        self.bell = None;
     }
 }
 
@@ -156,8 +161,9 @@ impl Ring {
                 self.role_word(end).died();
             }
         }
-        self.control().not_empty.0.notify();
-        self.control().not_full.0.notify();
+        self.remove_bell_of(index, slot);
+        self.notify(End::Consumer);
+        self.notify(End::Producer);
         true
     }
 
@@ -195,6 +201,7 @@ impl Ring {
     }
 
     /// The event that a wait at `end` waits for.
+    #[inline(always)]
     pub(super) fn event(&self, end: End) -> &EventCount {
         match end {
             End::Producer => &self.control().not_full.0,
@@ -215,8 +222,8 @@ impl Ring {
     pub(super) fn corrupt(&self, _: Corrupt) -> Error {
         let control = self.control();
         control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
-        control.not_empty.0.notify();
-        control.not_full.0.notify();
+        self.notify(End::Consumer);
+        self.notify(End::Producer);
         self.refuse(Errno::EBADMSG, "its indices, or the words of its cells, are impossible")
     }
 
@@ -283,8 +290,8 @@ impl Ring {
         control.flags.0.fetch_or(SHUTDOWN, Ordering::AcqRel);
         control.producer.0.end_by_this_process();
         control.consumer.0.end_by_this_process();
-        control.not_empty.0.notify();
-        control.not_full.0.notify();
+        self.notify(End::Consumer);
+        self.notify(End::Producer);
     }
 }
 
@@ -350,9 +357,10 @@ impl Drop for Ring {
                 role.release(self.role_word(end));
             } else if self.engine.is_shared(end) && seat.grip(end).held.get() != 0 {
                 self.role_word(end).left();
-                self.event(end.other()).notify();
+                self.notify(end.other());
             }
         }
+        self.take_bell_down(held.bell.take());
         if let Some(participant) = held.participant.take() {
             participant.detach(self.object.region(), self.object.geometry());
         }

@@ -7,8 +7,10 @@ mod control;
 mod ends;
 mod engine;
 mod handle;
+mod many;
 mod mpmc;
 mod options;
+mod poll;
 mod report;
 mod seat;
 mod spsc;
@@ -18,5 +20,7 @@ mod waiting;
 
 pub use ends::{Consumer, Producer, pair};
 pub use handle::Ring;
+pub use many::{MOST, Source, Wait, wait_any};
 pub use options::{Kind, Options, policy};
+pub use poll::{Canceller, Events};
 pub use stats::{EndState, Stats};

@@ -35,7 +35,7 @@ impl Ring {
         }
         // SAFETY: there is room for one; the caller vouches for the item.
         unsafe { self.core.push_one(side, item) };
-        control.not_empty.0.notify();
+        self.notify(End::Consumer);
         Ok(())
     }
 
@@ -45,7 +45,7 @@ impl Ring {
     /// `item` is writable for [`Ring::item_size`] bytes.
     #[inline(always)]
     pub(crate) unsafe fn pop_raw(&self, item: *mut u8, timeout: impl Into<Timeout>) -> Result<()> {
-        let (side, control) = (&self.hot.pop, self.core.control());
+        let side = &self.hot.pop;
         if side.ready() == 0 {
             if !matches!(self.engine, Engine::Spsc) {
                 // SAFETY: the caller vouches for the buffer.
@@ -55,7 +55,7 @@ impl Ring {
         }
         // SAFETY: there is one item at least; the caller vouches for the buffer.
         unsafe { self.core.pop_one(side, item) };
-        control.not_full.0.notify();
+        self.notify(End::Producer);
         Ok(())
     }
 
@@ -84,7 +84,7 @@ impl Ring {
         let count = side.ready().min(count as u64);
         // SAFETY: there is room for `count`; the caller vouches for the items.
         unsafe { self.core.push_run(side, items, count) };
-        control.not_empty.0.notify();
+        self.notify(End::Consumer);
         Ok(count as usize)
     }
 
@@ -105,14 +105,14 @@ impl Ring {
             // SAFETY: the caller vouches for the buffer.
             return unsafe { self.pop_among_many(items, count as u64, timeout) };
         }
-        let (side, control) = (&self.hot.pop, self.core.control());
+        let side = &self.hot.pop;
         if side.ready() < count as u64 {
             self.ready(End::Consumer, timeout)?;
         }
         let count = side.ready().min(count as u64);
         // SAFETY: there are `count` items; the caller vouches for the buffer.
         unsafe { self.core.pop_run(side, items, count) };
-        control.not_full.0.notify();
+        self.notify(End::Producer);
         Ok(count as usize)
     }
 
@@ -133,7 +133,7 @@ impl Ring {
             let moved = unsafe { self.engine.push(seat, items, size, count) };
             self.some(moved)
         })?;
-        self.control().not_empty.0.notify();
+        self.notify(End::Consumer);
         Ok(done as usize)
     }
 
@@ -149,7 +149,7 @@ impl Ring {
             let moved = unsafe { self.engine.pop(seat, items, size, count) };
             self.some(moved)
         })?;
-        self.control().not_full.0.notify();
+        self.notify(End::Producer);
         Ok(done as usize)
     }
 
@@ -217,7 +217,7 @@ impl Ring {
             Engine::Spsc => self.core.commit_run(&self.hot.push, count),
             _ => self.engine.commit(&self.hot.seat, count),
         }
-        self.control().not_empty.0.notify();
+        self.notify(End::Consumer);
         if refused { self.refused() } else { Ok(()) }
     }
 
@@ -240,7 +240,7 @@ impl Ring {
                 Engine::Spsc => self.core.free_run(&self.hot.pop, count as u64),
                 _ => self.engine.release(&self.hot.seat, count as u64),
             }
-            self.control().not_full.0.notify();
+            self.notify(End::Producer);
         }
         Ok(())
     }

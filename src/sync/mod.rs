@@ -6,4 +6,4 @@ mod event_count;
 mod wait;
 
 pub(crate) use event_count::EventCount;
-pub(crate) use wait::{Spinner, wait_until};
+pub(crate) use wait::{SLICE, Spinner, wait_until};

@@ -13,7 +13,7 @@ use crate::time::{Deadline, Timeout, now};
 
 /// Longest sleep without a look at the counterpart's life. A death in the middle of one is noticed
 /// at its end, that is within 100 ms; it also bounds what a lost notifier can cost.
-const SLICE: Duration = Duration::from_millis(100);
+pub(crate) const SLICE: Duration = Duration::from_millis(100);
 
 /// Most turns of a spin, about as long as one futex wake-up takes (25 µs): spinning costs at most
 /// twice what sleeping at once would have cost.
@@ -38,7 +38,10 @@ impl Spinner {
         Self { turns: Cell::new(most), vain: Cell::new(0), most }
     }
 
-    fn spin<T>(&self, attempt: &mut impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    pub(crate) fn spin<T>(
+        &self,
+        attempt: &mut impl FnMut() -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let explore = self.vain.get() % EXPLORE == EXPLORE - 1;
         let turns = if explore { self.most } else { self.turns.get() };
         for turn in 0..turns {
