@@ -1,7 +1,6 @@
 //! [`Ring`]: one handle on a ring, from opening to closing, across forks and deaths.
 
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
@@ -22,6 +21,7 @@ use crate::object::{
 };
 use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
+use crate::sys::fifo::Fifo;
 use crate::sys::wipe::Wiped;
 
 /// One handle on a ring. It belongs to one thread at a time ([`Ring::duplicate`] makes another);
@@ -54,7 +54,7 @@ pub(super) struct Held {
     producer: Option<Role>,
     consumer: Option<Role>,
     /// The doorbell.
-    pub(super) bell: Option<OwnedFd>,
+    pub(super) bell: Option<Fifo>,
 }
 
 impl Held {

@@ -46,7 +46,7 @@
 //!
 //! A peer that scribbles in `poll` costs bytes or takes them away from its victim, no more.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
@@ -58,7 +58,7 @@ use super::handle::Ring;
 use crate::error::{Error, Result};
 use crate::object::{End, POLLED_ENDS as ENDS, Slot};
 use crate::sys::cancel;
-use crate::sys::fifo::{self, Bell, Rung};
+use crate::sys::fifo::{self, Bell, Fifo, Rung};
 
 /// One arming.
 const ARMING: u32 = ENDS + 1;
@@ -216,7 +216,7 @@ impl Ring {
             self.control().polled.0.fetch_max(index + 1, Ordering::SeqCst);
             let ring = fstat(self.object.anchor().file()).map_err(failed)?;
             let fifo = fifo::make(name.path(), &ring).map_err(failed)?;
-            self.hot.calls.bell.note(&fifo).map_err(failed)?;
+            self.hot.calls.bell.note(&fifo);
             let mut held = self.held.take();
             held.bell = Some(fifo);
             self.held.set(held);
@@ -324,7 +324,7 @@ impl Ring {
     }
 
     /// Removes the name of this handle's FIFO, and those that the dead have left; for closing.
-    pub(super) fn take_bell_down(&self, fifo: Option<OwnedFd>) {
+    pub(super) fn take_bell_down(&self, fifo: Option<Fifo>) {
         self.hot.calls.bell.clear();
         if let Some(slot) = self.slot().filter(|_| fifo.is_some()) {
             slot.poll.fetch_and(!ENDS, Ordering::AcqRel);

@@ -8,6 +8,7 @@
 //! memory but the stack's.
 
 use std::ffi::{CStr, c_long};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -31,6 +32,28 @@ fn open(path: &CStr) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Device and inode: which file a descriptor leads to.
+fn identity(fd: impl AsFd) -> nix::Result<(u64, u64)> {
+    fstat(fd).map(|status| (status.st_dev, status.st_ino))
+}
+
+/// A waiter's open FIFO.
+#[derive(Debug)]
+pub(crate) struct Fifo {
+    fd: ManuallyDrop<OwnedFd>,
+    identity: (u64, u64),
+}
+
+impl Drop for Fifo {
+    /// Closes the descriptor, unless the program has done so and has another file there by now.
+    fn drop(&mut self) {
+        if identity(&*self.fd) == Ok(self.identity) {
+            // SAFETY: dropped once, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
+        }
+    }
+}
+
 fn is_fifo(status: &FileStat) -> bool {
     SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
 }
@@ -49,7 +72,7 @@ fn write_byte(fd: BorrowedFd<'_>) -> nix::Result<()> {
 
 /// Makes the FIFO `path` for those who may use the file with status `like`, in the place of what
 /// may stand there, and opens it.
-pub(crate) fn make(path: &CStr, like: &FileStat) -> nix::Result<OwnedFd> {
+pub(crate) fn make(path: &CStr, like: &FileStat) -> nix::Result<Fifo> {
     match unlink(path) {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
@@ -67,7 +90,7 @@ pub(crate) fn make(path: &CStr, like: &FileStat) -> nix::Result<OwnedFd> {
         }
         let mode = Mode::from_bits_truncate(like.st_mode & 0o666) | Mode::S_IRUSR | Mode::S_IWUSR;
         fchmod(&fifo, mode)?;
-        Ok(fifo)
+        Ok(Fifo { identity: identity(&fifo)?, fd: ManuallyDrop::new(fifo) })
     });
     if made.is_err() {
         remove(path);
@@ -120,14 +143,12 @@ pub(crate) struct Bell {
 
 impl Bell {
     /// Takes note of a descriptor, which its owner keeps open until [`Bell::clear`].
-    pub(crate) fn note(&self, fifo: &OwnedFd) -> nix::Result<()> {
-        let status = fstat(fifo)?;
-        self.device.store(status.st_dev, Ordering::Relaxed);
-        self.inode.store(status.st_ino, Ordering::Relaxed);
+    pub(crate) fn note(&self, fifo: &Fifo) {
+        self.device.store(fifo.identity.0, Ordering::Relaxed);
+        self.inode.store(fifo.identity.1, Ordering::Relaxed);
         // Release, for those who cancel: whoever sees the number sees the identity. SeqCst: they
         // either see the number, or what they did before is seen after this.
-        self.number.store(fifo.as_raw_fd() as u32 + 1, Ordering::SeqCst);
-        Ok(())
+        self.number.store(fifo.fd.as_raw_fd() as u32 + 1, Ordering::SeqCst);
     }
 
     pub(crate) fn clear(&self) {
@@ -143,9 +164,8 @@ impl Bell {
         let number = self.number.load(Ordering::SeqCst).checked_sub(1)?;
         // SAFETY: an open descriptor, unless the program has closed it: then the next call says so.
         let fd = unsafe { BorrowedFd::borrow_raw(number as RawFd) };
-        let status = fstat(fd).ok()?;
         let noted = (self.device.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed));
-        ((status.st_dev, status.st_ino) == noted).then_some(fd)
+        (identity(fd) == Ok(noted)).then_some(fd)
     }
 
     /// Makes the descriptor readable.
@@ -200,21 +220,26 @@ mod tests {
             (bell.exists(), bell.fd().is_some(), bell.drain()),
             (false, false, Err(Errno::EBADF))
         );
-        bell.note(&fifo).unwrap();
+        bell.note(&fifo);
         assert_eq!(bell.drain(), Ok(false));
         bell.ring();
         assert_eq!(ring_at(&path, [me, me]), Rung::Heard);
         assert_eq!((bell.drain(), bell.drain()), (Ok(true), Ok(false)));
         assert_eq!(ring_at(&path, [me + 1, me + 1]), Rung::Nobody);
         for _ in 0..70_000 {
-            write_byte(fifo.as_fd()).unwrap();
+            write_byte(fifo.fd.as_fd()).unwrap();
         }
         assert_eq!((bell.drain(), bell.drain()), (Ok(true), Ok(false)));
         remove(&path);
         assert_eq!(ring_at(&path, [me, me]), Rung::Nobody);
-        let (other, _end) = nix::unistd::pipe().unwrap();
-        nix::unistd::dup2_raw(&other, fifo.as_raw_fd()).map(std::mem::forget).unwrap();
+        let (other, number) = (nix::unistd::pipe().unwrap().0, fifo.fd.as_raw_fd());
+        // SAFETY: the FIFO's descriptor becomes one of the pipe, which the FIFO leaves alone.
+        assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), number) }, number);
         assert!(bell.fd().is_none());
         assert_eq!(bell.drain(), Err(Errno::EBADF));
+        drop(fifo);
+        // SAFETY: open, as the FIFO has left it alone, and nobody else's.
+        let left = unsafe { OwnedFd::from_raw_fd(number) };
+        assert_eq!(identity(&left), identity(&other));
     }
 }
