@@ -5,6 +5,7 @@ mod support;
 
 use std::ffi::c_int;
 use std::os::fd::RawFd;
+use std::os::unix::fs::DirEntryExt;
 
 use madang::ffi::ring::*;
 use madang::ring::{Kind, Options, Ring};
@@ -12,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::confine::deny;
 use support::face::{FOREVER, NOWAIT, refused, refused_with};
-use support::process::{Gate, as_nobody, fork, is_root, join, kill, serial};
+use support::process::{Gate, as_nobody, fork, is_root, join, kill};
 use support::ring_face::{C, CREATE, Face, Named};
 
 on_both_faces! { Ring, C in turn:
@@ -133,32 +134,46 @@ impl Drop for Epoll {
     }
 }
 
-/// Names of doorbells in /dev/shm. Others' tests have some, too: compare what is there before and
-/// after.
-fn bells() -> Vec<String> {
-    let all = std::fs::read_dir("/dev/shm").unwrap().flatten();
-    let names = all.map(|entry| entry.file_name().into_string().unwrap_or_default());
-    names.filter(|name| name.starts_with("mdg.poll.")).collect()
-}
+/// The doorbells of one ring.
+struct Bells(String);
 
-/// The doorbells that `make` made.
-fn bells_of<T>(make: impl FnOnce() -> T) -> (T, Vec<String>) {
-    let before = bells();
-    let made = make();
-    let new: Vec<_> = bells().into_iter().filter(|name| !before.contains(name)).collect();
-    (made, new)
-}
+impl Bells {
+    /// Takes the producing end for a moment.
+    fn of(ring: &impl Face) -> Self {
+        let probe = ring.dup(libc::O_RDWR).unwrap();
+        Self::with(probe.fd(OUT).unwrap())
+    }
 
-fn there(bells: &[String]) -> Vec<bool> {
-    let there = self::bells();
-    bells.iter().map(|name| there.contains(name)).collect()
+    /// Of the ring that `fd` belongs to.
+    fn with(fd: RawFd) -> Self {
+        // SAFETY: an open descriptor, for the length of the call.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+        let inode = nix::sys::stat::fstat(fd).unwrap().st_ino;
+        let names = std::fs::read_dir("/dev/shm").unwrap().flatten();
+        let mut mine = names.filter(|entry| entry.ino() == inode);
+        let name = mine.next().unwrap().file_name().into_string().unwrap();
+        let parts: Vec<_> = name.split('.').collect();
+        assert!(parts.len() == 5 && parts[..2] == ["mdg", "poll"], "{name}");
+        Self(parts[..3].join("."))
+    }
+
+    fn names(&self) -> Vec<String> {
+        let all = std::fs::read_dir("/dev/shm").unwrap().flatten();
+        let names = all.map(|entry| entry.file_name().into_string().unwrap_or_default());
+        names.filter(|name| name.starts_with(&self.0)).collect()
+    }
+
+    fn count(&self) -> usize {
+        self.names().len()
+    }
 }
 
 fn readable_until_a_call_would_have_to_wait<F: Face>() {
     for kind in [Kind::Spsc, Kind::Mpmc] {
         let ring: F = open(kind, 4);
-        let (fd, bells) = bells_of(|| ring.fd(IN).unwrap());
-        assert_eq!(bells.len(), 1);
+        let fd = ring.fd(IN).unwrap();
+        let bells = Bells::with(fd);
+        assert_eq!(bells.count(), 1);
         assert_eq!(ring.fd(IN).unwrap(), fd, "always the same");
         assert!(readable(fd), "nobody has looked yet");
         is_empty(&ring);
@@ -190,7 +205,7 @@ fn readable_until_a_call_would_have_to_wait<F: Face>() {
         assert_eq!(ring.fd(IN).unwrap(), fd);
         assert!(readable(fd));
         drop(ring);
-        assert_eq!(there(&bells), [false]);
+        assert_eq!(bells.count(), 0);
     }
 }
 
@@ -427,7 +442,7 @@ fn two_pollers_share_a_ring<F: Face>() {
         }
     }
     ring.shutdown().unwrap();
-    consumers.map(join);
+    consumers.into_iter().for_each(join);
     assert_eq!(pop(&sums) + pop(&sums), (0..ITEMS).sum());
 }
 
@@ -449,48 +464,49 @@ fn a_killed_pollers_name_goes<F: Face>() {
     let name = Named::new("bell");
     let open = || F::open(Some(&name.0), &Options::new(4, 8), CREATE, 0o600).unwrap();
     let ring = open();
-    let (child, bells) = bells_of(|| poller(&ring));
-    assert_eq!(bells.len(), 1);
-    kill(child);
-    assert_eq!(there(&bells), [true]);
+    let bells = Bells::of(&ring);
+    kill(poller(&ring));
+    assert_eq!(bells.count(), 1);
     ring.push(&word(1), NOWAIT).unwrap();
     let successor = open();
-    assert_eq!(there(&bells), [false]);
+    assert_eq!(bells.count(), 0);
     assert_eq!(pop(&successor), 1);
     drop(successor);
     // With whoever closes the ring next, named or not.
     for ring in [ring, self::open(Kind::Mpmc, 4)] {
-        let (child, bells) = bells_of(|| poller(&ring));
-        kill(child);
-        assert_eq!((bells.len(), there(&bells)), (1, vec![true]));
+        let other = ring.dup(libc::O_RDWR).unwrap();
         drop(ring);
-        assert_eq!(there(&bells), [false]);
+        let bells = Bells::of(&other);
+        kill(poller(&other));
+        assert_eq!(bells.count(), 1);
+        drop(other);
+        assert_eq!(bells.count(), 0);
     }
     // With whoever unlinks it; but a living one's stays.
     let (left, living) = (Gate::new(), Gate::new());
-    let (holder, bells) = bells_of(|| {
-        let holder = fork(|| {
-            let ring = open();
-            let fd = ring.fd(OUT).unwrap();
-            kill(poller(&ring));
-            left.open();
-            living.pass();
-            // Its doorbell works all the same.
-            while ring.push(&word(1), NOWAIT).is_ok() {}
-            assert!(!readable(fd));
-            std::mem::forget(ring);
-        });
-        left.pass();
-        holder
+    let holder = fork(|| {
+        let ring = open();
+        let fd = ring.fd(OUT).unwrap();
+        let bells = Bells::with(fd);
+        kill(poller(&ring));
+        assert_eq!(bells.count(), 2);
+        left.open();
+        living.pass();
+        assert_eq!(bells.count(), 1);
+        // Its doorbell works all the same.
+        while ring.push(&word(1), NOWAIT).is_ok() {}
+        assert!(!readable(fd));
+        join(fork(|| {
+            pop(&ring);
+        }));
+        assert!(readable(fd));
+        drop(ring);
+        assert_eq!(bells.count(), 0);
     });
-    assert_eq!(bells.len(), 2);
+    left.pass();
     F::unlink(&name.0).unwrap();
-    assert_eq!(there(&bells).iter().filter(|&&there| there).count(), 1);
     living.open();
     join(holder);
-    for bell in bells {
-        let _ = std::fs::remove_file(format!("/dev/shm/{bell}"));
-    }
 }
 
 /// Producers are killed at any moment. What the last one's notice would have told, the next one's

@@ -38,12 +38,20 @@ pub trait Face: Sized + Debug {
 }
 
 /// One entry of `wait_any`; without a ring, a descriptor.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Entry<'a, F> {
     pub ring: Option<&'a F>,
     pub fd: RawFd,
     pub events: u32,
     pub ready: u32,
+}
+
+impl<F> Copy for Entry<'_, F> {}
+
+impl<F> Clone for Entry<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
 impl<'a, F> Entry<'a, F> {
