@@ -148,9 +148,9 @@ fn bad_entries<F: Face>() {
 fn bad_entries_in_c() {
     let mut wait =
         mdg_wait { ring: std::ptr::null_mut(), fd: 0, events: IN, ready: 7, reserved: 0 };
-    // SAFETY: NULL, or one entry, as said.
     let call = |entry: Option<&mut mdg_wait>, count| {
         let entry = entry.map_or(std::ptr::null_mut(), std::ptr::from_mut);
+        // SAFETY: NULL, or one entry, or a count that is refused.
         answer(|| unsafe { mdg_wait_any(entry, count, FOREVER) })
     };
     refused_with(call(None, 1), libc::EINVAL, "NULL");
