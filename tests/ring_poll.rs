@@ -28,6 +28,7 @@ on_both_faces! { Ring, C in turn:
     no_edge_is_lost_without_membarrier
     no_edge_is_lost_when_membarrier_ends
     a_stream_through_a_small_ring
+    one_item_for_each_event
     two_pollers_share_a_ring
     a_killed_pollers_name_goes
     killed_notifiers_leave_nothing_lost
@@ -404,6 +405,30 @@ fn a_stream_through_a_small_ring<F: Face>() {
                 assert!(epoll.wait(LONG), "an edge was lost at pop {i}");
             };
             assert_eq!(got, i);
+        }
+        join(child);
+    }
+}
+
+/// Level-triggered, a program may pop once for each event, and never until `EAGAIN` on purpose: what
+/// a pop found at its second look does not make the descriptor unreadable.
+fn one_item_for_each_event<F: Face>() {
+    const ITEMS: u64 = 20_000;
+    for kind in [Kind::Spsc, Kind::Mpmc] {
+        let ring: F = open(kind, 4);
+        let child = fork(|| {
+            for i in 0..ITEMS {
+                ring.push(&word(i), FOREVER).unwrap();
+            }
+        });
+        let epoll = Epoll::new(ring.fd(IN).unwrap(), 0);
+        let mut next = 0;
+        while next < ITEMS {
+            assert!(epoll.wait(LONG), "not readable before item {next}");
+            if let Some(got) = try_pop(&ring) {
+                assert_eq!(got, next);
+                next += 1;
+            }
         }
         join(child);
     }
