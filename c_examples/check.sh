@@ -100,6 +100,28 @@ case_ring_producer_killed() {
     run ring_consumer "/$id.killed" 60000
 }
 
+# One producer finishes at once, one waits for the loop, one is killed; the loop outlives them all.
+case_event_loop() {
+    run ring_producer "/$id.red" 10 >"$tmp/red" 2>&1
+    mkfifo "$tmp/green" "$tmp/words"
+    $WRAP "$bin/ring_producer" "/$id.green" 1000000000 >"$tmp/green" &
+    killed=$!
+    exec 3<"$tmp/green"
+    read -r line <&3
+    exec 3<&-
+    kill -9 $killed
+    wait $killed 2>/dev/null
+    run event_loop "/$id.red" "/$id.green" "/$id.blue" <"$tmp/words" >"$tmp/loop" 2>&1 &
+    exec 4>"$tmp/words"
+    echo "some words" >&4
+    run ring_producer "/$id.blue" 1000
+    echo "and more" >&4
+    exec 4>&-
+    wait
+    cat "$tmp/red" "$tmp/loop"
+    run event_loop "/$id.red"
+}
+
 case_assembly_line() {
     run assembly_line 'x=1+2' 'y=30+12' 'z=7+7'
     run assembly_line 'x=1+2' 'nonsense'

@@ -35,6 +35,13 @@ show assembly_line 'x=1+2' 'y=30+12'
 show ring_broadcast 1000 patient
 show ring_broadcast 100000 news
 
+echo "== three rings and standard input, one loop"
+for ring in red green blue; do
+    "$bin/ring_producer" "$id.$ring" 1000 >/dev/null &
+done
+echo "some words" | show event_loop "$id.red" "$id.green" "$id.blue"
+wait
+
 echo "== pipes"
 show pipe_greetings
 show pipe_two_way 10000 hello world

@@ -10,5 +10,6 @@
 #include <madang/ring.h>
 #include <madang/sem.h>
 #include <madang/shm.h>
+#include <madang/wait.h>
 
 #endif /* MADANG_H */

@@ -124,6 +124,7 @@ const WORDS: &[(i32, &str)] = &[
     (libc::EBADF, "not a live handle or descriptor\0"),
     (libc::ENOSYS, "not supported on this platform or in this version\0"),
     (libc::ENOTRECOVERABLE, "internal error; the handle can only be closed\0"),
+    (libc::ECANCELED, "the wait was cancelled\0"),
     (libc::EIO, "input/output error\0"),
     (libc::ENOTDIR, "a part of the path is not a directory\0"),
     (libc::EROFS, "read-only file system\0"),

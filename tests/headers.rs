@@ -12,7 +12,7 @@ use std::process::Command;
 
 use support::{c_compiler, compile_c, library_dir, root, scratch};
 
-const MECHANISMS: [&str; 6] = ["base", "fd", "pipe", "ring", "sem", "shm"];
+const MECHANISMS: [&str; 7] = ["base", "fd", "pipe", "ring", "sem", "shm", "wait"];
 
 /// The module's own documentation becomes the comment at the top of its header.
 fn preamble(source: &str) -> String {
@@ -40,6 +40,7 @@ fn generate(mechanism: &str) -> String {
         "base" => &[],
         // Rings may lie in segments.
         "ring" => &["madang/base.h", "madang/shm.h"],
+        "wait" => &["madang/base.h", "madang/ring.h"],
         _ => &["madang/base.h"],
     };
     config.sys_includes.extend(headers.iter().map(ToString::to_string));

@@ -11,6 +11,7 @@ from .pipe import MESSAGE_MAX, Fifo, Pipe
 from .ring import Ring, RingEnd, RingKind, RingPolicy, RingStats
 from .sem import Semaphore
 from .shm import Shm
+from .wait import POLL_ERR, POLL_HUP, POLL_IN, POLL_OUT, WAIT_MAX, wait_any
 
 __all__ = [
     "FOREVER",
@@ -19,6 +20,10 @@ __all__ = [
     "MESSAGE_MAX",
     "NOWAIT",
     "OwnerDead",
+    "POLL_ERR",
+    "POLL_HUP",
+    "POLL_IN",
+    "POLL_OUT",
     "Pipe",
     "Ring",
     "RingEnd",
@@ -28,8 +33,10 @@ __all__ = [
     "SEALED",
     "Semaphore",
     "Shm",
+    "WAIT_MAX",
     "library_path",
     "version",
+    "wait_any",
 ]
 
 __version__ = "0.1.0"

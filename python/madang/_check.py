@@ -77,6 +77,18 @@ class RingStatsStruct(ctypes.Structure):
     ]
 
 
+class WaitEntry(ctypes.Structure):
+    """struct mdg_wait"""
+
+    _fields_ = [
+        ("ring", c_void_p),
+        ("fd", c_int),
+        ("events", c_uint32),
+        ("ready", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
 class SemOpts(ctypes.Structure):
     """struct mdg_sem_opts"""
 
@@ -117,6 +129,9 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_ring_release": (c_int, _handle, c_size_t),
     "mdg_ring_lost": (c_int64, _handle),
     "mdg_ring_shutdown": (c_int, _handle),
+    "mdg_ring_fd": (c_int, _handle, c_uint32),
+    "mdg_ring_cancel": (c_int, _handle),
+    "mdg_wait_any": (c_int, POINTER(WaitEntry), c_size_t, _timeout),
     "mdg_ring_stat": (c_int, _handle, POINTER(RingStatsStruct)),
     "mdg_ring_close": (None, _handle),
     "mdg_ring_unlink": (c_int, c_char_p),

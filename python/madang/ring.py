@@ -5,6 +5,7 @@ import ctypes
 import os
 import threading
 import weakref
+from contextlib import contextmanager
 from enum import IntEnum, IntFlag
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
 
@@ -163,9 +164,21 @@ class Ring:
             raise ValueError("the ring is closed")
         return self._handle
 
-    def _run(self, call: Callable[[int], int]) -> int:
-        """One C call on the handle; two threads at once would break it, so that is an error."""
+    @contextmanager
+    def _in_use(self) -> Iterator[int]:
+        """The handle, for one C call; two threads at once would break it, so that is an error."""
         handle = self._open()  # the reference keeps it open for the length of the call
+        busy = self._busy
+        if not busy.acquire(False):
+            raise RuntimeError("the ring is in use by another thread: give that one a dup()")
+        try:
+            yield handle.pointer
+        finally:
+            busy.release()
+
+    def _run(self, call: Callable[[int], int]) -> int:
+        """One C call on the handle; as `_in_use`, which is slower."""
+        handle = self._open()
         if not self._busy.acquire(False):
             raise RuntimeError("the ring is in use by another thread: give that one a dup()")
         try:
@@ -275,7 +288,7 @@ class Ring:
     def shutdown(self) -> None:
         """Declares the end of the stream: pushes fail, consumers drain and then end.
 
-        This and ``stat`` may be called from any thread.
+        This, ``cancel`` and ``stat`` may be called from any thread.
         """
         handle = self._open()
         check(lib.mdg_ring_shutdown(handle.pointer))
@@ -283,6 +296,27 @@ class Ring:
     def lost(self) -> int:
         """How many items this consumer of a broadcast has lost since it was opened."""
         return self._run(lambda pointer: check(lib.mdg_ring_lost(pointer)))
+
+    def poll_fd(self, events: int = 0x1) -> int:
+        """A descriptor for selectors, asyncio's ``add_reader`` and the like.
+
+        It becomes readable when the ring may be ready for `events`: ``POLL_IN`` for pops,
+        ``POLL_OUT`` for pushes, or both. It stays so until a call with timeout 0 has raised
+        BlockingIOError: after an event, pop (or push) until then. A death makes nothing readable:
+        look at ``stat()`` once in a while. The descriptor is the ring's: do not read or close it,
+        and take it out of what waits on it before ``close()``.
+        """
+        number = unsigned(events, "events", 0xFFFFFFFF)
+        return self._run(lambda pointer: check(lib.mdg_ring_fd(pointer, number)))
+
+    def cancel(self) -> None:
+        """Ends the wait of a call in another thread, which raises OSError with ECANCELED.
+
+        If none waits, the next call that would have to does so. May be called from any thread, and
+        from a signal handler.
+        """
+        handle = self._open()
+        check(lib.mdg_ring_cancel(handle.pointer))
 
     def stat(self) -> RingStats:
         """Counters and the state of both ends."""

@@ -11,3 +11,4 @@ pub mod pipe;
 pub mod ring;
 pub mod sem;
 pub mod shm;
+pub mod wait;

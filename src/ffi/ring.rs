@@ -16,7 +16,7 @@ use super::guard::{Answer, guard, guard_or, guard_void};
 use super::shm::{MDG_SEALED, mdg_shm};
 use crate::error::{Error, Result};
 use crate::flags::Access;
-use crate::ring::{EndState, Kind, Options, Ring, Stats};
+use crate::ring::{EndState, Events, Kind, Options, Ring, Stats};
 use crate::shm::{Seals, Shm};
 use crate::time::{Nanos, Timeout};
 
@@ -45,6 +45,10 @@ pub const MDG_RING_FAIL: u32 = 0x8;
 /// Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
 /// there, not with the first one after it has joined.
 pub const MDG_RING_OLDEST: u32 = 0x1;
+/// Event: a pop, or a read from a descriptor, may go on. The value of POLLIN.
+pub const MDG_POLL_IN: u32 = 0x1;
+/// Event: a push, or a write to a descriptor, may go on. The value of POLLOUT.
+pub const MDG_POLL_OUT: u32 = 0x4;
 
 /// State of an end: nobody has held it yet.
 pub const MDG_RING_END_NEVER: u32 = 0;
@@ -63,7 +67,8 @@ pub const MDG_RING_CORRUPT: u32 = 0x2;
 pub const MDG_RING_UNLINKED: u32 = 0x4;
 
 /// A handle on a ring. It belongs to one thread at a time (mdg_ring_dup makes another for another
-/// thread); mdg_ring_stat and mdg_ring_shutdown alone may be called from any thread meanwhile.
+/// thread); mdg_ring_stat, mdg_ring_shutdown and mdg_ring_cancel alone may be called from any thread
+/// meanwhile.
 ///
 /// fork(2): a handle opened before works in both processes. The child is a new participant, attached
 /// by its first operation. An end that the parent has used stays the parent's until the parent closes
@@ -607,12 +612,13 @@ pub unsafe extern "C" fn mdg_ring_dup(
 /// committed, and outlives this process.
 ///
 /// Returns 0, or: -EAGAIN (MDG_NOWAIT, full) · -ETIMEDOUT · -EINTR (a signal was caught, whatever
-/// SA_RESTART says) · -EPIPE (shut down) · -EOWNERDEAD (full, and the consumer died; a new consumer
-/// makes the ring ordinary again) · -EBUSY (another process has the producing end) · -EACCES (opened
-/// O_RDONLY, or this process may no longer open the ring's file) · -EMFILE, -ENFILE, -ENOMEM, -ENOENT
-/// (first use of an O_RDWR handle in a process: no descriptor, no memory, no /proc) · -EINVAL (NULL,
-/// or a reserved run not given back) · -EBADF (not a handle, or the ring's descriptor was closed) ·
-/// -EBADMSG (corrupt); the item is not pushed then. Not async-signal-safe; not a cancellation point.
+/// SA_RESTART says) · -ECANCELED (mdg_ring_cancel) · -EPIPE (shut down) · -EOWNERDEAD (full, and the
+/// consumer died; a new consumer makes the ring ordinary again) · -EBUSY (another process has the
+/// producing end) · -EACCES (opened O_RDONLY, or this process may no longer open the ring's file) ·
+/// -EMFILE, -ENFILE, -ENOMEM, -ENOENT (first use of an O_RDWR handle in a process: no descriptor, no
+/// memory, no /proc) · -EINVAL (NULL, or a reserved run not given back) · -EBADF (not a handle, or the
+/// ring's descriptor was closed) · -EBADMSG (corrupt); the item is not pushed then. Not
+/// async-signal-safe; not a cancellation point.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread; `item` is NULL or readable for item_size bytes.
@@ -642,13 +648,14 @@ pub unsafe extern "C" fn mdg_ring_push(
 /// nanoseconds of monotonic time (MDG_NOWAIT: not at all, MDG_FOREVER: without limit).
 ///
 /// Returns 0, or: -EAGAIN (MDG_NOWAIT, empty) · -ETIMEDOUT · -EINTR (a signal was caught, whatever
-/// SA_RESTART says) · -EPIPE (shut down and drained: end of stream) · -EOWNERDEAD (empty, and the
-/// producer died; everything it committed was delivered before) · -EBUSY (another process has the
-/// consuming end) · -EACCES (opened O_WRONLY) · -EINVAL (NULL, or a peeked run not given back) ·
-/// -EBADF · -EBADMSG (corrupt); `item` is untouched then. Or -EOVERFLOW, for a consumer of a broadcast:
-/// items went by before it had read them, or it was evicted; how many it has lost is in mdg_last_error
-/// and added to mdg_ring_lost, it stands at the oldest item that is there, and the next pop goes on;
-/// what is in `item` is undefined then. Not async-signal-safe; not a cancellation point.
+/// SA_RESTART says) · -ECANCELED (mdg_ring_cancel) · -EPIPE (shut down and drained: end of stream) ·
+/// -EOWNERDEAD (empty, and the producer died; everything it committed was delivered before) · -EBUSY
+/// (another process has the consuming end) · -EACCES (opened O_WRONLY) · -EINVAL (NULL, or a peeked
+/// run not given back) · -EBADF · -EBADMSG (corrupt); `item` is untouched then. Or -EOVERFLOW, for a
+/// consumer of a broadcast: items went by before it had read them, or it was evicted; how many it has
+/// lost is in mdg_last_error and added to mdg_ring_lost, it stands at the oldest item that is there, and
+/// the next pop goes on; what is in `item` is undefined then. Not async-signal-safe; not a cancellation
+/// point.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread; `item` is NULL or writable for item_size bytes.
@@ -851,6 +858,70 @@ pub unsafe extern "C" fn mdg_ring_lost(ring: *const mdg_ring) -> i64 {
 pub unsafe extern "C" fn mdg_ring_shutdown(ring: *mut mdg_ring) -> c_int {
     // SAFETY: the caller's promise.
     unsafe { with(ring, |ring| ring.shutdown().map(|()| 0)) }
+}
+
+/// A descriptor that poll(2), select(2), epoll(7) and the event loops built on them can wait on. It
+/// becomes readable (POLLIN, also for MDG_POLL_OUT) when the ring may be ready for any of `events`:
+/// MDG_POLL_IN for pops, MDG_POLL_OUT for pushes, or both.
+///
+/// The rule: it is readable from this call on, and stays so until a call on this handle, at an end
+/// that was asked for, answers -EAGAIN; that call makes it unreadable (unless the other end was asked
+/// for, too, and is ready), and looks once more before it answers. Whatever comes after that makes it
+/// readable again. So nothing is missed, level-triggered or edge-triggered: after an event, pop (or
+/// push) with MDG_NOWAIT, edge-triggered until -EAGAIN. It may be readable for nothing. Shutdown and
+/// corruption make it readable for good. -EAGAIN takes three system calls or so then.
+///
+/// A death makes nothing readable, and a process that is killed between its commit and its notice
+/// gives none: poll with a timeout, of a second for instance, and when it is over pop (or push) with
+/// MDG_NOWAIT, and look at mdg_ring_stat, or wait for the other process's pidfd as well. mdg_wait_any
+/// does so by itself.
+///
+/// The descriptor belongs to the handle: the same one at every call, closed by mdg_ring_close; it must
+/// not be read, written or closed. Every call replaces the events asked for by those before. The ends
+/// are taken as their first use would. It is the open end of a FIFO, /dev/shm/mdg.poll.UUID.SLOT.GEN,
+/// which others open for a moment to write to; they need a free descriptor then, and the same
+/// /dev/shm. A killed process's FIFO is removed by who takes its place, closes or unlinks the ring.
+///
+/// fork(2): the child's handle is a new one that nobody has asked for a descriptor; the parent's is
+/// open in the child until the child first uses or closes its handle, and must not be waited on there.
+///
+/// Returns the descriptor, or: -EINVAL (NULL, other events) · -EBUSY · -EACCES (wrong end, or no
+/// permission in /dev/shm) · -EMFILE · -ENFILE · -ENOMEM · -ENOSPC · -EROFS · -ENOENT (no /dev/shm, no
+/// /proc) · -ENOSYS (the ring was made where /proc was missing) · -EBADF (not a handle, or one of its
+/// descriptors was closed) · -EBADMSG (corrupt). Not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_fd(ring: *mut mdg_ring, events: u32) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let ring = unsafe { args::handle(ring.cast_const()) }?;
+        ring.poll_fd(Events(events)).map(|fd| fd.as_raw_fd())
+    })
+}
+
+/// Ends the wait of another thread's, or an interrupted, call on this handle: that call answers
+/// -ECANCELED, with nothing done. If no call waits, the next one that would have to does so, at once,
+/// so it does not matter which comes first; only one call answers for any number of cancellations
+/// before. Calls that need not wait, and calls with MDG_NOWAIT, go on as ever and leave the
+/// cancellation standing. A wait of mdg_wait_any for this handle is ended as well, and the handle's
+/// descriptor becomes readable, if it has one.
+///
+/// Returns 0, or -EINVAL (NULL), -EBADF. Callable from any thread that knows that the handle is not
+/// closed meanwhile; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `ring` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_cancel(ring: *mut mdg_ring) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            ring.canceller().cancel();
+            Ok(0)
+        })
+    }
 }
 
 fn state(end: EndState) -> u32 {

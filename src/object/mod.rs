@@ -3,6 +3,7 @@
 //!
 //! The layout is specified byte by byte in `docs/layout.md`.
 
+mod bell;
 mod embed;
 mod geometry;
 mod open;
@@ -17,7 +18,7 @@ pub(crate) use geometry::{
     PARTICIPANTS_OFFSET, POLICY_STOPPROOF, Pool,
 };
 pub(crate) use open::{Object, Request, unlink};
-pub(crate) use participant::{Participant, Slot};
+pub(crate) use participant::{POLLED_ENDS, Participant, Slot};
 pub(crate) use region::Shared;
 pub(crate) use role::{End, Holder, Role, RoleWord};
 pub(crate) use superblock::Superblock;

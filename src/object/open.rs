@@ -13,6 +13,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 
+use super::bell::{self, BellName};
 use super::geometry::Geometry;
 use super::participant::{self, Participant, Slot};
 use super::region::Region;
@@ -67,6 +68,8 @@ pub(crate) struct Object {
     place: Place,
     /// Whether membarrier reaches this process.
     light: bool,
+    /// Its user, when it was opened.
+    owner: u32,
     what: String,
 }
 
@@ -197,7 +200,8 @@ impl Object {
         let file =
             Anchor::new(file, place.offset()).map_err(|errno| Error::from_kernel(errno, what))?;
         let light = membarrier::register().is_ok();
-        Ok(Self { file, region, superblock, place, light, what: what.to_owned() })
+        let owner = named::status(file.file(), what)?.st_uid;
+        Ok(Self { file, region, superblock, place, light, owner, what: what.to_owned() })
     }
 
     /// A second view of the same object, for another handle. Its geometry is the one that was
@@ -244,6 +248,17 @@ impl Object {
 
     pub(crate) fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// The doorbell of the handle that took slot `index` as its `generation`th; `None` for an object
+    /// that has no name of its own for it.
+    pub(crate) fn bell(&self, index: u32, generation: u32) -> Option<BellName> {
+        BellName::new(&self.superblock.uuid, index, generation)
+    }
+
+    /// The user who owns the object.
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner
     }
 
     /// The object in words: `ring "/items"`.
@@ -346,7 +361,9 @@ pub(crate) fn unlink(name: &Name) -> Result<()> {
         }
         let status = named::status(&file, &what)?;
         if named::still_names(name.path(), &status) {
-            return named::unlink(name.path(), &what);
+            named::unlink(name.path(), &what)?;
+            bell::remove_dead(file);
+            return Ok(());
         }
     }
     Err(Error::new(Errno::EBUSY, format!("{what}: another process is removing it and was stopped")))

@@ -21,7 +21,10 @@ use crate::sys::lock::{Anchor, Token};
 
 /// Lock byte of slot 0; slot X has `SLOT_BYTE + 2 * X`. Beyond the end of any file: nothing is
 /// stored there.
-const SLOT_BYTE: u64 = 0x100;
+pub(super) const SLOT_BYTE: u64 = 0x100;
+
+/// The bits of [`Slot::poll`] that name ends; those above them count armings.
+pub(crate) const POLLED_ENDS: u32 = 3;
 
 /// Lock bytes of an object, roles and slots, behind the admin byte.
 pub(super) const LOCK_BYTES: u64 = SLOT_BYTE + 2 * MAX_HANDLES_LIMIT as u64;
@@ -43,7 +46,8 @@ pub(crate) struct Slot {
     pid_namespace: AtomicU64,
     /// Which ends its handle takes part in, where an end has many holders: [`End::bit`].
     pub ends: AtomicU32,
-    /// Which readiness its handle waits for with a descriptor: [`End::bit`].
+    /// Which readiness its handle waits for with a descriptor: [`End::bit`]; and, in the bits above
+    /// those, how often it has armed. See `ring/poll.rs`.
     pub poll: AtomicU32,
     reserved: [AtomicU64; 3],
     /// Positions that a push is about to claim, or has claimed.
@@ -84,14 +88,21 @@ impl Slot {
         self.state.load(Ordering::Acquire) == IN_USE
     }
 
-    /// How often the slot was taken.
+    /// How often the slot was taken: with its number, which handle this is.
     pub(crate) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Relaxed)
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Its owner's effective user id; for a check only, peers can write it.
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid.load(Ordering::Relaxed)
     }
 
     fn clear(&self) {
         self.ends.store(0, Ordering::Relaxed);
-        self.poll.store(0, Ordering::Relaxed);
+        // The number of armings stays: a notifier that was slow must not take the next owner's for
+        // one that it has served.
+        self.poll.fetch_and(!POLLED_ENDS, Ordering::Relaxed);
         self.reader.store(0, Ordering::Relaxed);
         // Release: whoever sees an intent gone sees what resolved it.
         self.push_intent.store(0, Ordering::Release);

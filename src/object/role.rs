@@ -34,6 +34,7 @@ use crate::sys::lock::{Anchor, Token};
 
 /// The two ends of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum End {
     Producer,
     Consumer,

@@ -42,7 +42,8 @@ pub(crate) struct Control {
     pub lost: Line<AtomicU64>,
     /// Items given up by a full-ring policy.
     pub dropped: Line<AtomicU64>,
-    /// 1 once a handle asked for a descriptor to wait on: who notifies looks at all slots then.
+    /// Slots that who notifies looks through for handles that wait with a descriptor: up to the
+    /// last one that ever had such a handle. Only grows.
     pub polled: Line<AtomicU32>,
     /// Consumers of a broadcast are, or were, in slots below this.
     pub readers: Line<AtomicU32>,

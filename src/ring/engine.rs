@@ -352,6 +352,30 @@ impl Engine {
         }
     }
 
+    /// Whether an operation at `end` finds a cell that it can claim. It may be one without an item,
+    /// or be gone by then.
+    pub(crate) fn is_ready(&self, seat: &Seat, end: End) -> bool {
+        match self {
+            Self::Spsc => false,
+            Self::Mpmc { core, overwrite } => match end {
+                End::Producer => {
+                    let yields = *overwrite && seat.pop.run.get() == InHands::NOTHING;
+                    core.is_ready(end) || yields && core.is_ready(End::Consumer)
+                }
+                End::Consumer => seat.pop.run.get() == InHands::KEPT || core.is_ready(end),
+            },
+            Self::StopProof { core, overwrite } => match end {
+                End::Producer => *overwrite || core.is_ready(end),
+                End::Consumer => seat.pop.run.get() == InHands::KEPT || core.is_ready(end),
+            },
+            Self::Overwrite(core) => end == End::Producer || core.is_ready(seat.pop.position.get()),
+            Self::Gated(core) => match end {
+                End::Producer => core.has_room(&seat.push),
+                End::Consumer => core.is_ready(seat.me(), &seat.pop),
+            },
+        }
+    }
+
     /// Whether the next operation of a handle at `end` waits for somebody who may be dead, rather than
     /// for items or room.
     pub(crate) fn is_blocked(&self, seat: &Seat, end: End) -> bool {

@@ -25,6 +25,7 @@ use crate::object::{
 use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
+use crate::sys::fifo::Fifo;
 use crate::sys::wipe::Wiped;
 
 /// One handle on a ring. It belongs to one thread at a time ([`Ring::duplicate`] makes another);
@@ -48,16 +49,18 @@ pub struct Ring {
     pub(super) spinner: Spinner,
     /// Taken out and put back by value, never borrowed: a fork in another thread may copy it at any
     /// moment.
-    held: Cell<Held>,
+    pub(super) held: Cell<Held>,
     pub(super) object: Object,
 }
 
 /// The kernel's tokens of this handle. After a fork they are the parent's: to be forgotten.
 #[derive(Debug, Default)]
-struct Held {
+pub(super) struct Held {
     participant: Option<Participant>,
     producer: Option<Role>,
     consumer: Option<Role>,
+    /// The doorbell.
+    pub(super) bell: Option<Fifo>,
 }
 
 impl Held {
@@ -75,6 +78,8 @@ impl Held {
         for role in [self.producer.take(), self.consumer.take()].into_iter().flatten() {
             role.forget();
         }
+        // A descriptor is a copy of this process's own: closing it takes nothing from the parent.
+        self.bell = None;
     }
 }
 
@@ -239,8 +244,9 @@ impl Ring {
                 self.role_word(end).died();
             }
         }
-        self.control().not_empty.0.notify();
-        self.control().not_full.0.notify();
+        self.remove_bell_of(index, slot);
+        self.notify(End::Consumer);
+        self.notify(End::Producer);
         true
     }
 
@@ -278,6 +284,7 @@ impl Ring {
     }
 
     /// The event that a wait at `end` waits for.
+    #[inline(always)]
     pub(super) fn event(&self, end: End) -> &EventCount {
         match end {
             End::Producer => &self.control().not_full.0,
@@ -299,8 +306,8 @@ impl Ring {
         let control = self.control();
         if !self.is_readable_only() {
             control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
-            control.not_empty.0.notify();
-            control.not_full.0.notify();
+            self.notify(End::Consumer);
+            self.notify(End::Producer);
         }
         if self.object.region().is_cut() {
             return self.cut();
@@ -403,8 +410,8 @@ impl Ring {
         control.flags.0.fetch_or(SHUTDOWN, Ordering::AcqRel);
         control.producer.0.end_by_this_process();
         control.consumer.0.end_by_this_process();
-        control.not_empty.0.notify();
-        control.not_full.0.notify();
+        self.notify(End::Consumer);
+        self.notify(End::Producer);
         Ok(())
     }
 }
@@ -499,9 +506,10 @@ impl Drop for Ring {
                 role.release(self.role_word(end));
             } else if self.engine.is_shared(end) && seat.grip(end).held.get() != 0 {
                 self.role_word(end).left();
-                self.event(end.other()).notify();
+                self.notify(end.other());
             }
         }
+        self.take_bell_down(held.bell.take());
         if let Some(participant) = held.participant.take() {
             participant.detach(self.object.region(), self.object.geometry());
         }

@@ -2,10 +2,12 @@
 //! in *this* process, and all zero means "not attached, nothing held".
 
 use std::cell::Cell;
+use std::sync::atomic::AtomicU32;
 
 use super::pace::Pace;
 use super::spsc::Side;
 use crate::object::End;
+use crate::sys::fifo::Bell;
 use crate::sys::wipe::Zeroed;
 
 /// The private state of a handle.
@@ -17,9 +19,23 @@ pub(crate) struct Hot {
     pub pop: Side,
     /// The ends of the other kinds.
     pub seat: Seat,
+    /// How this handle is called out of a wait.
+    pub calls: Calls,
 }
 
-// SAFETY: cells of integers: zero is valid, nothing to drop.
+/// What reaches a handle while it waits, also from other threads and from signal handlers.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Calls {
+    /// The descriptor to wait on.
+    pub bell: Bell,
+    /// What it is to tell: [`End::bit`].
+    pub asked: Cell<u32>,
+    /// 1 from a cancellation until the call that answers it.
+    pub cancelled: AtomicU32,
+}
+
+// SAFETY: cells and atomics of integers: zero is valid, nothing to drop.
 unsafe impl Zeroed for Hot {}
 
 /// This handle's place among many.

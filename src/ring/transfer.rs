@@ -35,10 +35,9 @@ impl Ring {
     /// `has_room_for(1)`; `item_size` is 8; `item` is readable for eight bytes.
     #[inline(always)]
     pub(crate) unsafe fn push_word(&self, item: *const u8) {
-        let control = self.core.control();
         // SAFETY: the caller's promise.
         unsafe { self.core.push_word(&self.hot.push, item) };
-        control.not_empty.0.notify();
+        self.notify(End::Consumer);
     }
 
     /// Pops one item of eight bytes.
@@ -47,10 +46,9 @@ impl Ring {
     /// `has_items(1)`; `item_size` is 8; `item` is writable for eight bytes.
     #[inline(always)]
     pub(crate) unsafe fn pop_word(&self, item: *mut u8) {
-        let control = self.core.control();
         // SAFETY: the caller's promise.
         unsafe { self.core.pop_word(&self.hot.pop, item) };
-        control.not_full.0.notify();
+        self.notify(End::Producer);
     }
 
     /// Pushes `count` items.
@@ -61,7 +59,7 @@ impl Ring {
     pub(crate) unsafe fn push_at_once(&self, items: *const u8, count: usize) {
         // SAFETY: the caller's promise.
         unsafe { self.core.push_run(&self.hot.push, items, count as u64) };
-        self.core.control().not_empty.0.notify();
+        self.notify(End::Consumer);
     }
 
     /// Pops `count` items.
@@ -72,7 +70,7 @@ impl Ring {
     pub(crate) unsafe fn pop_at_once(&self, items: *mut u8, count: usize) {
         // SAFETY: the caller's promise.
         unsafe { self.core.pop_run(&self.hot.pop, items, count as u64) };
-        self.core.control().not_full.0.notify();
+        self.notify(End::Producer);
     }
 }
 
@@ -93,7 +91,7 @@ impl Ring {
         // SAFETY: the end is held, which includes being attached; the caller vouches for the item.
         let pushed = unsafe { core.push_one(seat.me(), item) };
         if pushed {
-            control.not_empty.0.notify();
+            self.notify(End::Consumer);
         }
         pushed
     }
@@ -112,7 +110,7 @@ impl Ring {
         // SAFETY: the end is held, which includes being attached; the caller vouches for the buffer.
         let popped = unsafe { core.pop_one(seat.me(), item) };
         if popped {
-            control.not_full.0.notify();
+            self.notify(End::Producer);
         }
         popped
     }
@@ -141,7 +139,7 @@ impl Ring {
         }
         // SAFETY: there is room for one; the caller vouches for the item.
         unsafe { self.core.push_one(side, item) };
-        control.not_empty.0.notify();
+        self.notify(End::Consumer);
         Ok(())
     }
 
@@ -151,7 +149,7 @@ impl Ring {
     /// `item` is writable for [`Ring::item_size`] bytes.
     #[inline(always)]
     pub(crate) unsafe fn pop_raw(&self, item: *mut u8, timeout: impl Into<Timeout>) -> Result<()> {
-        let (side, control) = (&self.hot.pop, self.core.control());
+        let side = &self.hot.pop;
         if side.ready() == 0 {
             if !matches!(self.engine, Engine::Spsc) {
                 // SAFETY: the caller vouches for the buffer.
@@ -161,7 +159,7 @@ impl Ring {
         }
         // SAFETY: there is one item at least; the caller vouches for the buffer.
         unsafe { self.core.pop_one(side, item) };
-        control.not_full.0.notify();
+        self.notify(End::Producer);
         Ok(())
     }
 
@@ -190,7 +188,7 @@ impl Ring {
         let count = side.ready().min(count as u64);
         // SAFETY: there is room for `count`; the caller vouches for the items.
         unsafe { self.core.push_run(side, items, count) };
-        control.not_empty.0.notify();
+        self.notify(End::Consumer);
         Ok(count as usize)
     }
 
@@ -211,14 +209,14 @@ impl Ring {
             // SAFETY: the caller vouches for the buffer.
             return unsafe { self.pop_among_many(items, count as u64, timeout) };
         }
-        let (side, control) = (&self.hot.pop, self.core.control());
+        let side = &self.hot.pop;
         if side.ready() < count as u64 {
             self.ready(End::Consumer, timeout)?;
         }
         let count = side.ready().min(count as u64);
         // SAFETY: there are `count` items; the caller vouches for the buffer.
         unsafe { self.core.pop_run(side, items, count) };
-        control.not_full.0.notify();
+        self.notify(End::Producer);
         Ok(count as usize)
     }
 
@@ -239,7 +237,7 @@ impl Ring {
             let moved = unsafe { self.engine.push(seat, items, size, count) };
             self.some(moved)
         })?;
-        self.control().not_empty.0.notify();
+        self.notify(End::Consumer);
         Ok(done as usize)
     }
 
@@ -256,7 +254,7 @@ impl Ring {
             self.some(moved)
         })?;
         if self.engine.waits_for_room() {
-            self.control().not_full.0.notify();
+            self.notify(End::Producer);
         }
         Ok(done as usize)
     }
@@ -328,7 +326,7 @@ impl Ring {
                 done.map_err(|trouble| self.trouble(trouble))?;
             }
         }
-        self.control().not_empty.0.notify();
+        self.notify(End::Consumer);
         if refused { self.refused() } else { Ok(()) }
     }
 
@@ -358,7 +356,7 @@ impl Ring {
             _ => self.engine.release(&self.hot.seat, count as u64),
         };
         if self.engine.waits_for_room() {
-            self.control().not_full.0.notify();
+            self.notify(End::Producer);
         }
         released.map_err(|trouble| self.trouble(trouble))
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::control::{CORRUPT, SHUTDOWN};
+use super::engine::Engine;
 use super::handle::Ring;
 use super::options::policy;
 use crate::error::{Error, Result};
@@ -60,10 +61,34 @@ impl Ring {
         }
     }
 
-    fn peer_died(&self, end: End) -> Error {
+    pub(super) fn peer_died(&self, end: End) -> Error {
         let pid = self.role_word(end).pid();
         let why = format!("the process at the {} end (pid {pid}) died", end.word());
         self.refuse(Errno::EOWNERDEAD, why)
+    }
+
+    /// Whether an operation at `end`, which this handle holds, would not have to wait: it would
+    /// move something, or fail. Errors that it would answer for good.
+    pub(super) fn is_ready(&self, end: End) -> Result<bool> {
+        let run = match self.engine {
+            Engine::Spsc => self.side(end).run(),
+            _ => self.hot.seat.grip(end).run.get().handed_out(),
+        };
+        if run != 0 {
+            return Ok(true);
+        }
+        if matches!(self.engine, Engine::Spsc) {
+            return Ok(self.look(end)?.is_some());
+        }
+        let shut = self.flags()?;
+        if shut && end == End::Producer {
+            return Err(self.shut_down());
+        }
+        let ready = self.engine.is_ready(&self.hot.seat, end);
+        if !ready && shut && self.engine.is_drained(&self.hot.seat) {
+            return Err(self.shut_down());
+        }
+        Ok(ready)
     }
 
     /// Who holds `end`, asking the kernel.
@@ -218,8 +243,14 @@ impl Ring {
     ) -> Result<T> {
         let fails = end == End::Producer && self.object.geometry().policy & policy::FAIL != 0;
         if timeout == Timeout::NoWait || fails {
-            if self.is_suspicious(end) && self.mend(end)? {
-                return attempt()?.ok_or_else(Error::would_block);
+            if self.is_suspicious(end)
+                && self.mend(end)?
+                && let Some(done) = attempt()?
+            {
+                return Ok(done);
+            }
+            if self.is_polled(end) {
+                return self.rearm(end, attempt);
             }
             return Err(Error::would_block());
         }
@@ -243,7 +274,10 @@ impl Ring {
             self.event(end),
             &self.spinner,
             timeout,
-            attempt,
+            || match attempt()? {
+                None if self.take_cancellation() => Err(self.cancelled()),
+                done => Ok(done),
+            },
             || {
                 waits.fetch_add(1, Ordering::Relaxed);
             },
@@ -257,12 +291,23 @@ impl Ring {
         )
     }
 
+    /// Whether whoever was at the other end of `end` is dead, and nobody has come since; what it
+    /// has left is cleared away then. `ask`: the kernel, at any rate; else if a death is known.
+    pub(super) fn has_lost_its_peer(&self, end: End, ask: bool) -> Result<bool> {
+        let peer = end.other();
+        if !ask && self.role_word(peer).holder() != Holder::Dead {
+            return Ok(false);
+        }
+        self.mend(end)?;
+        Ok(self.probe(peer) == Holder::Dead)
+    }
+
     /// Clears away what the dead have left in the way of the next operation at `end`.
-    fn mend(&self, end: End) -> Result<bool> {
+    pub(super) fn mend(&self, end: End) -> Result<bool> {
         let alive = |index| self.object.is_alive(index);
         let mended = self.engine.mend(end, &alive).map_err(|trouble| self.trouble(trouble))?;
         if mended {
-            self.event(end).notify();
+            self.notify(end);
         }
         Ok(mended)
     }

@@ -25,6 +25,13 @@
 //! | notifier before `seq` moved | `armed` | the next notifier, or the end of the sleeper's slice |
 //! | notifier before the wake | `seq` moved | as above; arming again uses the new epoch |
 //!
+//! Waiters that sleep elsewhere, with a descriptor in poll(2), arm with [`EventCount::arm_firmly`]
+//! and are told by the notifier between the wake and the clearing ([`EventCount::notify_and`]), so
+//! that a notifier that is killed before it has told them leaves `armed` to the next one. It sees
+//! all who arm with the epoch that it ends: they make themselves known before a fence before they
+//! read `seq`, and it looks for them after a fence after it has moved `seq`. Those whom it does not
+//! see read the moved `seq`, and their tag survives the clearing.
+//!
 //! A peer that cannot use membarrier sets `HEAVY`; every notifier then fences before its look, and
 //! sleepers need a fence only. A peer that scribbles here can cost wake-ups and time, never more:
 //! every sleep is bounded by its slice.
@@ -34,6 +41,7 @@ use std::time::Duration;
 
 use crate::sys::futex::{self, Wake};
 use crate::sys::membarrier;
+use crate::time::now;
 
 /// In `armed`: notifiers must run a fence of their own. Never cleared.
 const HEAVY: u32 = 1 << 31;
@@ -64,22 +72,38 @@ const fn tag(epoch: u32) -> u32 {
 }
 
 impl EventCount {
-    /// Announces that something changed. Without a sleeper this is one load of a shared line.
+    /// Whether a notifier has something to do after its commit: [`EventCount::notify_and`].
     #[inline(always)]
+    pub(crate) fn is_armed(&self) -> bool {
+        // Keeps the compiler from moving the look before the commit; the processor is kept in
+        // order by the sleeper's membarrier.
+        compiler_fence(Ordering::SeqCst);
+        self.armed.load(Ordering::Relaxed) != 0
+    }
+
+    /// As [`EventCount::notify_and`], where nobody waits elsewhere.
+    #[cfg(test)]
     pub(crate) fn notify(&self) {
+        self.notify_and(|| true);
+    }
+
+    /// Announces that something changed, and has `tell` tell those who wait elsewhere, if anybody
+    /// is armed. `false` from it says that somebody could not be told: the next notifier tries
+    /// again. Without a sleeper this is one load of a shared line.
+    #[inline(always)]
+    pub(crate) fn notify_and(&self, tell: impl FnOnce() -> bool) {
         // Keeps the compiler from moving the look before the commit; the processor is kept in
         // order by the sleeper's membarrier.
         compiler_fence(Ordering::SeqCst);
         let armed = self.armed.load(Ordering::Relaxed);
         if armed != 0 {
-            self.wake(armed);
+            self.wake(armed, tell);
         }
     }
 
-    /// `extern "C"`: a call that cannot unwind costs the fast path no frame.
     #[cold]
     #[inline(never)]
-    extern "C" fn wake(&self, mut armed: u32) {
+    fn wake(&self, mut armed: u32, tell: impl FnOnce() -> bool) {
         if armed & HEAVY != 0 {
             // Pairs with the fence in `arm`.
             fence(Ordering::SeqCst);
@@ -90,9 +114,20 @@ impl EventCount {
         }
         self.seq.fetch_add(2, Ordering::SeqCst);
         futex::wake_all(&self.seq);
+        // Pairs with the fence in `arm_firmly`.
+        fence(Ordering::SeqCst);
+        if !tell() {
+            return;
+        }
         // Failure: somebody armed in a later epoch, and that tag must stay.
         let _ =
             self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Ends every sleep, though nothing has changed: for those who cancel. Async-signal-safe.
+    pub(crate) fn disturb(&self) {
+        self.seq.fetch_add(2, Ordering::SeqCst);
+        futex::wake_all(&self.seq);
     }
 
     /// Makes this event count work with peers that membarrier does not reach.
@@ -123,6 +158,21 @@ impl EventCount {
         self.set_heavy();
         fence(Ordering::SeqCst);
         Ticket { epoch, longest: TRANSITION }
+    }
+
+    /// Arms for a waiter that sleeps elsewhere, without a slice, and that [`EventCount::notify_and`]
+    /// finds by what was stored before this call. It looks at its condition once more after this.
+    pub(crate) fn arm_firmly(&self) {
+        // Pairs with the fence in `wake`.
+        fence(Ordering::SeqCst);
+        if self.arm(Duration::MAX).longest == TRANSITION {
+            // HEAVY was set just now. What they committed who looked before is visible after this.
+            let end = now() + TRANSITION;
+            while let Some(left) = end.checked_sub(now()).filter(|left| !left.is_zero()) {
+                futex::wait(&AtomicU32::new(0), 0, left);
+            }
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// Second half: sleeps until notified since `ticket`, at most `longest`.
@@ -174,8 +224,24 @@ mod tests {
         event.seq.fetch_add(2, Ordering::Relaxed);
         event.arm(SLICE);
         assert_ne!(event.armed.load(Ordering::Relaxed), served);
-        event.wake(served);
+        event.wake(served, || true);
         assert_ne!(event.armed.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_could_not_be_told_stays_armed() {
+        let event = EventCount::default();
+        event.notify_and(|| panic!("nobody waits"));
+        event.arm_firmly();
+        event.notify_and(|| false);
+        assert_ne!(event.armed.load(Ordering::Relaxed), 0);
+        let mut told = 0;
+        event.notify_and(|| {
+            told += 1;
+            true
+        });
+        event.notify_and(|| panic!("nobody waits"));
+        assert_eq!(told, 1);
     }
 
     #[test]

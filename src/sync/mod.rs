@@ -7,4 +7,4 @@ mod event_count;
 mod wait;
 
 pub(crate) use event_count::EventCount;
-pub(crate) use wait::{Spinner, look_until, wait_until};
+pub(crate) use wait::{SLICE, Spinner, look_until, wait_until};

@@ -18,7 +18,7 @@ const NAPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_mi
 
 /// Longest sleep without a look at the counterpart's life. A death in the middle of one is noticed
 /// at its end, that is within 100 ms; it also bounds what a lost notifier can cost.
-const SLICE: Duration = Duration::from_millis(100);
+pub(crate) const SLICE: Duration = Duration::from_millis(100);
 
 /// Most turns of a spin, about as long as one futex wake-up takes (25 µs): spinning costs at most
 /// twice what sleeping at once would have cost.
@@ -60,7 +60,10 @@ impl Spinner {
         }
     }
 
-    fn spin<T>(&self, attempt: &mut impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    pub(crate) fn spin<T>(
+        &self,
+        attempt: &mut impl FnMut() -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         if self.most == 0 {
             return Ok(None);
         }

@@ -3,6 +3,7 @@
 //! contract is written down.
 
 pub(crate) mod cancel;
+pub(crate) mod fifo;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;

@@ -3,6 +3,7 @@
  * passing is right: versions agree, structures hold what they say, calls succeed. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -155,6 +156,27 @@ static void ring(void)
     mdg_ring_close(ring);
 }
 
+static void waiting(void)
+{
+    mdg_ring_opts opts = {.size = sizeof opts, .capacity = 1, .item_size = 4};
+    mdg_wait waits[2] = {{.events = MDG_POLL_IN | MDG_POLL_OUT}, {.fd = -1, .events = MDG_POLL_IN}};
+    struct pollfd one = {.events = POLLIN};
+    mdg_ring *ring;
+    int item = 5;
+    EXPECT(MDG_POLL_IN == POLLIN && MDG_POLL_OUT == POLLOUT);
+    EXPECT(MDG_POLL_ERR == POLLERR && MDG_POLL_HUP == POLLHUP);
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    waits[0].ring = ring;
+    EXPECT(mdg_wait_any(waits, 2, MDG_FOREVER) == 1 && waits[0].ready == MDG_POLL_OUT);
+    EXPECT(mdg_wait_any(waits, MDG_WAIT_MAX + 1, MDG_NOWAIT) == -EINVAL && waits[1].reserved == 0);
+    EXPECT((one.fd = mdg_ring_fd(ring, MDG_POLL_IN)) >= 0 && poll(&one, 1, 0) == 1);
+    EXPECT(mdg_ring_pop(ring, &item, MDG_NOWAIT) == -EAGAIN && poll(&one, 1, 0) == 0);
+    EXPECT(mdg_ring_push(ring, &item, MDG_NOWAIT) == 0 && poll(&one, 1, 0) == 1);
+    EXPECT(mdg_ring_cancel(ring) == 0);
+    EXPECT(mdg_ring_push(ring, &item, MDG_FOREVER) == -ECANCELED);
+    mdg_ring_close(ring);
+}
+
 static void sem(void)
 {
     mdg_sem_opts opts = {.size = sizeof opts, .value = 1, .kind = MDG_SEM_POSIX};
@@ -205,6 +227,7 @@ int main(void)
     shm();
     ring();
     descriptors();
+    waiting();
     sem();
     pipes();
     return 0;

@@ -2,11 +2,13 @@
 
 use std::ffi::c_int;
 use std::fmt::Debug;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 
 use madang::Timeout;
 use madang::ffi::ring::*;
-use madang::ring::{Options, Ring, Stats};
+use madang::ffi::wait::{mdg_wait, mdg_wait_any};
+use madang::ring::{Events, Options, Ring, Source, Stats, Wait, wait_any};
 use nix::errno::Errno;
 
 use super::face::{Outcome, answer, c_string, done, open_flags};
@@ -30,7 +32,37 @@ pub trait Face: Sized + Debug {
     fn shutdown(&self) -> Outcome<()>;
     fn stat(&self) -> mdg_ring_stats;
     fn lost(&self) -> u64;
+    fn fd(&self, events: u32) -> Outcome<RawFd>;
+    fn cancel(&self) -> Outcome<()>;
+    fn wait_any(entries: &mut [Entry<'_, Self>], timeout: i64) -> Outcome<usize>;
     fn unlink(name: &str) -> Outcome<()>;
+}
+
+/// One entry of `wait_any`; without a ring, a descriptor.
+#[derive(Debug)]
+pub struct Entry<'a, F> {
+    pub ring: Option<&'a F>,
+    pub fd: RawFd,
+    pub events: u32,
+    pub ready: u32,
+}
+
+impl<F> Copy for Entry<'_, F> {}
+
+impl<F> Clone for Entry<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, F> Entry<'a, F> {
+    pub fn ring(ring: &'a F, events: u32) -> Self {
+        Self { ring: Some(ring), fd: -1, events, ready: u32::MAX }
+    }
+
+    pub fn fd(fd: RawFd, events: u32) -> Self {
+        Self { ring: None, fd, events, ready: u32::MAX }
+    }
 }
 
 impl Face for Ring {
@@ -105,6 +137,31 @@ impl Face for Ring {
             policy: stats.policy,
             reserved: 0,
         }
+    }
+    fn fd(&self, events: u32) -> Outcome<RawFd> {
+        Ok(self.poll_fd(Events(events))?.as_raw_fd())
+    }
+    fn cancel(&self) -> Outcome<()> {
+        self.canceller().cancel();
+        Ok(())
+    }
+    fn wait_any(entries: &mut [Entry<'_, Self>], timeout: i64) -> Outcome<usize> {
+        let wait = |entry: &Entry<'_, Self>| {
+            let source = match entry.ring {
+                // SAFETY: the entries outlive the call.
+                Some(ring) => Source::Ring(unsafe { &*ptr::from_ref(ring) }),
+                None if entry.fd < 0 => Source::Nothing,
+                // SAFETY: the test's own descriptor, or one that is to be refused.
+                None => Source::Fd(unsafe { BorrowedFd::borrow_raw(entry.fd) }),
+            };
+            Wait { source, events: Events(entry.events), ready: Events::NONE }
+        };
+        let mut waits: Vec<_> = entries.iter().map(wait).collect();
+        let count = wait_any(&mut waits, Timeout::from_nanos(timeout))?;
+        for (entry, wait) in entries.iter_mut().zip(waits) {
+            entry.ready = wait.ready.0;
+        }
+        Ok(count)
     }
     fn unlink(name: &str) -> Outcome<()> {
         Ok(Ring::unlink(name.as_bytes())?)
@@ -205,6 +262,31 @@ impl Face for C {
     fn lost(&self) -> u64 {
         // SAFETY: a live handle.
         answer(|| unsafe { mdg_ring_lost(self.0) } as isize).unwrap() as u64
+    }
+    fn fd(&self, events: u32) -> Outcome<RawFd> {
+        // SAFETY: a live handle.
+        answer(|| unsafe { mdg_ring_fd(self.0, events) }).map(|fd| fd as RawFd)
+    }
+    fn cancel(&self) -> Outcome<()> {
+        // SAFETY: a live handle.
+        done(|| unsafe { mdg_ring_cancel(self.0) })
+    }
+    fn wait_any(entries: &mut [Entry<'_, Self>], timeout: i64) -> Outcome<usize> {
+        let wait = |entry: &Entry<'_, Self>| mdg_wait {
+            ring: entry.ring.map_or(ptr::null_mut(), |ring| ring.0),
+            fd: entry.fd,
+            events: entry.events,
+            ready: entry.ready,
+            reserved: 0,
+        };
+        let mut waits: Vec<_> = entries.iter().map(wait).collect();
+        let (first, count) = (waits.as_mut_ptr(), waits.len());
+        // SAFETY: `count` entries with live handles.
+        let outcome = answer(|| unsafe { mdg_wait_any(first, count, timeout) });
+        for (entry, wait) in entries.iter_mut().zip(waits) {
+            entry.ready = wait.ready;
+        }
+        outcome
     }
     fn unlink(name: &str) -> Outcome<()> {
         let name = c_string(name);

@@ -462,6 +462,19 @@ impl<M: Memory> Gated<M> {
         buried
     }
 
+    /// Whether the producer may push.
+    pub(crate) fn has_room(&self, grip: &Grip) -> bool {
+        let tail = grip.position.get();
+        let full = self.farthest(tail).distance >= self.memory.capacity();
+        grip.limit.get() != tail || self.evict || !full
+    }
+
+    /// Whether a consumer has something to take, or to be told.
+    pub(crate) fn is_ready(&self, me: u32, grip: &Grip) -> bool {
+        let tail = self.memory.tail().load(Ordering::Acquire);
+        tail != grip.position.get() || self.evict && self.is_evicted(me)
+    }
+
     /// From any handle, while others work. The length is how far the slowest consumer is behind; while
     /// none is registered, how many items are kept for one that joins at the oldest.
     pub(crate) fn tally(&self) -> Tally {

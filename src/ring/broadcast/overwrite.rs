@@ -265,6 +265,11 @@ impl<M: Memory> Overwrite<M> {
         Ok(())
     }
 
+    /// Whether a consumer at `position` has something to take, or has lost something.
+    pub(crate) fn is_ready(&self, position: u64) -> bool {
+        self.load(position).wrapping_sub(holds(position)) as i64 >= 0
+    }
+
     pub(crate) fn tally(&self) -> Tally {
         let written = self.end();
         let length = written.saturating_sub(self.oldest(written));

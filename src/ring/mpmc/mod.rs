@@ -393,6 +393,24 @@ impl<M: Memory> Core<M> {
         }
     }
 
+    /// Whether the next position at `end` can be claimed. Never "no" when it can; "yes" also when
+    /// the words are impossible, for the claim to say so, or when others are at it.
+    pub(crate) fn is_ready(&self, end: End) -> bool {
+        let index = match end {
+            End::Producer => self.memory.tail(),
+            End::Consumer => self.memory.head(),
+        };
+        let position = index.load(Ordering::Acquire);
+        match (self.cell(position), end) {
+            (Cell::Free | Cell::Behind, End::Consumer)
+            | (Cell::Behind | Cell::Hole, End::Producer) => {
+                // Not the next one any more? Then others are moving.
+                index.load(Ordering::Acquire) != position
+            }
+            _ => true,
+        }
+    }
+
     /// Whether nothing is inside, not even a claimed position.
     pub(crate) fn is_empty(&self) -> bool {
         let head = self.memory.head().load(Ordering::Acquire);

@@ -152,6 +152,7 @@ pub(crate) use recover::Tally;
 use word::{FREE, Place, Turns, is_free, is_offered_at, offered, owned, taken};
 
 use super::spsc::Corrupt;
+use crate::object::End;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Turns of a loop; each is the progress of somebody else, so it takes a scribbler to use them up.
@@ -259,6 +260,15 @@ impl<M: Memory> Core<M> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the next operation at `end` may go on. "Yes" also when the words are impossible, for
+    /// that operation to say so.
+    pub(crate) fn is_ready(&self, end: End) -> bool {
+        match end {
+            End::Producer => self.has_room().unwrap_or(true),
+            End::Consumer => !self.is_empty(),
+        }
     }
 
     /// Takes a free cell for participant `me`, who has a grant.

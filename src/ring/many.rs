@@ -1,0 +1,302 @@
+#![forbid(unsafe_code)]
+//! Waiting for any of many: rings, and descriptors of any kind.
+//!
+//! One ppoll(2) on the rings' own descriptors (see `poll.rs`) and the others. Not futex_waitv(2),
+//! which could sleep on all event counts at once: under SA_RESTART the kernel restarts it after a
+//! signal handler, and a caught signal is to end every wait.
+//!
+//! Each sleep is bounded by a slice, after which the other ends are probed as in every wait, so a
+//! death, and a notifier killed before it could tell, cost no more than that.
+
+use std::os::fd::BorrowedFd;
+use std::ptr;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use super::handle::Ring;
+use super::poll::{Events, bits};
+use crate::error::{Error, Result};
+use crate::object::End;
+use crate::sync::SLICE;
+use crate::time::{Deadline, Timeout, now};
+
+/// Most entries of one wait.
+pub const MOST: usize = 64;
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A ring, by a handle of this thread.
+    Ring(&'a Ring),
+    /// A descriptor.
+    Fd(BorrowedFd<'a>),
+    /// Nothing: the entry is left out.
+    Nothing,
+}
+
+/// One entry of a wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait<'a> {
+    /// What is waited for.
+    pub source: Source<'a>,
+    /// [`Events::IN`], [`Events::OUT`] or both.
+    pub events: Events,
+    /// What [`wait_any`] found; [`Events::ERR`] and [`Events::HUP`] need not be asked for.
+    pub ready: Events,
+}
+
+impl<'a> Wait<'a> {
+    /// An entry for a ring.
+    pub const fn ring(ring: &'a Ring, events: Events) -> Self {
+        Self { source: Source::Ring(ring), events, ready: Events::NONE }
+    }
+
+    /// An entry for a descriptor.
+    pub const fn fd(fd: BorrowedFd<'a>, events: Events) -> Self {
+        Self { source: Source::Fd(fd), events, ready: Events::NONE }
+    }
+}
+
+type Found = [Events; MOST];
+
+/// Waits until one of `entries` is ready, sets `ready` in all of them, and says how many are.
+///
+/// A ring is ready for an event when its pop, or push, would not answer `EAGAIN`: it would move an
+/// item, or fail for good. [`Events::HUP`] stands beside it for the end of the stream, and alone for
+/// the death of the counterpart, which a call that may wait then reports; [`Events::ERR`] for other
+/// lasting errors. Others may be quicker to take what is there.
+///
+/// `EAGAIN`, `ETIMEDOUT`, `EINTR`, `ECANCELED` (any of the rings); `EINVAL`; `EBADF` for a
+/// descriptor that is not open; and what taking a ring's end, or [`Ring::poll_fd`], answers.
+pub fn wait_any(entries: &mut [Wait<'_>], timeout: Timeout) -> Result<usize> {
+    let found = find(entries, timeout)?;
+    let mut count = 0;
+    for (entry, found) in entries.iter_mut().zip(found) {
+        entry.ready = found;
+        count += usize::from(found != Events::NONE);
+    }
+    Ok(count)
+}
+
+fn find(entries: &[Wait<'_>], timeout: Timeout) -> Result<Found> {
+    check(entries)?;
+    for (_, ring, events) in rings(entries) {
+        for end in events.ends() {
+            ring.hold(end)?;
+        }
+    }
+    let mut found = [Events::NONE; MOST];
+    if look(entries, &mut found)? || look_for_deaths(entries, &mut found, false) {
+        return Ok(found);
+    }
+    if timeout == Timeout::NoWait {
+        return Err(Error::would_block());
+    }
+    if let Some((_, ring, _)) = rings(entries).next() {
+        let spun =
+            ring.spinner.spin(&mut || Ok(look_at_rings(entries, &mut found).then_some(())))?;
+        if spun.is_some() {
+            return Ok(found);
+        }
+    }
+    let deadline = Deadline::start(timeout)?;
+    let _leaving = Leaving(entries);
+    for (_, ring, _) in rings(entries) {
+        ring.hang_bell()?;
+    }
+    let mut heard = [true; MOST];
+    let mut looked = now();
+    loop {
+        for (index, ring, events) in rings(entries) {
+            let ends = bits(events.ends());
+            if heard[index] || !ring.is_armed(ends) {
+                ring.arm_bell(ends)?;
+            }
+        }
+        if look(entries, &mut found)? {
+            return Ok(found);
+        }
+        not_cancelled(entries)?;
+        let Some(left) = deadline.left(SLICE) else { return Err(Error::timed_out()) };
+        let slept = sleep(entries, left, &mut heard);
+        // All that ends the wait without a result comes after one more look.
+        let verdict = not_cancelled(entries).and_then(|()| match slept {
+            Ok(false) if deadline.passed() => Err(Error::timed_out()),
+            Ok(_) => Ok(()),
+            Err(ref error) => Err(error.clone()),
+        });
+        let quiet = !matches!(slept, Ok(true));
+        let mut deaths = false;
+        if quiet || now().saturating_sub(looked) >= SLICE {
+            deaths = look_for_deaths(entries, &mut found, true);
+            looked = now();
+        }
+        if deaths || look(entries, &mut found)? {
+            return Ok(found);
+        }
+        verdict?;
+    }
+}
+
+/// When a wait is over: see [`Ring::leave_bell`].
+struct Leaving<'a>(&'a [Wait<'a>]);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        for (_, ring, _) in rings(self.0) {
+            ring.leave_bell();
+        }
+    }
+}
+
+fn check(entries: &[Wait<'_>]) -> Result<()> {
+    if entries.is_empty() || entries.len() > MOST {
+        let text = format!("waiting for {} entries: 1 to {MOST} are possible", entries.len());
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    entries.iter().try_for_each(|entry| entry.events.check("waiting for many"))
+}
+
+/// The rings, each with its place and with all that is waited for at the same handle.
+fn rings<'a>(entries: &'a [Wait<'a>]) -> impl Iterator<Item = (usize, &'a Ring, Events)> {
+    let ring_of = |entry: &'a Wait<'a>| match entry.source {
+        Source::Ring(ring) => Some(ring),
+        _ => None,
+    };
+    entries.iter().enumerate().filter_map(move |(index, entry)| {
+        let ring = ring_of(entry)?;
+        let same =
+            entries.iter().filter(|other| ring_of(other).is_some_and(|other| ptr::eq(other, ring)));
+        let events = same.fold(Events::NONE, |events, same| events.union(same.events));
+        Some((index, ring, events))
+    })
+}
+
+fn not_cancelled(entries: &[Wait<'_>]) -> Result<()> {
+    match rings(entries).find(|(_, ring, _)| ring.take_cancellation()) {
+        Some((_, ring, _)) => Err(ring.cancelled()),
+        None => Ok(()),
+    }
+}
+
+/// Finds what is ready now; whether anything is.
+fn look(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> {
+    let descriptors = look_at_descriptors(entries, found)?;
+    Ok(look_at_rings(entries, found) || descriptors)
+}
+
+fn look_at_rings(entries: &[Wait<'_>], found: &mut Found) -> bool {
+    let mut any = false;
+    for (index, ring, _) in rings(entries) {
+        let ready = entries[index].events.ends().map(|end| readiness(ring, end));
+        found[index] = ready.fold(Events::NONE, Events::union);
+        any |= found[index] != Events::NONE;
+    }
+    any
+}
+
+fn readiness(ring: &Ring, end: End) -> Events {
+    match ring.is_ready(end) {
+        Ok(false) => Events::NONE,
+        Ok(true) => Events::of(end),
+        Err(error) if error.code() == Errno::EPIPE => Events::of(end).union(Events::HUP),
+        Err(_) => Events::of(end).union(Events::ERR),
+    }
+}
+
+/// Finds rings whose other end is dead and that give nothing any more; whether there is one, or one
+/// that something came to meanwhile. `ask`: the kernel, about each; else only where a death is
+/// known.
+fn look_for_deaths(entries: &[Wait<'_>], found: &mut Found, ask: bool) -> bool {
+    let mut any = false;
+    for (index, ring, _) in rings(entries) {
+        for end in entries[index].events.ends() {
+            let dead = match ring.has_lost_its_peer(end, ask) {
+                Ok(false) => continue,
+                Ok(true) => Events::HUP,
+                Err(_) => Events::ERR,
+            };
+            // What was committed before goes first.
+            let ready = readiness(ring, end);
+            let ready = if ready == Events::NONE { dead } else { ready };
+            found[index] = found[index].union(ready);
+            any = true;
+        }
+    }
+    any
+}
+
+fn asked(events: Events) -> PollFlags {
+    let mut flags = PollFlags::empty();
+    flags.set(PollFlags::POLLIN, events.contains(Events::IN));
+    flags.set(PollFlags::POLLOUT, events.contains(Events::OUT));
+    flags
+}
+
+/// poll(2)'s bits, which have the same values.
+fn answered(flags: PollFlags) -> Events {
+    let all = [Events::IN, Events::OUT, Events::ERR, Events::HUP];
+    let set = all.into_iter().filter(|bit| u32::from(flags.bits().unsigned_abs()) & bit.0 != 0);
+    set.fold(Events::NONE, Events::union)
+}
+
+fn look_at_descriptors(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> {
+    let mut places = Vec::new();
+    let mut fds = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        if let Source::Fd(fd) = entry.source {
+            places.push(index);
+            fds.push(PollFd::new(fd, asked(entry.events)));
+        }
+    }
+    if fds.is_empty() {
+        return Ok(false);
+    }
+    loop {
+        match ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None) {
+            Ok(_) => break,
+            // Nothing was waited for, so there is nothing to interrupt.
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::from_kernel(errno, "waiting for many")),
+        }
+    }
+    let mut any = false;
+    for (&index, fd) in places.iter().zip(&fds) {
+        let flags = fd.revents().unwrap_or(PollFlags::empty());
+        if flags.contains(PollFlags::POLLNVAL) {
+            let text = format!("waiting for many: entry {index} is no open descriptor");
+            return Err(Error::new(Errno::EBADF, text));
+        }
+        found[index] = answered(flags);
+        any |= found[index] != Events::NONE;
+    }
+    Ok(any)
+}
+
+/// Sleeps at most `longest`; whether a descriptor had news. `heard` says of which rings.
+fn sleep(entries: &[Wait<'_>], longest: Duration, heard: &mut [bool; MOST]) -> Result<bool> {
+    let mut places = Vec::with_capacity(entries.len());
+    let mut fds = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        heard[index] = false;
+        match entry.source {
+            Source::Ring(ring) => fds.push(PollFd::new(ring.bell_fd()?, PollFlags::POLLIN)),
+            Source::Fd(fd) => fds.push(PollFd::new(fd, asked(entry.events))),
+            Source::Nothing => continue,
+        }
+        places.push(index);
+    }
+    match ppoll(&mut fds, Some(TimeSpec::from_duration(longest)), None) {
+        Ok(count) => {
+            for (&index, fd) in places.iter().zip(&fds) {
+                heard[index] = fd.any().unwrap_or(true);
+            }
+            Ok(count > 0)
+        }
+        Err(Errno::EINTR) => Err(Error::interrupted()),
+        Err(errno) => Err(Error::from_kernel(errno, "waiting for many")),
+    }
+}

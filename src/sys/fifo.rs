@@ -1,0 +1,245 @@
+//! FIFOs as doorbells: one process waits for a byte with poll(2), others ring.
+//!
+//! Both sides open the FIFO for reading and writing. A ringer is then a reader itself, so that its
+//! write can never raise SIGPIPE, and the waiter never sees a hang-up. What is rung at a FIFO that
+//! nobody waits at any more goes away with the ringer's descriptor.
+//!
+//! Ringing and draining are async-signal-safe and no cancellation points: raw system calls, no
+//! memory but the stack's.
+
+use std::ffi::{CStr, c_long};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat};
+use nix::unistd::{Gid, Uid, fchown, mkfifo, unlink};
+
+const FLAGS: libc::c_int =
+    libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_CLOEXEC;
+
+/// Most reads of one draining: more than a FIFO holds, so only somebody who writes all the time
+/// makes it stop short.
+const READS: u32 = 256;
+
+fn open(path: &CStr) -> nix::Result<OwnedFd> {
+    // SAFETY: the path is NUL-terminated; without O_CREAT there is no further argument.
+    let fd = unsafe { libc::syscall(libc::SYS_openat, AT_FDCWD.as_raw_fd(), path.as_ptr(), FLAGS) };
+    Errno::result(fd)?;
+    // SAFETY: a new descriptor that nobody else knows; descriptors fit an int.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Device and inode: which file a descriptor leads to.
+fn identity(fd: impl AsFd) -> nix::Result<(u64, u64)> {
+    fstat(fd).map(|status| (status.st_dev, status.st_ino))
+}
+
+/// A waiter's open FIFO.
+#[derive(Debug)]
+pub(crate) struct Fifo {
+    fd: ManuallyDrop<OwnedFd>,
+    identity: (u64, u64),
+}
+
+impl Drop for Fifo {
+    /// Closes the descriptor, unless the program has done so and has another file there by now.
+    fn drop(&mut self) {
+        if identity(&*self.fd) == Ok(self.identity) {
+            // SAFETY: dropped once, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
+        }
+    }
+}
+
+fn is_fifo(status: &FileStat) -> bool {
+    SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
+}
+
+fn write_byte(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    let byte = 1_u8;
+    // SAFETY: one readable byte.
+    let written =
+        unsafe { libc::syscall(libc::SYS_write, fd.as_raw_fd(), &raw const byte, 1 as c_long) };
+    match Errno::result(written) {
+        // Full: readable already.
+        Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes the FIFO `path` for those who may use the file with status `like`, in the place of what
+/// may stand there, and opens it.
+pub(crate) fn make(path: &CStr, like: &FileStat) -> nix::Result<Fifo> {
+    match unlink(path) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let made = open(path).and_then(|fifo| {
+        let status = fstat(&fifo)?;
+        if !is_fifo(&status) || status.st_uid != Uid::effective().as_raw() {
+            return Err(Errno::EEXIST);
+        }
+        // As far as this process may: the file's owner and group are to reach the FIFO as well.
+        let group = Some(Gid::from_raw(like.st_gid));
+        if fchown(&fifo, Some(Uid::from_raw(like.st_uid)), group).is_err() {
+            let _ = fchown(&fifo, None, group);
+        }
+        let mode = Mode::from_bits_truncate(like.st_mode & 0o666) | Mode::S_IRUSR | Mode::S_IWUSR;
+        fchmod(&fifo, mode)?;
+        Ok(Fifo { identity: identity(&fifo)?, fd: ManuallyDrop::new(fifo) })
+    });
+    if made.is_err() {
+        remove(path);
+    }
+    made
+}
+
+/// Removes a FIFO's name, if it is there.
+pub(crate) fn remove(path: &CStr) {
+    let _ = unlink(path);
+}
+
+/// What became of a ring at somebody's door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rung {
+    /// There is a byte now.
+    Heard,
+    /// Nobody is there, or nobody whom this process may reach.
+    Nobody,
+    /// This process could not, for want of a descriptor for instance.
+    Not,
+}
+
+/// Rings at the FIFO `path`, if it belongs to one of `owners`.
+pub(crate) fn ring_at(path: &CStr, owners: [u32; 2]) -> Rung {
+    let fifo = match open(path) {
+        Ok(fifo) => fifo,
+        Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EINTR) => return Rung::Not,
+        Err(_) => return Rung::Nobody,
+    };
+    match fstat(&fifo) {
+        Ok(status) if is_fifo(&status) && owners.contains(&status.st_uid) => {}
+        _ => return Rung::Nobody,
+    }
+    if write_byte(fifo.as_fd()).is_ok() { Rung::Heard } else { Rung::Not }
+}
+
+/// A waiter's own descriptor of its FIFO, by number and by the file's identity: a program that
+/// closes descriptors it does not know may have another file under that number by now, whose bytes
+/// are none of ours. All zero is none.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Bell {
+    /// Descriptor + 1.
+    number: AtomicU32,
+    unused: u32,
+    device: AtomicU64,
+    inode: AtomicU64,
+}
+
+impl Bell {
+    /// Takes note of a descriptor, which its owner keeps open until [`Bell::clear`].
+    pub(crate) fn note(&self, fifo: &Fifo) {
+        self.device.store(fifo.identity.0, Ordering::Relaxed);
+        self.inode.store(fifo.identity.1, Ordering::Relaxed);
+        // Release, for those who cancel: whoever sees the number sees the identity. SeqCst: they
+        // either see the number, or what they did before is seen after this.
+        self.number.store(fifo.fd.as_raw_fd() as u32 + 1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.number.store(0, Ordering::SeqCst);
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        self.number.load(Ordering::Relaxed) != 0
+    }
+
+    /// The descriptor, unless there is none or it has become something else.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        let number = self.number.load(Ordering::SeqCst).checked_sub(1)?;
+        // SAFETY: an open descriptor, unless the program has closed it: then the next call says so.
+        let fd = unsafe { BorrowedFd::borrow_raw(number as RawFd) };
+        let noted = (self.device.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed));
+        (identity(fd) == Ok(noted)).then_some(fd)
+    }
+
+    /// Makes the descriptor readable.
+    pub(crate) fn ring(&self) {
+        if let Some(fd) = self.fd() {
+            let _ = write_byte(fd);
+        }
+    }
+
+    /// Takes all bytes out; whether there were any. `EBADF` if the descriptor is not ours any more.
+    pub(crate) fn drain(&self) -> nix::Result<bool> {
+        let fd = self.fd().ok_or(Errno::EBADF)?;
+        let mut bytes = [0_u8; 256];
+        let mut any = false;
+        for _ in 0..READS {
+            // SAFETY: the buffer is writable for its length.
+            let count = unsafe {
+                let (at, len) = (bytes.as_mut_ptr(), bytes.len() as c_long);
+                libc::syscall(libc::SYS_read, fd.as_raw_fd(), at, len)
+            };
+            match Errno::result(count) {
+                Ok(count) => {
+                    any |= count > 0;
+                    if count < bytes.len() as c_long {
+                        break;
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+
+    #[test]
+    fn a_bell_that_became_something_else_is_left_alone() {
+        let path = CString::new(format!("/dev/shm/mdg-test-bell-{}", std::process::id())).unwrap();
+        let mine = nix::sys::stat::stat("/proc/self").unwrap();
+        let me = Uid::effective().as_raw();
+        assert_eq!(ring_at(&path, [me, me]), Rung::Nobody);
+        let fifo = make(&path, &mine).unwrap();
+        // SAFETY: all-zero is no bell.
+        let bell: Bell = unsafe { std::mem::zeroed() };
+        assert_eq!(
+            (bell.exists(), bell.fd().is_some(), bell.drain()),
+            (false, false, Err(Errno::EBADF))
+        );
+        bell.note(&fifo);
+        assert_eq!(bell.drain(), Ok(false));
+        bell.ring();
+        assert_eq!(ring_at(&path, [me, me]), Rung::Heard);
+        assert_eq!((bell.drain(), bell.drain()), (Ok(true), Ok(false)));
+        assert_eq!(ring_at(&path, [me + 1, me + 1]), Rung::Nobody);
+        for _ in 0..70_000 {
+            write_byte(fifo.fd.as_fd()).unwrap();
+        }
+        assert_eq!((bell.drain(), bell.drain()), (Ok(true), Ok(false)));
+        remove(&path);
+        assert_eq!(ring_at(&path, [me, me]), Rung::Nobody);
+        let (other, number) = (nix::unistd::pipe().unwrap().0, fifo.fd.as_raw_fd());
+        // SAFETY: the FIFO's descriptor becomes one of the pipe, which the FIFO leaves alone.
+        assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), number) }, number);
+        assert!(bell.fd().is_none());
+        assert_eq!(bell.drain(), Err(Errno::EBADF));
+        drop(fifo);
+        // SAFETY: open, as the FIFO has left it alone, and nobody else's.
+        let left = unsafe { OwnedFd::from_raw_fd(number) };
+        assert_eq!(identity(&left), identity(&other));
+    }
+}
