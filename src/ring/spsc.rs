@@ -299,6 +299,8 @@ impl Core {
 /// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
 #[inline(always)]
 pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    #[cfg(loom)]
+    crate::sync::model::copied(to, from, len);
     if len == 8 {
         // SAFETY: the caller's promise; volatile keeps it one plain move.
         unsafe { to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()) };

@@ -3,7 +3,17 @@
 
 pub(crate) mod atomic;
 mod event_count;
+#[cfg(loom)]
+pub(crate) mod model;
 mod wait;
 
 pub(crate) use event_count::EventCount;
 pub(crate) use wait::{Spinner, wait_until};
+
+/// The system calls of the waiting protocol.
+mod kernel {
+    #[cfg(loom)]
+    pub(super) use super::model::{futex, membarrier};
+    #[cfg(not(loom))]
+    pub(super) use crate::sys::{futex, membarrier};
+}
