@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <madang/base.h>
+#include <madang/shm.h>
 
 /**
  * Kind: one producer and one consumer at a time. The default.
@@ -242,6 +243,54 @@ int mdg_ring_open(struct mdg_ring **ring,
                   const struct mdg_ring_opts *opts,
                   int oflag,
                   mode_t mode);
+
+/**
+ * Bytes that a ring with these options takes up in a segment: a multiple of 4096. opts needs
+ * capacity and item_size.
+ *
+ * Returns the bytes, or: -EINVAL (NULL, no capacity or item_size, an unknown kind or policy);
+ * -E2BIG; -EOVERFLOW (larger than any memory). Thread-safe; async-signal-safe as long as it succeeds.
+ */
+ssize_t mdg_ring_footprint(const struct mdg_ring_opts *opts);
+
+/**
+ * Makes a ring inside a segment: at offset, a multiple of 4096, where mdg_ring_footprint bytes are
+ * free for it. Many rings, and other data, can so share one segment and one descriptor. What was in
+ * that place is overwritten, unless it is a ring that living handles use.
+ *
+ * *ring receives a handle; oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. Others
+ * find the ring by mdg_ring_attach on their own mapping of the segment, complete or not at all. The
+ * handle may outlive shm, whose descriptor it keeps; the segment must not be resized to end before
+ * the ring does, which is SIGBUS for everyone who uses it. Permissions are the segment's: every
+ * handle needs read and write.
+ *
+ * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
+ * unknown kind, policy or oflag bit); -E2BIG; -EBADF; -ENOSPC (the segment ends before the ring);
+ * -EBUSY (living handles use a ring there, or another process is making one); -EACCES (shm is
+ * read-only); -EPROTO (shm is a device); -EOVERFLOW; -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no
+ * /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
+ * async-signal-safe.
+ */
+int mdg_ring_init(struct mdg_ring **ring,
+                  const mdg_shm *shm,
+                  size_t offset,
+                  const struct mdg_ring_opts *opts,
+                  int oflag);
+
+/**
+ * Opens the ring that mdg_ring_init has made at offset of a segment, which may be mapped at another
+ * address here. opts and oflag as in mdg_ring_open for a ring that exists.
+ *
+ * Returns 0, or: -EPROTO (no ring is there, or not complete yet; another layout or geometry; larger
+ * than the segment); -EBUSY (a living process has that end); -ESTALE (another ring is being made in
+ * its place); -EBADMSG; -EMFILE (no descriptor, or max_handles are open), or what mdg_ring_init
+ * returns but -ENOSPC. Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_attach(struct mdg_ring **ring,
+                    const mdg_shm *shm,
+                    size_t offset,
+                    const struct mdg_ring_opts *opts,
+                    int oflag);
 
 /**
  * Another handle on the same ring, for another thread or another end; also of an anonymous or

@@ -6,13 +6,17 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::PoisonError;
 
 use nix::errno::Errno;
 
 use super::args::{self, Opaque};
 use super::guard::{Answer, guard, guard_or, guard_void};
+use super::shm::mdg_shm;
 use crate::error::{Error, Result};
+use crate::flags::Access;
 use crate::ring::{EndState, Kind, Options, Ring, Stats};
+use crate::shm::Shm;
 use crate::time::{Nanos, Timeout};
 
 /// Kind: one producer and one consumer at a time. The default.
@@ -232,6 +236,117 @@ pub unsafe extern "C" fn mdg_ring_open(
     })
 }
 
+/// Bytes that a ring with these options takes up in a segment: a multiple of 4096. `opts` needs
+/// capacity and item_size.
+///
+/// Returns the bytes, or: -EINVAL (NULL, no capacity or item_size, an unknown kind or policy) ·
+/// -E2BIG · -EOVERFLOW (larger than any memory). Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_footprint(opts: *const mdg_ring_opts) -> libc::ssize_t {
+    guard(|| {
+        // SAFETY: the caller's promise; integers only.
+        let opts = unsafe { args::options(opts, "mdg_ring_opts") }?;
+        Ring::footprint(&options(opts)?).map(count)
+    })
+}
+
+/// Makes a ring inside a segment: at `offset`, a multiple of 4096, where mdg_ring_footprint bytes are
+/// free for it. Many rings, and other data, can so share one segment and one descriptor. What was in
+/// that place is overwritten, unless it is a ring that living handles use.
+///
+/// `*ring` receives a handle; `oflag` is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. Others
+/// find the ring by mdg_ring_attach on their own mapping of the segment, complete or not at all. The
+/// handle may outlive `shm`, whose descriptor it keeps; the segment must not be resized to end before
+/// the ring does, which is SIGBUS for everyone who uses it. Permissions are the segment's: every
+/// handle needs read and write.
+///
+/// Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
+/// unknown kind, policy or oflag bit) · -E2BIG · -EBADF · -ENOSPC (the segment ends before the ring) ·
+/// -EBUSY (living handles use a ring there, or another process is making one) · -EACCES (`shm` is
+/// read-only) · -EPROTO (`shm` is a device) · -EOVERFLOW · -EMFILE · -ENFILE · -ENOMEM · -ENOENT (no
+/// /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
+/// async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `shm` is NULL or a handle; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_init(
+    ring: *mut *mut mdg_ring,
+    shm: *const mdg_shm,
+    offset: usize,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        in_segment(ring, shm, opts, oflag, |shm, opts, access| {
+            Ring::init(shm, offset, opts, access)
+        })
+    }
+}
+
+/// Opens the ring that mdg_ring_init has made at `offset` of a segment, which may be mapped at another
+/// address here. `opts` and `oflag` as in mdg_ring_open for a ring that exists.
+///
+/// Returns 0, or: -EPROTO (no ring is there, or not complete yet; another layout or geometry; larger
+/// than the segment) · -EBUSY (a living process has that end) · -ESTALE (another ring is being made in
+/// its place) · -EBADMSG · -EMFILE (no descriptor, or max_handles are open), or what mdg_ring_init
+/// returns but -ENOSPC. Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `shm` is NULL or a handle; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_attach(
+    ring: *mut *mut mdg_ring,
+    shm: *const mdg_shm,
+    offset: usize,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        in_segment(ring, shm, opts, oflag, |shm, opts, access| {
+            Ring::attach_to(shm, offset, opts, access)
+        })
+    }
+}
+
+/// # Safety
+/// As for [`mdg_ring_init`].
+unsafe fn in_segment(
+    ring: *mut *mut mdg_ring,
+    shm: *const mdg_shm,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+    make: impl FnOnce(&Shm, &Options, Access) -> Result<Ring>,
+) -> c_int {
+    guard(|| {
+        let out = args::out(ring, "ring in a segment: ring")?;
+        // SAFETY: the caller's promise; integers only.
+        let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
+        let access = access(oflag, "ring in a segment")?;
+        // SAFETY: the caller's promise.
+        let shm = unsafe { args::handle(shm) }?;
+        let shm = shm.read().unwrap_or_else(PoisonError::into_inner);
+        let made = make(&shm, &options, access)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, made) };
+        Ok(0)
+    })
+}
+
+/// An oflag that is an access mode and nothing else.
+fn access(oflag: c_int, what: &str) -> Result<Access> {
+    if oflag & !libc::O_ACCMODE != 0 {
+        let text = format!("{what}: oflag takes an access mode only");
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    Ok(args::oflag(oflag, 0, what)?.access)
+}
+
 /// Another handle on the same ring, for another thread or another end; also of an anonymous or
 /// unlinked ring. `oflag` is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open.
 ///
@@ -248,13 +363,9 @@ pub unsafe extern "C" fn mdg_ring_dup(
 ) -> c_int {
     guard(|| {
         let out = args::out(copy, "mdg_ring_dup: copy")?;
-        if oflag & !libc::O_ACCMODE != 0 {
-            let text = "mdg_ring_dup: oflag takes an access mode only";
-            return Err(Error::new(Errno::EINVAL, text));
-        }
-        let flags = args::oflag(oflag, 0, "mdg_ring_dup")?;
+        let access = access(oflag, "mdg_ring_dup")?;
         // SAFETY: the caller's promise.
-        let made = unsafe { args::handle(ring) }?.duplicate(flags.access)?;
+        let made = unsafe { args::handle(ring) }?.duplicate(access)?;
         // SAFETY: checked above.
         unsafe { args::give(out, made) };
         Ok(0)

@@ -3,6 +3,7 @@
 //!
 //! The layout is specified byte by byte in `docs/layout.md`.
 
+mod embed;
 mod geometry;
 mod open;
 mod participant;
@@ -10,6 +11,7 @@ mod region;
 mod role;
 mod superblock;
 
+pub(crate) use embed::footprint;
 pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, LINE, MAX_HANDLES_LIMIT,
     PARTICIPANTS_OFFSET,

@@ -17,8 +17,9 @@ use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{self, Name};
 use crate::object::{
     self, CONTROL_OFFSET, End, KIND_MPMC, Object, PARTICIPANTS_OFFSET, Participant, Request, Role,
-    RoleWord, Slot,
+    RoleWord, Slot, Superblock,
 };
+use crate::shm::Shm;
 use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
 use crate::sys::wipe::Wiped;
@@ -104,6 +105,43 @@ impl Ring {
             check: &|_, _| Ok(()),
         };
         Object::open(request, |object| Self::with(object, access))
+    }
+
+    /// Bytes that a ring takes up in a segment: a multiple of 4096.
+    pub fn footprint(options: &Options) -> Result<usize> {
+        let what = "ring in a segment";
+        options.validate(what)?;
+        let bytes = object::footprint(&options.geometry(what)?);
+        bytes
+            .map(|bytes| bytes as usize)
+            .ok_or_else(|| Error::new(Errno::EOVERFLOW, format!("{what}: larger than any memory")))
+    }
+
+    /// Makes a ring in a segment, at `offset`, a multiple of 4096, where [`Ring::footprint`] bytes
+    /// are free. What was there is overwritten; `EBUSY` if it is a ring that living handles use.
+    ///
+    /// The handle keeps the segment's descriptor, and has a mapping of its own: the segment itself
+    /// may be dropped before it, but must not be resized to end before the ring does.
+    pub fn init(segment: &Shm, offset: usize, options: &Options, access: Access) -> Result<Self> {
+        let what = "ring in a segment";
+        options.validate(what)?;
+        Self::with(Object::init_in(segment, offset, options.geometry(what)?)?, access)
+    }
+
+    /// Opens the ring that [`Ring::init`] has made at `offset` of a segment.
+    pub fn attach_to(
+        segment: &Shm,
+        offset: usize,
+        options: &Options,
+        access: Access,
+    ) -> Result<Self> {
+        options.validate("ring in a segment")?;
+        let check = |found: &Superblock, what: &str| options.check(found, what);
+        let ring = Self::with(Object::attach_in(segment, offset, &check)?, access)?;
+        if ring.object.is_the_same() {
+            return Ok(ring);
+        }
+        Err(ring.refuse(Errno::ESTALE, "another ring is being made in its place"))
     }
 
     /// Another handle on the same ring, for another thread; also of an anonymous or unlinked one.

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 
-/// A shared mapping from the start of a file.
+/// A shared mapping of a file, from its start where nothing else is said.
 ///
 /// Other processes write to it at will, so its bytes are never handed out as Rust references;
 /// whoever reads them does so through atomics or raw copies.
@@ -33,11 +33,16 @@ impl Mapping {
     /// Maps the first `len` bytes; `len` is at least 1 and the file is at least that long (or a
     /// device that gives any length).
     pub(crate) fn new(file: impl AsFd, len: usize, writable: bool) -> Result<Self> {
+        Self::part(file, 0, len, writable)
+    }
+
+    /// Maps `len` bytes from `offset`, a multiple of the page size, under the same conditions.
+    pub(crate) fn part(file: impl AsFd, offset: u64, len: usize, writable: bool) -> Result<Self> {
         if len == 0 || len > isize::MAX as usize {
             return Err(Error::new(Errno::EOVERFLOW, format!("{len} bytes cannot be mapped")));
         }
         let mut options = MmapOptions::new();
-        options.len(len);
+        options.offset(offset).len(len);
         let file = file.as_fd().as_raw_fd();
         let map = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
         Ok(Self { map: map.map_err(|error| refused(&error, len))?, writable })

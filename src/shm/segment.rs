@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
@@ -32,7 +33,8 @@ pub enum Seals {
 #[derive(Debug)]
 pub struct Shm {
     mapping: Mapping,
-    file: OwnedFd,
+    /// Shared with the rings that lie in the segment.
+    file: Arc<OwnedFd>,
     /// The segment in words: `segment "/OS"`.
     what: String,
 }
@@ -75,14 +77,18 @@ impl Shm {
         let new = Unpublished::new(path, size as u64, mode, what)?;
         // Mapped before it has a name: what can fail has failed by then.
         let mapping = Mapping::new(new.file(), size, writable)?;
-        Ok(new.publish(path, what)?.map(|file| Self { mapping, file, what: what.to_owned() }))
+        Ok(new.publish(path, what)?.map(|file| Self {
+            mapping,
+            file: Arc::new(file),
+            what: what.to_owned(),
+        }))
     }
 
     fn existing(file: OwnedFd, size: usize, writable: bool, what: &str) -> Result<Self> {
         let status = named::status(&file, what)?;
         let size = size_to_map(&status, size, what)?;
         let mapping = Mapping::new(&file, size, writable)?;
-        Ok(Self { mapping, file, what: what.to_owned() })
+        Ok(Self { mapping, file: Arc::new(file), what: what.to_owned() })
     }
 
     /// A segment without a name, sealed so that nobody can ever shrink it; children inherit the
@@ -93,7 +99,8 @@ impl Shm {
             return Err(Error::new(Errno::EINVAL, format!("{what}: size 0")));
         }
         let file = sealed_memory(c"madang", size as u64, inherit, what)?;
-        Ok(Self { mapping: Mapping::new(&file, size, true)?, file, what: what.to_owned() })
+        let mapping = Mapping::new(&file, size, true)?;
+        Ok(Self { mapping, file: Arc::new(file), what: what.to_owned() })
     }
 
     /// Maps all of what `fd` refers to; the descriptor is duplicated, the caller keeps its own.
@@ -161,6 +168,16 @@ impl Shm {
     /// Whether the mapping may be written.
     pub fn is_writable(&self) -> bool {
         self.mapping.is_writable()
+    }
+
+    /// The segment's descriptor, to be kept by what lies in the segment.
+    pub(crate) fn file(&self) -> &Arc<OwnedFd> {
+        &self.file
+    }
+
+    /// The segment in words: `segment "/OS"`.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
     }
 
     /// Changes the size of the object, as ftruncate does, and of this mapping, which may move.

@@ -56,6 +56,20 @@ static void shm(void)
     unlink(path);
 }
 
+static void ring_in_segment(const mdg_ring_opts *opts)
+{
+    mdg_shm *shm;
+    mdg_ring *ring, *reader;
+    ssize_t bytes = mdg_ring_footprint(opts);
+    EXPECT(bytes > 0 && bytes % 4096 == 0);
+    EXPECT(mdg_shm_anonymous(&shm, 4096 + (size_t)bytes, 0) == 0);
+    EXPECT(mdg_ring_init(&ring, shm, 4096, opts, O_WRONLY) == 0);
+    EXPECT(mdg_ring_attach(&reader, shm, 4096, NULL, O_RDONLY) == 0);
+    mdg_ring_close(reader);
+    mdg_ring_close(ring);
+    mdg_shm_close(shm);
+}
+
 static void ring(void)
 {
     mdg_ring_opts opts = {.size = sizeof opts, .capacity = 4, .item_size = 4,
@@ -100,6 +114,7 @@ static void ring(void)
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     EXPECT(mdg_ring_stat(ring, &stats) == 0 && stats.policy == MDG_RING_OVERWRITE);
     mdg_ring_close(ring);
+    ring_in_segment(&opts);
     opts.kind = MDG_RING_BROADCAST;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -ENOSYS);
 }
