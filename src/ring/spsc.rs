@@ -354,7 +354,11 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, len: usize) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+#[path = "spsc_loom.rs"]
+mod loom_models;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::ring::seat::Hot;

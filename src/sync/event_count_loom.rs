@@ -44,7 +44,7 @@ impl Shared {
 }
 
 fn one_sleeper(fences: Fences) {
-    check(3, fences, move || {
+    check(4, fences, move || {
         let shared = share(Shared::new(fences));
         let sleeper = thread::spawn({
             let shared = shared.clone();

@@ -192,12 +192,12 @@ fn two_producers(capacity: usize, preemptions: usize) {
 
 #[test]
 fn two_producers_and_a_consumer() {
-    two_producers(2, 2);
+    two_producers(2, 3);
 }
 
 #[test]
 fn two_producers_and_a_consumer_at_one_cell() {
-    two_producers(1, 2);
+    two_producers(1, 3);
 }
 
 fn two_consumers(capacity: usize, preemptions: usize) {
@@ -226,12 +226,12 @@ fn a_producer_and_two_consumers() {
 
 #[test]
 fn a_producer_and_two_consumers_at_one_cell() {
-    two_consumers(1, 2);
+    two_consumers(1, 3);
 }
 
 #[test]
 fn batches() {
-    check(2, Fences::Light, || {
+    check(3, Fences::Light, || {
         let ring = ring(2);
         let producer = thread::spawn({
             let ring = ring.clone();
@@ -293,7 +293,7 @@ fn killed_producer(capacity: usize, batch: bool) {
             None => assert!(own == [] || own == [1] || own == [1, 2] && batch, "{own:?}"),
         }
     };
-    check_kills(2, Fences::Light, body);
+    check_kills(3, Fences::Light, body);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn killed_consumer(capacity: usize) {
             assert!(lost <= missing, "{lost} counted, {missing} missing");
         }
     };
-    check_kills(2, Fences::Light, body);
+    check_kills(3, Fences::Light, body);
 }
 
 #[test]
