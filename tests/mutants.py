@@ -26,7 +26,7 @@ class Mutant:
     def __init__(self, name, what, file, caught_by, *changes):
         self.name, self.what, self.file = name, what, file
         self.caught_by, self.changes = caught_by, changes
-        # "models" are run under loom; a test program by itself.
+        # A "model" is run under loom; else this is a test program.
         self.program, self.test = caught_by.split(" ", 1)
 
 
@@ -149,7 +149,7 @@ MUTANTS = [
          "let head = self.control().head.0.load(Ordering::Relaxed);\n        let used")),
     Mutant(
         "free-before-copy-out", "slots are given back before the items are copied out",
-        SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",
+        SPSC, "model ring::spsc::loom_models::one_by_one",
         ("        // SAFETY: the slot is the consumer's until it is freed; the caller vouches for the buffer.\n",
          "        self.free(side, index.wrapping_add(1));\n        side.index.set(index);\n"
          "        // SAFETY: the slot is the consumer's until it is freed; the caller vouches for the buffer.\n")),
@@ -161,7 +161,7 @@ MUTANTS = [
          "        // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.\n")),
     Mutant(
         "no-name-check", "an object is opened though its name leads elsewhere by now",
-        OPEN, "ring_races an_unlinked_name",
+        OPEN, "ring_stopped_opener the_name_is_looked_at_again",
         ("if named::still_names(path, &status) { built.map(Some) } else { Ok(None) }",
          "let _ = named::still_names(path, &status);\n        built.map(Some)")),
 ]

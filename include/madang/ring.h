@@ -293,6 +293,33 @@ int mdg_ring_attach(struct mdg_ring **ring,
                     int oflag);
 
 /**
+ * Opens the ring whose memory fd refers to, such as one that mdg_fd_receive gave: what
+ * mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
+ *
+ * oflag is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
+ * unless it is sealed against shrinking, so that its sender cannot make this process fault by
+ * truncating it. Anonymous rings are sealed. opts as in mdg_ring_open for a ring that exists.
+ *
+ * Returns 0, or: -EINVAL (NULL, other oflag bits); -E2BIG; -EBADF; -EPROTO (not a ring, another
+ * layout or geometry, not sealed as required); -EBUSY (a living process has that end); -EBADMSG;
+ * -EACCES (descriptor not open for reading and writing, or its file may not be opened again);
+ * -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_from_fd(struct mdg_ring **ring,
+                     int fd,
+                     const struct mdg_ring_opts *opts,
+                     int oflag);
+
+/**
+ * The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
+ * the handle: do not close it.
+ *
+ * Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment); -EBADF.
+ * Thread-safe; async-signal-safe as long as it succeeds.
+ */
+int mdg_ring_memory(const struct mdg_ring *ring);
+
+/**
  * Another handle on the same ring, for another thread or another end; also of an anonymous or
  * unlinked ring. oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open.
  *

@@ -5,6 +5,7 @@
 //! either side. No lock is involved; without anybody sleeping no operation enters the kernel.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::PoisonError;
 
@@ -12,11 +13,11 @@ use nix::errno::Errno;
 
 use super::args::{self, Opaque};
 use super::guard::{Answer, guard, guard_or, guard_void};
-use super::shm::mdg_shm;
+use super::shm::{MDG_SEALED, mdg_shm};
 use crate::error::{Error, Result};
 use crate::flags::Access;
 use crate::ring::{EndState, Kind, Options, Ring, Stats};
-use crate::shm::Shm;
+use crate::shm::{Seals, Shm};
 use crate::time::{Nanos, Timeout};
 
 /// Kind: one producer and one consumer at a time. The default.
@@ -185,6 +186,108 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
     })
 }
 
+/// [`mdg_ring_push`] when it has to wait, or to fail. This and its like are functions by themselves,
+/// and `extern "C"`, which cannot unwind, so that the fast paths of the entries need no stack.
+///
+/// # Safety
+/// As for [`mdg_ring_push`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn push_slowly(
+    ring: *mut mdg_ring,
+    item: *const c_void,
+    timeout_ns: i64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
+            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// [`mdg_ring_pop`] when it has to wait, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_pop`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn pop_slowly(ring: *mut mdg_ring, item: *mut c_void, timeout_ns: i64) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
+            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// [`mdg_ring_push_many`] when it has to wait, to push fewer, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_push_many`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn push_many_slowly(
+    ring: *mut mdg_ring,
+    items: *const c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items, count, ring)?;
+            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
+                .map(self::count)
+        })
+    }
+}
+
+/// [`mdg_ring_pop_many`] when it has to wait, to pop fewer, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_pop_many`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn pop_many_slowly(
+    ring: *mut mdg_ring,
+    items: *mut c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items.cast_const(), count, ring)?;
+            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
+        })
+    }
+}
+
+/// [`mdg_ring_push`] of an item of any size, with room for it.
+///
+/// # Safety
+/// As for `Ring::push_at_once` with one item.
+#[inline(never)]
+unsafe extern "C" fn push_sized(ring: &Ring, item: *const u8) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ring.push_at_once(item, 1) };
+    0
+}
+
+/// [`mdg_ring_pop`] of an item of any size that is there.
+///
+/// # Safety
+/// As for `Ring::pop_at_once` with one item.
+#[inline(never)]
+unsafe extern "C" fn pop_sized(ring: &Ring, item: *mut u8) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ring.pop_at_once(item, 1) };
+    0
+}
+
 /// Opens, or makes, the ring `name`, or an anonymous one if `name` is NULL.
 ///
 /// `*ring` receives a handle to be closed with mdg_ring_close. `oflag`: O_WRONLY takes the producing
@@ -314,6 +417,64 @@ pub unsafe extern "C" fn mdg_ring_attach(
     }
 }
 
+/// Opens the ring whose memory `fd` refers to, such as one that mdg_fd_receive gave: what
+/// mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
+///
+/// `oflag` is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
+/// unless it is sealed against shrinking, so that its sender cannot make this process fault by
+/// truncating it. Anonymous rings are sealed. `opts` as in mdg_ring_open for a ring that exists.
+///
+/// Returns 0, or: -EINVAL (NULL, other oflag bits) · -E2BIG · -EBADF · -EPROTO (not a ring, another
+/// layout or geometry, not sealed as required) · -EBUSY (a living process has that end) · -EBADMSG ·
+/// -EACCES (descriptor not open for reading and writing, or its file may not be opened again) ·
+/// -EMFILE · -ENFILE · -ENOMEM · -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_from_fd(
+    ring: *mut *mut mdg_ring,
+    fd: c_int,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+) -> c_int {
+    guard(|| {
+        let what = "mdg_ring_from_fd";
+        let out = args::out(ring, "mdg_ring_from_fd: ring")?;
+        // SAFETY: the caller's promise; integers only.
+        let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
+        let access = access(oflag & !MDG_SEALED, what)?;
+        let seals = if oflag & MDG_SEALED != 0 { Seals::Required } else { Seals::Unchecked };
+        if fd < 0 {
+            return Err(Error::new(Errno::EBADF, format!("{what}: descriptor {fd}")));
+        }
+        // SAFETY: not -1; the kernel says EBADF if it is not open, and it is borrowed for this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let made = Ring::from_fd(fd, &options, access, seals)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, made) };
+        Ok(0)
+    })
+}
+
+/// The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
+/// the handle: do not close it.
+///
+/// Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment) · -EBADF.
+/// Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `ring` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_memory(ring: *const mdg_ring) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { args::handle(ring) }?.memory();
+        let in_segment = || Error::new(Errno::EINVAL, "mdg_ring_memory: the ring is in a segment");
+        Ok(memory.ok_or_else(in_segment)?.as_raw_fd())
+    })
+}
+
 /// # Safety
 /// As for [`mdg_ring_init`].
 unsafe fn in_segment(
@@ -395,10 +556,16 @@ pub unsafe extern "C" fn mdg_ring_push(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
-            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !item.is_null() && live.has_room_for(1) => {
+                if live.item_size() != 8 {
+                    return push_sized(live, item.cast());
+                }
+                live.push_word(item.cast());
+                0
+            }
+            _ => push_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -422,10 +589,16 @@ pub unsafe extern "C" fn mdg_ring_pop(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
-            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !item.is_null() && live.has_items(1) => {
+                if live.item_size() != 8 {
+                    return pop_sized(live, item.cast());
+                }
+                live.pop_word(item.cast());
+                0
+            }
+            _ => pop_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -446,11 +619,13 @@ pub unsafe extern "C" fn mdg_ring_push_many(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            check_items(items, count, ring)?;
-            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
-                .map(self::count)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !items.is_null() && count > 0 && live.has_room_for(count) => {
+                live.push_at_once(items.cast(), count);
+                self::count(count)
+            }
+            _ => push_many_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
@@ -470,10 +645,13 @@ pub unsafe extern "C" fn mdg_ring_pop_many(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            check_items(items.cast_const(), count, ring)?;
-            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !items.is_null() && count > 0 && live.has_items(count) => {
+                live.pop_at_once(items.cast(), count);
+                self::count(count)
+            }
+            _ => pop_many_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
-use crate::shm::{Mapping, named, sealed_memory};
+use crate::shm::{Mapping, named, require_seal, sealed_memory};
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 
@@ -125,6 +125,26 @@ impl Object {
         Self::existing(file, Place::Anonymous, what)
     }
 
+    /// Opens the object that is the whole of what `fd` refers to. With `sealed` it is refused unless
+    /// nobody can ever shrink it.
+    pub(crate) fn from_fd(
+        fd: BorrowedFd<'_>,
+        sealed: bool,
+        check: &dyn Fn(&Superblock, &str) -> Result<()>,
+    ) -> Result<Self> {
+        let what = "ring from a descriptor";
+        if sealed {
+            require_seal(fd, what)?;
+        }
+        if !named::is_regular(&named::status(fd, what)?) {
+            return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
+        }
+        let copy = fd.try_clone_to_owned().map_err(|error| no_descriptor(&error, what))?;
+        let object = Self::existing(copy, Place::Anonymous, what)?;
+        check(&object.superblock, what)?;
+        Ok(object)
+    }
+
     /// Checks and maps an object that is there.
     fn existing(file: OwnedFd, place: Place, what: &str) -> Result<Self> {
         Self::existing_in(Arc::new(file), place, what)
@@ -211,6 +231,14 @@ impl Object {
     /// The file, for locks and questions about them.
     pub(crate) fn anchor(&self) -> &Anchor {
         &self.file
+    }
+
+    /// The descriptor of the object's own file; `None` if it lies in another's.
+    pub(crate) fn memory(&self) -> Option<BorrowedFd<'_>> {
+        match self.place {
+            Place::Named | Place::Anonymous => Some(self.file.file().as_fd()),
+            Place::Segment(_) => None,
+        }
     }
 
     /// Whether the object had a name that is gone.

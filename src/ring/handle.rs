@@ -1,6 +1,7 @@
 //! [`Ring`]: one handle on a ring, from opening to closing, across forks and deaths.
 
 use std::cell::Cell;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +20,7 @@ use crate::object::{
     self, CONTROL_OFFSET, End, KIND_MPMC, Object, PARTICIPANTS_OFFSET, Participant, Request, Role,
     RoleWord, Slot, Superblock,
 };
-use crate::shm::Shm;
+use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
 use crate::sys::wipe::Wiped;
@@ -144,6 +145,25 @@ impl Ring {
         Err(ring.refuse(Errno::ESTALE, "another ring is being made in its place"))
     }
 
+    /// Opens the ring whose memory `fd` refers to: what [`Ring::memory`] of another process gave. The
+    /// descriptor is duplicated; the caller keeps its own.
+    pub fn from_fd(
+        fd: BorrowedFd<'_>,
+        options: &Options,
+        access: Access,
+        seals: Seals,
+    ) -> Result<Self> {
+        options.validate("ring from a descriptor")?;
+        let check = |found: &Superblock, what: &str| options.check(found, what);
+        Self::with(Object::from_fd(fd, seals == Seals::Required, &check)?, access)
+    }
+
+    /// The descriptor of the ring's memory, to be passed to another process. `None` for a ring in a
+    /// segment, whose memory is the segment's.
+    pub fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.object.memory()
+    }
+
     /// Another handle on the same ring, for another thread; also of an anonymous or unlinked one.
     pub fn duplicate(&self, access: Access) -> Result<Self> {
         Self::with(self.object.duplicate()?, access)
@@ -255,7 +275,14 @@ impl Ring {
         control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
         control.not_empty.0.notify();
         control.not_full.0.notify();
+        if self.object.region().is_cut() {
+            return self.cut();
+        }
         self.refuse(Errno::EBADMSG, "its indices, or the words of its cells, are impossible")
+    }
+
+    pub(super) fn cut(&self) -> Error {
+        self.refuse(Errno::EBADMSG, "somebody has made its file shorter")
     }
 
     pub(super) fn trouble(&self, trouble: Trouble) -> Error {

@@ -40,7 +40,7 @@ impl Ring {
             producer: producer.into(),
             consumer: consumer.into(),
             shutdown: flags & SHUTDOWN != 0,
-            corrupt: flags & CORRUPT != 0,
+            corrupt: flags & CORRUPT != 0 || self.object.region().is_cut(),
             unlinked: self.object.is_unlinked(),
         }
     }

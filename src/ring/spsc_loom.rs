@@ -72,6 +72,10 @@ impl Ring {
         match count {
             0 => {}
             // SAFETY: there is room for one; eight bytes.
+            1 if self.core.capacity() == 1 => unsafe {
+                self.core.push_word(side, items.as_ptr().cast());
+            },
+            // SAFETY: as above.
             1 => unsafe { self.core.push_one(side, items.as_ptr().cast()) },
             // SAFETY: there is room for so many; so many items of eight bytes.
             _ => unsafe { self.core.push_run(side, items.as_ptr().cast(), count) },
@@ -89,6 +93,10 @@ impl Ring {
         match count {
             0 => {}
             // SAFETY: there is one; eight bytes.
+            1 if self.core.capacity() == 1 => unsafe {
+                self.core.pop_word(side, items.as_mut_ptr().cast());
+            },
+            // SAFETY: as above.
             1 => unsafe { self.core.pop_one(side, items.as_mut_ptr().cast()) },
             // SAFETY: there are so many; room for two items.
             _ => unsafe { self.core.pop_run(side, items.as_mut_ptr().cast(), count) },

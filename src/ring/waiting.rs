@@ -25,6 +25,11 @@ impl Ring {
         // Acquire, and before the look at the indices: what was committed before a shutdown is
         // seen by everyone who sees the shutdown.
         let flags = self.control().flags.0.load(Ordering::Acquire);
+        if self.object.region().is_cut() {
+            // For the fast paths, which look at nothing but the flags.
+            self.control().flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            return Err(self.cut());
+        }
         if flags & CORRUPT != 0 {
             return Err(self.refuse(Errno::EBADMSG, "it was found corrupt"));
         }
