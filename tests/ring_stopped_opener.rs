@@ -23,9 +23,12 @@ fn at_call(child: &Child) -> Option<(u64, [u64; 6])> {
     let got =
         unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, child.pid().as_raw(), size, at) };
     assert!(got > 0, "{}", nix::errno::Errno::last());
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return None;
+    }
     // SAFETY: the kernel says that this is the member.
-    (info.op == libc::PTRACE_SYSCALL_INFO_ENTRY)
-        .then(|| unsafe { (info.u.entry.nr, info.u.entry.args) })
+    let entry = unsafe { info.u.entry };
+    Some((entry.nr, entry.args))
 }
 
 /// A request without memory; for one that lets the child go on, without a signal.

@@ -344,7 +344,7 @@ impl Ring {
     /// fail with `EPIPE`. Calling it again changes nothing.
     pub fn shutdown(&self) {
         let control = self.control();
-        // Release: pairs with the Acquire in `look`.
+        // Release: pairs with the Acquire in `flags`.
         control.flags.0.fetch_or(SHUTDOWN, Ordering::AcqRel);
         control.producer.0.end_by_this_process();
         control.consumer.0.end_by_this_process();

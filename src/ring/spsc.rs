@@ -158,6 +158,7 @@ impl Core {
 
     /// Starts consuming where the last consumer stopped.
     pub(crate) fn take_pop(&self, side: &Side) -> Result<(), Corrupt> {
+        // Acquire: pairs with what the predecessor freed, after which its lock was freed.
         side.take(self.control().head.0.load(Ordering::Acquire));
         self.look_pop(side).map(drop)
     }

@@ -319,6 +319,8 @@ impl<M: Memory> Core<M> {
 
     /// Whether nothing is inside, not even a claimed position.
     pub(crate) fn is_empty(&self) -> bool {
+        // Acquire, the head first: the tail is never seen behind it, so if they are equal nothing was
+        // inside when the tail was read.
         let head = self.memory.head().load(Ordering::Acquire);
         self.memory.tail().load(Ordering::Acquire) == head
     }
