@@ -121,9 +121,9 @@ MUTANTS = [
         "no-membarrier", "a sleeper looks again without a barrier",
         EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
         ("if membarrier::barrier().is_ok() {", "if membarrier::barrier().is_ok() || true {"),
-        ("        if seen & HEAVY != 0 {\n            // Pairs with the fence in `wake`.",
+        ("        if seen & HEAVY != 0 {\n            // Pairs with the fence in `serve`.",
          "        if seen & HEAVY == 0 {\n            return Ticket { epoch, longest: slice };\n        }\n"
-         "        if seen & HEAVY != 0 {\n            // Pairs with the fence in `wake`.")),
+         "        if seen & HEAVY != 0 {\n            // Pairs with the fence in `serve`.")),
     Mutant(
         "no-fence-in-arm", "a sleeper that cannot use membarrier looks again without a fence",
         EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_heavy",

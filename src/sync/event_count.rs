@@ -77,9 +77,21 @@ impl EventCount {
     }
 
     /// `extern "C"`: a call that cannot unwind costs the fast path no frame.
+    #[cfg(not(loom))]
     #[cold]
     #[inline(never)]
-    extern "C" fn wake(&self, mut armed: u32) {
+    extern "C" fn wake(&self, armed: u32) {
+        self.serve(armed);
+    }
+
+    /// A kill unwinds under the model checker.
+    #[cfg(loom)]
+    fn wake(&self, armed: u32) {
+        self.serve(armed);
+    }
+
+    #[inline(always)]
+    fn serve(&self, mut armed: u32) {
         if armed & HEAVY != 0 {
             // Pairs with the fence in `arm`.
             fence(Ordering::SeqCst);
@@ -113,7 +125,7 @@ impl EventCount {
             }
         }
         if seen & HEAVY != 0 {
-            // Pairs with the fence in `wake`.
+            // Pairs with the fence in `serve`.
             fence(Ordering::SeqCst);
             return Ticket { epoch, longest: slice };
         }
