@@ -266,6 +266,46 @@ unsafe extern "C" fn pop_many_slowly(
     }
 }
 
+/// [`mdg_ring_push`] where many push; else the slow way.
+///
+/// # Safety
+/// As for [`mdg_ring_push`], with a live handle and an item.
+#[inline(never)]
+unsafe extern "C" fn push_straight(
+    live: &Ring,
+    item: *const c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if live.push_straight(item.cast()) {
+            return 0;
+        }
+        push_slowly(ring, item, timeout_ns)
+    }
+}
+
+/// [`mdg_ring_pop`] where many pop; else the slow way.
+///
+/// # Safety
+/// As for [`mdg_ring_pop`], with a live handle and a buffer.
+#[inline(never)]
+unsafe extern "C" fn pop_straight(
+    live: &Ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if live.pop_straight(item.cast()) {
+            return 0;
+        }
+        pop_slowly(ring, item, timeout_ns)
+    }
+}
+
 /// [`mdg_ring_push`] of an item of any size, with room for it.
 ///
 /// # Safety
@@ -564,6 +604,7 @@ pub unsafe extern "C" fn mdg_ring_push(
                 live.push_word(item.cast());
                 0
             }
+            Some(live) if !item.is_null() => push_straight(live, item, timeout_ns, ring),
             _ => push_slowly(ring, item, timeout_ns),
         }
     }
@@ -597,6 +638,7 @@ pub unsafe extern "C" fn mdg_ring_pop(
                 live.pop_word(item.cast());
                 0
             }
+            Some(live) if !item.is_null() => pop_straight(live, item, timeout_ns, ring),
             _ => pop_slowly(ring, item, timeout_ns),
         }
     }

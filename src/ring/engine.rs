@@ -192,6 +192,15 @@ impl Engine {
         }
     }
 
+    /// Items that a consumer has before it, or places that a producer has, as far as the indices
+    /// tell: for deciding how long to spin, and nothing else.
+    pub(crate) fn ahead(&self, end: End) -> u64 {
+        match self {
+            Self::Spsc => 0,
+            Self::Mpmc { core, .. } => core.ahead(end),
+        }
+    }
+
     /// Whether nothing will come any more once pushes have ended.
     pub(crate) fn is_drained(&self, _seat: &Seat) -> bool {
         match self {

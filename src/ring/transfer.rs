@@ -76,6 +76,48 @@ impl Ring {
     }
 }
 
+/// The same for rings with many producers and consumers.
+impl Ring {
+    /// Pushes one item if that goes straight ahead.
+    ///
+    /// # Safety
+    /// `item` is readable for [`Ring::item_size`] bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn push_straight(&self, item: *const u8) -> bool {
+        let (seat, control) = (&self.hot.seat, self.core.control());
+        let Engine::Mpmc { core, .. } = &self.engine else { return false };
+        // Relaxed: a shutdown that races with a push may come after it.
+        if !seat.push.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        // SAFETY: the end is held, which includes being attached; the caller vouches for the item.
+        let pushed = unsafe { core.push_one(seat.me(), item) };
+        if pushed {
+            control.not_empty.0.notify();
+        }
+        pushed
+    }
+
+    /// Pops one item if that goes straight ahead.
+    ///
+    /// # Safety
+    /// `item` is writable for [`Ring::item_size`] bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_straight(&self, item: *mut u8) -> bool {
+        let (seat, control) = (&self.hot.seat, self.core.control());
+        let Engine::Mpmc { core, .. } = &self.engine else { return false };
+        if !seat.pop.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        // SAFETY: the end is held, which includes being attached; the caller vouches for the buffer.
+        let popped = unsafe { core.pop_one(seat.me(), item) };
+        if popped {
+            control.not_full.0.notify();
+        }
+        popped
+    }
+}
+
 impl Ring {
     /// Waits for room for one item and pushes it.
     ///
