@@ -104,6 +104,11 @@ fn ring(capacity: usize) -> Arc<Ring> {
 
 impl Ring {
     fn push_all(&self, me: u32, items: &[u64]) -> usize {
+        // Participant 1 tries the straight way first, as a handle does for one item.
+        // SAFETY: an item of eight bytes.
+        if me == 1 && items.len() == 1 && unsafe { self.push_one(me, items.as_ptr().cast()) } {
+            return 1;
+        }
         // SAFETY: that many items of eight bytes.
         let pushed = unsafe { self.push(me, items.as_ptr().cast(), 8, items.len() as u64) };
         pushed.expect("no corruption") as usize
@@ -117,8 +122,12 @@ impl Ring {
         items[..popped.expect("no corruption") as usize].to_vec()
     }
 
-    fn pop_one(&self, me: u32) -> Option<u64> {
+    fn pop_item(&self, me: u32) -> Option<u64> {
         let mut item = 0_u64;
+        // SAFETY: room for an item of eight bytes.
+        if me == 1 && unsafe { self.pop_one(me, (&raw mut item).cast()) } {
+            return Some(item);
+        }
         // SAFETY: room for one item of eight bytes.
         let popped = unsafe { self.pop(me, (&raw mut item).cast(), 8, 1) };
         (popped.expect("no corruption") == 1).then_some(item)
@@ -142,7 +151,7 @@ impl Ring {
     fn drain(&self) -> Vec<u64> {
         let mut items = Vec::new();
         loop {
-            match self.pop_one(MAIN) {
+            match self.pop_item(MAIN) {
                 Some(item) => items.push(item),
                 None if self.is_empty() => break,
                 None => assert!(self.mended(End::Consumer), "consumers wait for ever"),
@@ -155,9 +164,9 @@ impl Ring {
             }
         }
         for item in 0..self.memory.capacity() {
-            assert_eq!(self.pop_one(MAIN), Some(100 + item));
+            assert_eq!(self.pop_item(MAIN), Some(100 + item));
         }
-        assert_eq!((self.pop_one(MAIN), self.tally().pending), (None, 0));
+        assert_eq!((self.pop_item(MAIN), self.tally().pending), (None, 0));
         items
     }
 }
@@ -183,7 +192,7 @@ fn two_producers(capacity: usize, preemptions: usize) {
                 [first, first + 1].map(|item| (ring.push_all(me, &[item]) == 1).then_some(item))
             })
         });
-        let mut popped: Vec<u64> = (0..2).filter_map(|_| ring.pop_one(MAIN)).collect();
+        let mut popped: Vec<u64> = (0..2).filter_map(|_| ring.pop_item(MAIN)).collect();
         let pushed = producers.map(|producer| producer.join().unwrap());
         popped.extend(ring.drain());
         assert!(in_order(&popped), "{popped:?}");
@@ -207,7 +216,7 @@ fn two_consumers(capacity: usize, preemptions: usize) {
         let ring = ring(capacity);
         let consumers = [0, 1].map(|me| {
             let ring = ring.clone();
-            thread::spawn(move || [ring.pop_one(me), ring.pop_one(me)])
+            thread::spawn(move || [ring.pop_item(me), ring.pop_item(me)])
         });
         let pushed: Vec<u64> = (1..=2).filter(|&item| ring.push_all(MAIN, &[item]) == 1).collect();
         let mut popped = Vec::new();
@@ -278,11 +287,11 @@ fn killed_producer(capacity: usize, batch: bool) {
             let ring = ring.clone();
             move || ring.push_all(1, &[11])
         });
-        let mut popped = Vec::from_iter(ring.pop_one(MAIN));
+        let mut popped = Vec::from_iter(ring.pop_item(MAIN));
         if popped.is_empty() {
             ring.mended(End::Consumer);
         }
-        popped.extend(ring.pop_one(MAIN));
+        popped.extend(ring.pop_item(MAIN));
         let pushed = victim.join().unwrap();
         killed.fetch_or(pushed.is_none(), Ordering::Relaxed);
         let others = survivor.join().unwrap();
@@ -323,7 +332,7 @@ fn killed_consumer(capacity: usize) {
         let victim = thread::spawn({
             let ring = ring.clone();
             move || {
-                let popped = killed_after(steps, || ring.pop_one(0));
+                let popped = killed_after(steps, || ring.pop_item(0));
                 if popped.is_none() {
                     ring.dies(0);
                 }
@@ -332,7 +341,7 @@ fn killed_consumer(capacity: usize) {
         });
         let survivor = thread::spawn({
             let ring = ring.clone();
-            move || ring.pop_one(1)
+            move || ring.pop_item(1)
         });
         let next = capacity as u64 + 1;
         let mut pushed = ring.push_all(MAIN, &[next]);
@@ -389,7 +398,7 @@ fn a_killed_mender() {
             }
         });
         ring.mended(End::Consumer);
-        let popped = ring.pop_one(MAIN);
+        let popped = ring.pop_item(MAIN);
         assert_eq!(popped, Some(11), "mended once is enough");
         killed.fetch_or(victim.join().unwrap(), Ordering::Relaxed);
         assert_eq!(ring.drain(), []);
@@ -427,7 +436,7 @@ fn a_sweep() {
         assert_eq!(other.join().unwrap(), 1);
         if dead {
             assert!(ring.sweep(0, &|index| ring.is_alive(index)), "for ever refused");
-            assert!(ring.pop_one(MAIN).is_some(), "nothing is in the way any more");
+            assert!(ring.pop_item(MAIN).is_some(), "nothing is in the way any more");
         }
         ring.drain();
     });
@@ -445,7 +454,7 @@ fn the_living_are_not_robbed() {
         });
         let mended = ring.mended(End::Consumer);
         assert!(!mended, "it lives");
-        let mut popped = Vec::from_iter(ring.pop_one(MAIN));
+        let mut popped = Vec::from_iter(ring.pop_item(MAIN));
         assert_eq!(producer.join().unwrap(), 1);
         popped.extend(ring.drain());
         assert_eq!(popped, [1]);
