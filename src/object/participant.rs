@@ -8,14 +8,13 @@
 //!
 //! The identity in a slot is for messages and dumps only.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use nix::errno::Errno;
 
 use super::geometry::{Geometry, MAX_HANDLES_LIMIT, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
 use super::region::{Region, Shared};
 use super::role::End;
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::identity::Identity;
 use crate::sys::lock::{Anchor, Token};
 
@@ -62,6 +61,7 @@ pub(crate) struct Slot {
     reserved_end: [AtomicU64; 4],
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Slot>() == PARTICIPANT_STRIDE as usize);
 
 // SAFETY: repr(C), atomics only.

@@ -54,5 +54,33 @@ const _: () = assert!(align_of::<Line<u8>>() == LINE as usize);
 const _: () = assert!(std::mem::offset_of!(Control, readers) == 0x680);
 const _: () = assert!(size_of::<Control>() <= 4096);
 
+#[cfg(all(test, loom))]
+impl Control {
+    /// A control page for the model checker, whose atomics are not made of zeros.
+    pub(crate) fn at(index: u64) -> Self {
+        // SAFETY: made of std's atomics, for which zero is valid.
+        let role = || Line(unsafe { std::mem::zeroed() });
+        let (word, event) = (|| Line(AtomicU64::new(0)), || Line(EventCount::default()));
+        let (tail, head) = (Line(AtomicU64::new(index)), Line(AtomicU64::new(index)));
+        let small = || Line(AtomicU32::new(0));
+        Self {
+            tail,
+            head,
+            not_empty: event(),
+            not_full: event(),
+            flags: small(),
+            producer: role(),
+            consumer: role(),
+            push_waits: word(),
+            pop_waits: word(),
+            buried: word(),
+            lost: word(),
+            dropped: word(),
+            polled: small(),
+            readers: small(),
+        }
+    }
+}
+
 // SAFETY: repr(C), atomics only (RoleWord and EventCount are made of atomics).
 unsafe impl Shared for Control {}

@@ -19,6 +19,8 @@ const SHORT: usize = 1024;
 /// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
 #[inline(always)]
 pub(super) unsafe fn copy_in(to: *mut u8, from: *const u8, len: usize) {
+    #[cfg(loom)]
+    crate::sync::model::copied(to, from, len);
     // SAFETY: the caller's promise, passed on.
     unsafe {
         if len <= SHORT {
@@ -35,6 +37,8 @@ pub(super) unsafe fn copy_in(to: *mut u8, from: *const u8, len: usize) {
 /// As for [`copy_in`].
 #[inline(always)]
 pub(super) unsafe fn copy_out(to: *mut u8, from: *const u8, len: usize) {
+    #[cfg(loom)]
+    crate::sync::model::copied(to, from, len);
     // SAFETY: the caller's promise, passed on.
     unsafe {
         if len <= SHORT {

@@ -406,7 +406,7 @@ impl Ring {
             return Err(self.refuse(Errno::EACCES, "this process may only read it"));
         }
         let control = self.control();
-        // Release: pairs with the Acquire in `look`.
+        // Release: pairs with the Acquire in `flags`.
         control.flags.0.fetch_or(SHUTDOWN, Ordering::AcqRel);
         control.producer.0.end_by_this_process();
         control.consumer.0.end_by_this_process();

@@ -158,6 +158,7 @@ impl Core {
 
     /// Starts consuming where the last consumer stopped.
     pub(crate) fn take_pop(&self, side: &Side) -> Result<(), Corrupt> {
+        // Acquire: pairs with what the predecessor freed, after which its lock was freed.
         side.take(self.control().head.0.load(Ordering::Acquire));
         self.look_pop(side).map(drop)
     }
@@ -242,6 +243,8 @@ impl Core {
         // SAFETY: as in `push_one`; the masked index is below the capacity.
         unsafe {
             let slot = self.slots.cast::<u64>().add((index & self.mask) as usize);
+            #[cfg(loom)]
+            crate::sync::model::copied(slot.as_ptr().cast(), item, 8);
             slot.write_unaligned(item.cast::<u64>().read_unaligned());
         }
         self.commit(side, index.wrapping_add(1));
@@ -257,6 +260,8 @@ impl Core {
         // SAFETY: as in `pop_one`; the masked index is below the capacity.
         unsafe {
             let slot = self.slots.cast::<u64>().add((index & self.mask) as usize);
+            #[cfg(loom)]
+            crate::sync::model::copied(item, slot.as_ptr().cast(), 8);
             item.cast::<u64>().write_unaligned(slot.read_unaligned());
         }
         self.free(side, index.wrapping_add(1));
@@ -341,7 +346,11 @@ impl Core {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+#[path = "spsc_loom.rs"]
+mod loom_models;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::ring::seat::Hot;

@@ -36,11 +36,11 @@
 //! sleepers need a fence only. A peer that scribbles here can cost wake-ups and time, never more:
 //! every sleep is bounded by its slice.
 
-use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
 use std::time::Duration;
 
-use crate::sys::futex::{self, Wake};
-use crate::sys::membarrier;
+use super::atomic::{AtomicU32, Ordering, fence, light_fence};
+use super::kernel::futex::{self, Wake};
+use super::kernel::membarrier;
 use crate::time::now;
 
 /// In `armed`: notifiers must run a fence of their own. Never cleared.
@@ -77,7 +77,7 @@ impl EventCount {
     pub(crate) fn is_armed(&self) -> bool {
         // Keeps the compiler from moving the look before the commit; the processor is kept in
         // order by the sleeper's membarrier.
-        compiler_fence(Ordering::SeqCst);
+        light_fence();
         self.armed.load(Ordering::Relaxed) != 0
     }
 
@@ -94,7 +94,7 @@ impl EventCount {
     pub(crate) fn notify_and(&self, tell: impl FnOnce() -> bool) {
         // Keeps the compiler from moving the look before the commit; the processor is kept in
         // order by the sleeper's membarrier.
-        compiler_fence(Ordering::SeqCst);
+        light_fence();
         let armed = self.armed.load(Ordering::Relaxed);
         if armed != 0 {
             self.wake(armed, tell);
@@ -148,7 +148,7 @@ impl EventCount {
             }
         }
         if seen & HEAVY != 0 {
-            // Pairs with the fence in `wake`.
+            // Pairs with the fence in `serve`.
             fence(Ordering::SeqCst);
             return Ticket { epoch, longest: slice };
         }
@@ -181,7 +181,11 @@ impl EventCount {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+#[path = "event_count_loom.rs"]
+mod loom_models;
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64;

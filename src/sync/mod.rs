@@ -4,7 +4,17 @@
 pub(crate) mod atomic;
 pub(crate) mod descriptor;
 mod event_count;
+#[cfg(loom)]
+pub(crate) mod model;
 mod wait;
 
 pub(crate) use event_count::EventCount;
 pub(crate) use wait::{SLICE, Spinner, look_until, wait_until};
+
+/// The system calls of the waiting protocol.
+mod kernel {
+    #[cfg(loom)]
+    pub(super) use super::model::{futex, membarrier};
+    #[cfg(not(loom))]
+    pub(super) use crate::sys::{futex, membarrier};
+}

@@ -47,6 +47,8 @@
 //! A hostile peer can store anything anywhere. Positions are masked before they address a cell,
 //! every loop is bounded, and words that no history leads to are reported as corruption.
 
+#[cfg(all(test, loom))]
+mod loom_models;
 mod memory;
 mod recover;
 mod word;
@@ -413,6 +415,8 @@ impl<M: Memory> Core<M> {
 
     /// Whether nothing is inside, not even a claimed position.
     pub(crate) fn is_empty(&self) -> bool {
+        // Acquire, the head first: the tail is never seen behind it, so if they are equal nothing was
+        // inside when the tail was read.
         let head = self.memory.head().load(Ordering::Acquire);
         self.memory.tail().load(Ordering::Acquire) == head
     }

@@ -33,6 +33,8 @@ enum Owner {
 impl<M: Memory> Core<M> {
     /// Whether the next pop, or push, waits for somebody who has claimed its cell before.
     pub(crate) fn blocked(&self, end: End) -> Blocked {
+        // Acquire: pairs with the claims. One's own end first: if it is out of date, so is the cell,
+        // which is past it then.
         match end {
             End::Consumer => {
                 let head = self.memory.head().load(Ordering::Acquire);
@@ -141,6 +143,7 @@ impl<M: Memory> Core<M> {
     }
 
     fn sweep_end(&self, index: u32, end: End, alive: &dyn Fn(u32) -> bool) -> bool {
+        // Acquire: pairs with the store; its owner's last accesses are visible by its lock besides.
         let intent = Intent(self.memory.intent(index, end).load(Ordering::Acquire));
         let claimed = match end {
             End::Producer => self.memory.tail(),

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""Shows that the models and tests notice what they are there for: makes the library wrong in one
+place, in a copy of the source, and expects a named test to fail. docs/verification.md has the list.
+
+usage: tests/mutants.py            all of them
+       tests/mutants.py NAME...    these
+       tests/mutants.py --list     names, places and tests, as a table
+
+A mutant whose text is not found exactly once no longer says anything: that is a failure, too. One
+that does not compile proves nothing and fails as well.
+"""
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MPMC, RECOVER = "src/ring/mpmc/mod.rs", "src/ring/mpmc/recover.rs"
+SPSC, EVENT, OPEN = "src/ring/spsc.rs", "src/sync/event_count.rs", "src/object/open.rs"
+
+
+class Mutant:
+    def __init__(self, name, what, file, caught_by, *changes):
+        self.name, self.what, self.file = name, what, file
+        self.caught_by, self.changes = caught_by, changes
+        # A "model" is run under loom; else this is a test program.
+        self.program, self.test = caught_by.split(" ", 1)
+
+
+MUTANTS = [
+    Mutant(
+        "publish-relaxed", "an item's publication is not a release",
+        MPMC, "model ring::mpmc::loom_models::two_producers_and_a_consumer",
+        ("store(self.laps.full(position), Ordering::Release)",
+         "store(self.laps.full(position), Ordering::Relaxed)")),
+    Mutant(
+        "free-relaxed", "freeing a cell is not a release",
+        MPMC, "model ring::mpmc::loom_models::two_producers_and_a_consumer_at_one_cell",
+        ("store(self.laps.next_free(position), Ordering::Release)",
+         "store(self.laps.next_free(position), Ordering::Relaxed)")),
+    Mutant(
+        "look-relaxed", "looking at a cell is not an acquire",
+        MPMC, "model ring::mpmc::loom_models::two_producers_and_a_consumer",
+        ("self.memory.cell(position).load(Ordering::Acquire), position)",
+         "self.memory.cell(position).load(Ordering::Relaxed), position)")),
+    Mutant(
+        "publish-before-payload", "a position is published before its item is written",
+        MPMC, "model ring::mpmc::loom_models::two_producers_and_a_consumer",
+        ("            unsafe { self.memory.write(position, items.add(i as usize * size)) };\n"
+         "            self.publish(position);\n",
+         "            self.publish(position);\n"
+         "            unsafe { self.memory.write(position, items.add(i as usize * size)) };\n")),
+    Mutant(
+        "release-before-read", "a cell is freed before its item is copied out",
+        MPMC, "model ring::mpmc::loom_models::two_producers_and_a_consumer_at_one_cell",
+        ("                unsafe { self.memory.read(position, items.add(taken as usize * size)) };\n"
+         "                self.free(position);\n",
+         "                self.free(position);\n"
+         "                unsafe { self.memory.read(position, items.add(taken as usize * size)) };\n")),
+    Mutant(
+        "intent-after-claim", "the intent is announced after the claim",
+        MPMC, "model ring::mpmc::loom_models::a_killed_producer",
+        ("                intent.store(Intent::new(position, run).0, Ordering::Release);\n", ""),
+        ("                    Ok(_) => return Ok(Some(Run { position, count: run })),",
+         "                    Ok(_) => {\n"
+         "                        intent.store(Intent::new(position, run).0, Ordering::Release);\n"
+         "                        return Ok(Some(Run { position, count: run }));\n"
+         "                    }")),
+    Mutant(
+        "intent-cleared-early", "the intent is cleared before the publication",
+        MPMC, "model ring::mpmc::loom_models::a_killed_producer",
+        ("        for i in 0..run.count {\n            let position = run.position.wrapping_add(i);\n"
+         "            // SAFETY: claimed just now; `i` is",
+         "        self.memory.intent(me, End::Producer).store(Intent::NONE.0, Ordering::Release);\n"
+         "        for i in 0..run.count {\n            let position = run.position.wrapping_add(i);\n"
+         "            // SAFETY: claimed just now; `i` is")),
+    Mutant(
+        "intent-relaxed", "announcing the next position does not say that the last is finished",
+        MPMC, "model ring::mpmc::loom_models::a_busy_producer_is_not_taken_for_nobody",
+        ("intent.store(Intent::new(position, run).0, Ordering::Release)",
+         "intent.store(Intent::new(position, run).0, Ordering::Relaxed)")),
+    Mutant(
+        "claim-relaxed", "the claim does not carry the intent along",
+        MPMC, "model ring::mpmc::loom_models::a_killed_producer",
+        ("                    Ordering::AcqRel,\n                    Ordering::Acquire,\n",
+         "                    Ordering::Relaxed,\n                    Ordering::Relaxed,\n")),
+    Mutant(
+        "loser-keeps-intent", "who loses the race and gives up leaves its intent standing",
+        MPMC, "model ring::mpmc::loom_models::a_killed_producer_at_one_cell",
+        ("            if announced {\n", "            if announced && false {\n")),
+    Mutant(
+        "no-liveness-check", "a tombstone is put in the place of the living",
+        RECOVER, "model ring::mpmc::loom_models::the_living_are_not_robbed",
+        ("                if alive(index) {\n", "                if alive(index) && false {\n")),
+    Mutant(
+        "tombstone-frees", "a dead producer's cell is freed at once instead of skipped in order",
+        RECOVER, "model ring::mpmc::loom_models::a_killed_producer",
+        ("(self.laps.tombstone(position), None)", "(self.laps.next_free(position), None)")),
+    Mutant(
+        "resolve-stores", "recovery stores without comparing with what it had seen",
+        RECOVER, "model ring::mpmc::loom_models::a_killed_mender",
+        ("        if cell.compare_exchange(word, next, Ordering::AcqRel, Ordering::Acquire).is_ok()\n"
+         "            && let",
+         "        cell.store(next, Ordering::Release);\n        if let")),
+    Mutant(
+        "cleared-before-wake", "`armed` is cleared before anybody is woken",
+        EVENT, "model sync::event_count::loom_models::a_killed_notifier_leaves_its_sleepers_to_the_next_light",
+        ("        self.seq.fetch_add(2, Ordering::SeqCst);\n        futex::wake_all(&self.seq);\n", ""),
+        ("            self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);\n",
+         "            self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);\n"
+         "        self.seq.fetch_add(2, Ordering::SeqCst);\n        futex::wake_all(&self.seq);\n")),
+    Mutant(
+        "cleared-whatever-epoch", "a wake clears the tag of a later epoch, too",
+        EVENT, "model sync::event_count::loom_models::clearing_is_by_epoch_light",
+        ("            self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);",
+         "            self.armed.swap(armed & HEAVY, Ordering::Relaxed);")),
+    Mutant(
+        "no-membarrier", "a sleeper looks again without a barrier",
+        EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
+        ("if membarrier::barrier().is_ok() {", "if membarrier::barrier().is_ok() || true {"),
+        ("        if seen & HEAVY != 0 {\n            // Pairs with the fence in `serve`.",
+         "        if seen & HEAVY == 0 {\n            return Ticket { epoch, longest: slice };\n        }\n"
+         "        if seen & HEAVY != 0 {\n            // Pairs with the fence in `serve`.")),
+    Mutant(
+        "no-fence-in-arm", "a sleeper that cannot use membarrier looks again without a fence",
+        EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_heavy",
+        ("            fence(Ordering::SeqCst);\n            return Ticket { epoch, longest: slice };",
+         "            return Ticket { epoch, longest: slice };")),
+    Mutant(
+        "no-fence-in-wake", "a notifier that must fence does not",
+        EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_heavy",
+        ("            fence(Ordering::SeqCst);\n            armed = self.armed", "            armed = self.armed")),
+    Mutant(
+        "wake-without-seq", "a wake does not move the futex word",
+        EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
+        ("        self.seq.fetch_add(2, Ordering::SeqCst);\n", "")),
+    Mutant(
+        "tail-relaxed", "the commit of a one-to-one ring is not a release",
+        SPSC, "model ring::spsc::loom_models::one_by_one",
+        ("self.control().tail.0.store(index, Ordering::Release)",
+         "self.control().tail.0.store(index, Ordering::Relaxed)")),
+    Mutant(
+        "head-relaxed", "the producer's look at the head is not an acquire",
+        SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",
+        ("let head = self.control().head.0.load(Ordering::Acquire);\n        let used",
+         "let head = self.control().head.0.load(Ordering::Relaxed);\n        let used")),
+    Mutant(
+        "free-before-copy-out", "slots are given back before the items are copied out",
+        SPSC, "model ring::spsc::loom_models::one_by_one",
+        ("        // SAFETY: the slot is the consumer's until it is freed; the caller vouches for the buffer.\n",
+         "        self.free(side, index.wrapping_add(1));\n        side.index.set(index);\n"
+         "        // SAFETY: the slot is the consumer's until it is freed; the caller vouches for the buffer.\n")),
+    Mutant(
+        "commit-before-copy-in", "items are committed before they are copied in",
+        SPSC, "model ring::spsc::loom_models::one_by_one",
+        ("        // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.\n",
+         "        self.commit(side, index.wrapping_add(1));\n        side.index.set(index);\n"
+         "        // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.\n")),
+    Mutant(
+        "no-name-check", "an object is opened though its name leads elsewhere by now",
+        OPEN, "ring_stopped_opener the_name_is_looked_at_again",
+        ("if named::still_names(path, &status) { built.map(Some) } else { Ok(None) }",
+         "let _ = named::still_names(path, &status);\n        built.map(Some)")),
+]
+
+
+def run(command, tree, program):
+    environment = dict(os.environ, CARGO_TERM_COLOR="never")
+    target = pathlib.Path(environment.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+    environment["CARGO_TARGET_DIR"] = str(target / "mutants" / ("loom" if program == "model" else "real"))
+    environment["CARGO_PROFILE_RELEASE_DEBUG"] = "false"
+    environment["CARGO_INCREMENTAL"] = "0"
+    environment["RUSTFLAGS"] = "--cfg loom -Awarnings" if program == "model" else "-Awarnings"
+    try:
+        return subprocess.run(command, cwd=tree, env=environment, timeout=300,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except subprocess.TimeoutExpired as late:
+        return subprocess.CompletedProcess(command, 124, str(late.stdout or ""))
+
+
+def caught(mutant, tree):
+    """None if the mutant was caught, else what went wrong."""
+    path = tree / mutant.file
+    original = path.read_text()
+    text = original
+    for old, new in mutant.changes:
+        if text.count(old) != 1:
+            return f"found {text.count(old)} times in {mutant.file}, not once: {old.strip()[:70]!r}"
+        text = text.replace(old, new)
+    path.write_text(text)
+    try:
+        which = ["--release", "--lib"] if mutant.program == "model" else ["--test", mutant.program]
+        cargo = ["cargo", "test", "--locked", *which]
+        built = run([*cargo, "--no-run"], tree, mutant.program)
+        if built.returncode != 0:
+            return "does not compile:\n" + built.stdout[-3000:]
+        tested = run([*cargo, mutant.test], tree, mutant.program)
+        if tested.returncode == 124:
+            return "its test does not end"
+        if "running 0 tests" in tested.stdout or "\nrunning " not in tested.stdout:
+            return f"no such test: {mutant.test}"
+        if tested.returncode == 0:
+            return f"NOT CAUGHT by {mutant.test}"
+        return None
+    finally:
+        path.write_text(original)
+
+
+def main():
+    if sys.argv[1:] == ["--list"]:
+        for mutant in MUTANTS:
+            test = mutant.test if mutant.program == "model" else f"tests/{mutant.program}.rs {mutant.test}"
+            print(f"| `{mutant.name}` | {mutant.what} | `{mutant.file}` | `{test}` |")
+        return 0
+    names = sys.argv[1:] or [mutant.name for mutant in MUTANTS]
+    chosen = {mutant.name: mutant for mutant in MUTANTS}
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        tree = pathlib.Path(scratch) / "tree"
+        tree.mkdir()
+        for part in ["src", "tests", "include"]:
+            shutil.copytree(ROOT / part, tree / part)
+        for part in ["Cargo.toml", "Cargo.lock", "build.rs"]:
+            shutil.copy2(ROOT / part, tree / part)
+        for name in names:
+            start = time.monotonic()
+            trouble = caught(chosen[name], tree)
+            print(f"{name}: {trouble or 'caught'} ({time.monotonic() - start:.0f} s)", flush=True)
+            failures += trouble is not None
+    print(f"{len(names) - failures} of {len(names)} caught")
+    return 1 if failures else 0
+
+
+sys.exit(main())
