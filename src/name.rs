@@ -24,6 +24,8 @@ const NAME_MAX: usize = 255;
 pub(crate) enum Kind {
     Shm,
     Sem,
+    /// A semaphore of ours.
+    Undo,
     Ring,
 }
 
@@ -32,6 +34,7 @@ impl Kind {
         match self {
             Self::Shm => b"",
             Self::Sem => b"sem.",
+            Self::Undo => b"mdg.sem.",
             Self::Ring => b"mdg.ring.",
         }
     }
@@ -39,7 +42,7 @@ impl Kind {
     const fn word(self) -> &'static str {
         match self {
             Self::Shm => "segment",
-            Self::Sem => "semaphore",
+            Self::Sem | Self::Undo => "semaphore",
             Self::Ring => "ring",
         }
     }
@@ -114,7 +117,9 @@ mod tests {
 
     #[test]
     fn length_counts_the_prefix() {
-        for (kind, fits) in [(Kind::Shm, 255), (Kind::Sem, 251), (Kind::Ring, 246)] {
+        for (kind, fits) in
+            [(Kind::Shm, 255), (Kind::Sem, 251), (Kind::Undo, 247), (Kind::Ring, 246)]
+        {
             assert!(Name::new(kind, &vec![b'n'; fits]).is_ok());
             assert!(Name::new(kind, &[b"/", &vec![b'n'; fits][..]].concat()).is_ok());
             let error = Name::new(kind, &vec![b'n'; fits + 1]).unwrap_err();

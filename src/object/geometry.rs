@@ -20,6 +20,9 @@ pub(crate) const KIND_MPMC: u32 = 2;
 /// One producer, many consumers that each see every item.
 pub(crate) const KIND_BROADCAST: u32 = 3;
 
+/// A semaphore whose permits come back; its items are the records of its participants.
+pub(crate) const KIND_SEM: u32 = 16;
+
 /// What an object is: everything else in its layout follows from this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {

@@ -11,8 +11,8 @@ mod role;
 mod superblock;
 
 pub(crate) use geometry::{
-    CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, LINE, MAX_HANDLES_LIMIT,
-    PARTICIPANTS_OFFSET,
+    CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, LINE,
+    MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET,
 };
 pub(crate) use open::{Object, Request, unlink};
 pub(crate) use participant::{Participant, Slot};

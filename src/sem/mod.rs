@@ -7,6 +7,8 @@
 //! maps whatever it finds and faults later if that is too short, and a maker killed inside it can
 //! leave a temporary file. Everything done *to* a semaphore is the C library's.
 
+mod undo;
+
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -21,6 +23,8 @@ use crate::name::{Kind, Name};
 use crate::shm::{Mapping, Place, named};
 use crate::sys::semaphore;
 use crate::time::{Deadline, Timeout};
+
+pub use undo::{Holder, Permit, UndoOptions, UndoSemaphore};
 
 /// The greatest value of a semaphore: `SEM_VALUE_MAX` of Linux's C libraries.
 pub const VALUE_MAX: u32 = i32::MAX as u32;

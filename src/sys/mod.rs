@@ -7,6 +7,7 @@ pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
+pub(crate) mod latch;
 pub(crate) mod lock;
 pub(crate) mod membarrier;
 pub(crate) mod pipe;
