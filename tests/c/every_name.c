@@ -108,6 +108,7 @@ static void sem(void)
 {
     mdg_sem_opts opts = {.size = sizeof opts, .value = 1, .kind = MDG_SEM_POSIX};
     mdg_sem *sem, *same;
+    mdg_sem_holder holder;
     sem_t memory;
     EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT | O_EXCL, 0600) == 0);
     EXPECT(mdg_sem_wait(sem, MDG_FOREVER) == 0 && mdg_sem_wait(sem, MDG_NOWAIT) == -EAGAIN);
@@ -115,7 +116,15 @@ static void sem(void)
     EXPECT(mdg_sem_unlink(name) == 0);
     mdg_sem_close(sem);
     opts.kind = MDG_SEM_UNDO;
-    EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT, 0600) == -ENOSYS);
+    opts.flags = MDG_SEM_TELL;
+    opts.max_handles = 2;
+    EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_sem_wait(sem, MDG_FOREVER) == 0 && mdg_sem_holders(sem, &holder, 1) == 1);
+    EXPECT(holder.pid == (uint32_t)getpid() && holder.count == 1 && holder.alive == 1);
+    mdg_sem_close(sem);
+    opts.value = MDG_SEM_UNDO_VALUE_MAX + 1;
+    EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT, 0600) == -EINVAL);
+    EXPECT(mdg_sem_unlink(name) == 0 && mdg_sem_unlink(name) == -ENOENT);
     EXPECT(mdg_sem_init(&sem, &memory, MDG_SEM_VALUE_MAX) == 0);
     EXPECT(mdg_sem_attach(&same, &memory) == 0 && mdg_sem_post(same) == -EOVERFLOW);
     mdg_sem_close(same);

@@ -9,6 +9,7 @@ pub mod process;
 pub mod ring_face;
 pub mod sem_face;
 pub mod shm_face;
+pub mod undo_face;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
