@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Sem,
     /// A semaphore of ours.
     Undo,
+    Mutex,
+    Cond,
     Ring,
 }
 
@@ -35,6 +37,8 @@ impl Kind {
             Self::Shm => b"",
             Self::Sem => b"sem.",
             Self::Undo => b"mdg.sem.",
+            Self::Mutex => b"mdg.mutex.",
+            Self::Cond => b"mdg.cond.",
             Self::Ring => b"mdg.ring.",
         }
     }
@@ -43,6 +47,8 @@ impl Kind {
         match self {
             Self::Shm => "segment",
             Self::Sem | Self::Undo => "semaphore",
+            Self::Mutex => "mutex",
+            Self::Cond => "condition variable",
             Self::Ring => "ring",
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use libc::{O_CREAT, O_EXCL};
-use madang::ffi::sem::{MDG_SEM_UNDO_VALUE_MAX, mdg_sem_holders};
+use madang::ffi::sem::{MDG_SEM_UNDO_VALUE_MAX, mdg_sem_holder, mdg_sem_holders};
 use madang::sem::{AnySemaphore, Holder, Semaphore, UndoOptions, UndoSemaphore};
 use madang::shm::Shm;
 use madang::{Access, Creation, OpenFlags, Timeout};
@@ -409,6 +409,11 @@ fn kinds_side_by_side<S: Undo>() {
     assert_eq!(refused(posix(0)), Errno::ENOENT);
     assert_eq!(refused(S::open(&name.0, &value(0), 0, 0)), Errno::ENOENT);
     assert_eq!(refused(S::unlink(&name.0)), Errno::ENOENT);
+    let mut row = [mdg_sem_holder { pid: 7, count: 7, alive: 7 }];
+    // SAFETY: a live handle; no rows are asked for, and none written.
+    let none = answer(|| unsafe { mdg_sem_holders(theirs.0, row.as_mut_ptr(), 0) });
+    refused_with(none, libc::EINVAL, "MDG_SEM_UNDO");
+    assert_eq!(row[0].pid, 7);
     drop(posix(NEW).unwrap());
     S::unlink(&name.0).unwrap();
     drop(S::open(&name.0, &value(0), NEW, 0o600).unwrap());

@@ -3,6 +3,7 @@
 //!
 //! The layout is specified byte by byte in `docs/layout.md`.
 
+mod area;
 mod geometry;
 mod open;
 mod participant;
@@ -10,6 +11,8 @@ mod region;
 mod role;
 mod superblock;
 
+pub use area::{Area, CondArea, MutexArea};
+pub(crate) use area::{COND_SIZE, MUTEX_SIZE};
 pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, LINE,
     MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET,

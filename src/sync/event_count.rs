@@ -72,13 +72,29 @@ impl EventCount {
         compiler_fence(Ordering::SeqCst);
         let armed = self.armed.load(Ordering::Relaxed);
         if armed != 0 {
-            self.wake(armed);
+            self.wake(armed, futex::ALL);
         }
+    }
+
+    /// As [`EventCount::notify`], for who needs only one sleeper. The others stay asleep until their
+    /// slice is over, and see then that the epoch has passed.
+    pub(crate) fn notify_one(&self) {
+        compiler_fence(Ordering::SeqCst);
+        let armed = self.armed.load(Ordering::Relaxed);
+        if armed != 0 {
+            self.wake(armed, 1);
+        }
+    }
+
+    /// Makes it new again; nobody uses it.
+    pub(crate) fn reset(&self) {
+        self.seq.store(0, Ordering::Relaxed);
+        self.armed.store(0, Ordering::Relaxed);
     }
 
     #[cold]
     #[inline(never)]
-    fn wake(&self, mut armed: u32) {
+    fn wake(&self, mut armed: u32, most: u32) {
         if armed & HEAVY != 0 {
             // Pairs with the fence in `arm`.
             fence(Ordering::SeqCst);
@@ -88,7 +104,10 @@ impl EventCount {
             }
         }
         self.seq.fetch_add(2, Ordering::SeqCst);
-        futex::wake_all(&self.seq);
+        if futex::wake(&self.seq, most) >= most {
+            // Others may still sleep.
+            return;
+        }
         // Failure: somebody armed in a later epoch, and that tag must stay.
         let _ =
             self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);
@@ -173,7 +192,7 @@ mod tests {
         event.seq.fetch_add(2, Ordering::Relaxed);
         event.arm(SLICE);
         assert_ne!(event.armed.load(Ordering::Relaxed), served);
-        event.wake(served);
+        event.wake(served, futex::ALL);
         assert_ne!(event.armed.load(Ordering::Relaxed), 0);
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod identity;
 pub(crate) mod latch;
 pub(crate) mod lock;
 pub(crate) mod membarrier;
+pub(crate) mod mutex;
 pub(crate) mod pipe;
 pub(crate) mod semaphore;
 pub(crate) mod wipe;

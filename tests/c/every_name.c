@@ -131,6 +131,33 @@ static void sem(void)
     mdg_sem_close(sem);
 }
 
+static void mutex(void)
+{
+    static long long memory[(MDG_MUTEX_SIZE + MDG_COND_SIZE) / sizeof(long long)];
+    void *behind = (char *)memory + MDG_MUTEX_SIZE;
+    mdg_mutex *mutex, *same;
+    mdg_cond *cond, *other;
+    EXPECT(mdg_mutex_open(&mutex, name, O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_mutex_lock(mutex, MDG_FOREVER) == 0 && mdg_mutex_lock(mutex, 0) == -EDEADLK);
+    EXPECT(mdg_mutex_consistent(mutex) == -EINVAL && mdg_mutex_unlock(mutex) == 0);
+    EXPECT(mdg_mutex_unlink(name) == 0);
+    mdg_mutex_close(mutex);
+    EXPECT(mdg_cond_open(&cond, name, O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_cond_unlink(name) == 0);
+    mdg_cond_close(cond);
+    EXPECT(mdg_mutex_init(&mutex, memory) == 0 && mdg_mutex_attach(&same, memory) == 0);
+    EXPECT(mdg_cond_init(&cond, behind) == 0 && mdg_cond_attach(&other, behind) == 0);
+    EXPECT(mdg_cond_wait(cond, mutex, MDG_NOWAIT) == -EPERM && mdg_mutex_unlock(same) == -EPERM);
+    EXPECT(mdg_mutex_lock(mutex, MDG_NOWAIT) == 0);
+    EXPECT(mdg_cond_wait(cond, same, 1000) == -ETIMEDOUT);
+    EXPECT(mdg_cond_signal(cond) == 0 && mdg_cond_broadcast(other) == 0);
+    EXPECT(mdg_mutex_unlock(same) == 0);
+    mdg_mutex_close(same);
+    mdg_mutex_close(mutex);
+    mdg_cond_close(other);
+    mdg_cond_close(cond);
+}
+
 static void pipes(void)
 {
     int fds[2], parent[2], child[2], fifo, i;
@@ -163,6 +190,7 @@ int main(void)
     shm();
     ring();
     sem();
+    mutex();
     pipes();
     return 0;
 }

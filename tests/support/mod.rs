@@ -4,6 +4,7 @@
 
 pub mod confine;
 pub mod face;
+pub mod mutex_face;
 pub mod pipe_face;
 pub mod process;
 pub mod ring_face;
