@@ -7,16 +7,20 @@ exceptions, views, fork, Ctrl-C).
 
 from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
+from .mutex import Cond, Mutex
 from .pipe import MESSAGE_MAX, Fifo, Pipe
 from .ring import Ring, RingEnd, RingStats
-from .sem import Semaphore
+from .sem import Holder, Semaphore
 from .shm import Shm
 
 __all__ = [
+    "Cond",
     "FOREVER",
     "Fifo",
+    "Holder",
     "INHERIT",
     "MESSAGE_MAX",
+    "Mutex",
     "NOWAIT",
     "OwnerDead",
     "Pipe",
