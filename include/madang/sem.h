@@ -160,7 +160,8 @@ int mdg_sem_attach(struct mdg_sem **sem,
  * there); -ETIMEDOUT; -EINTR (a signal was caught, whatever SA_RESTART says); -EOVERFLOW
  * (MDG_SEM_UNDO: the handle holds MDG_SEM_UNDO_VALUE_MAX); -EBADMSG (MDG_SEM_UNDO: its contents are
  * corrupt); -EMFILE, -ENOMEM (MDG_SEM_UNDO, in a forked child's first call); -EINVAL (NULL); -EBADF;
- * with all but -EOWNERDEAD no permit is taken. Who waits finds the dead within 100 ms; who never waits
+ * with all but -EOWNERDEAD no permit is taken. A permit that is free is taken without a look at who
+ * lives. Who waits finds the dead within 100 ms; who never waits
  * looks for them once in 10 ms. Thread-safe; not async-signal-safe; not a cancellation point.
  */
 int mdg_sem_wait(struct mdg_sem *sem,

@@ -151,7 +151,7 @@ impl Intent {
         Self { number: word as u32 & NUMBER, kind, done: word & DONE != 0 }
     }
 
-    fn new(number: u32, kind: Kind) -> u64 {
+    fn announced(number: u32, kind: Kind) -> u64 {
         let kind = match kind {
             Kind::Take => 1,
             Kind::Give => 2,
@@ -266,7 +266,7 @@ impl<M: Memory> Core<M> {
             let Some(next) = change(last) else { return Ok(None) };
             if !announced {
                 // Before the commit: its Release makes the intent visible to who sees the commit.
-                self.memory.store(Place::Intent(me), Intent::new(number, kind));
+                self.memory.store(Place::Intent(me), Intent::announced(number, kind));
                 announced = true;
             }
             self.help(last)?;

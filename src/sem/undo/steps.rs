@@ -48,10 +48,9 @@ impl Replay<'_> {
             return *answer;
         }
         // What this process alone writes: when it is read makes no difference to anybody.
-        if at != Place::Holding(self.me) || !is_load {
-            if !self.may_step.replace(false) {
-                resume_unwind(Box::new(Stop));
-            }
+        let private = is_load && at == Place::Holding(self.me);
+        if !private && !self.may_step.replace(false) {
+            resume_unwind(Box::new(Stop));
         }
         let answer = access(&mut self.words.borrow_mut()[index(at)]);
         self.answers.borrow_mut().push(answer);
@@ -310,8 +309,8 @@ fn words_round_trip() {
     }
     for kind in [Kind::Take, Kind::Give, Kind::GiveAllBack] {
         let intent = Intent { number: NUMBER, kind: Some(kind), done: false };
-        assert_eq!(Intent::of(Intent::new(NUMBER, kind)), intent);
-        assert!(Intent::of(Intent::new(5, kind) | DONE).done);
+        assert_eq!(Intent::of(Intent::announced(NUMBER, kind)), intent);
+        assert!(Intent::of(Intent::announced(5, kind) | DONE).done);
     }
     assert_eq!(Holding { number: NUMBER, held: 0 }.next(), 1, "0 means none yet");
 }
