@@ -12,7 +12,7 @@ use std::process::Command;
 
 use support::{c_compiler, compile_c, library_dir, root, scratch};
 
-const MECHANISMS: [&str; 6] = ["base", "mutex", "pipe", "ring", "sem", "shm"];
+const MECHANISMS: [&str; 7] = ["base", "fd", "mutex", "pipe", "ring", "sem", "shm"];
 
 /// The module's own documentation becomes the comment at the top of its header.
 fn preamble(source: &str) -> String {
@@ -36,9 +36,13 @@ fn generate(mechanism: &str) -> String {
         sys_includes: ["stddef.h", "stdint.h", "sys/types.h"].map(String::from).to_vec(),
         ..cbindgen::Config::default()
     };
-    if mechanism != "base" {
-        config.sys_includes.push("madang/base.h".into());
-    }
+    let headers: &[&str] = match mechanism {
+        "base" => &[],
+        // Rings may lie in segments.
+        "ring" => &["madang/base.h", "madang/shm.h"],
+        _ => &["madang/base.h"],
+    };
+    config.sys_includes.extend(headers.iter().map(ToString::to_string));
     let bindings = cbindgen::Builder::new().with_config(config).with_src(&path).generate().unwrap();
     let mut text = Vec::new();
     bindings.write(&mut text);

@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <madang/base.h>
+#include <madang/shm.h>
 
 /**
  * Kind: one producer and one consumer at a time. The default.
@@ -29,6 +30,13 @@
  * Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
  */
 #define MDG_RING_BROADCAST 3
+
+/**
+ * Policy: no process waits for another that has begun an operation and not finished it, be it dead
+ * or stopped. For MDG_RING_MPMC; may be combined with one of the others. Costs time, and memory for
+ * two more items per handle that may be open.
+ */
+#define MDG_RING_STOPPROOF 1
 
 /**
  * Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
@@ -113,7 +121,8 @@ typedef struct mdg_ring_opts {
    */
   uint32_t max_handles;
   /**
-   * MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
+   * MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits. MDG_RING_STOPPROOF may
+   * be added.
    */
   uint32_t policy;
 } mdg_ring_opts;
@@ -201,7 +210,7 @@ typedef struct mdg_ring_stats {
    */
   uint64_t pending;
   /**
-   * MDG_RING_OVERWRITE, MDG_RING_FAIL.
+   * MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_FAIL.
    */
   uint32_t policy;
   /**
@@ -242,6 +251,81 @@ int mdg_ring_open(struct mdg_ring **ring,
                   const struct mdg_ring_opts *opts,
                   int oflag,
                   mode_t mode);
+
+/**
+ * Bytes that a ring with these options takes up in a segment: a multiple of 4096. opts needs
+ * capacity and item_size.
+ *
+ * Returns the bytes, or: -EINVAL (NULL, no capacity or item_size, an unknown kind or policy);
+ * -E2BIG; -EOVERFLOW (larger than any memory). Thread-safe; async-signal-safe as long as it succeeds.
+ */
+ssize_t mdg_ring_footprint(const struct mdg_ring_opts *opts);
+
+/**
+ * Makes a ring inside a segment: at offset, a multiple of 4096, where mdg_ring_footprint bytes are
+ * free for it. Many rings, and other data, can so share one segment and one descriptor. What was in
+ * that place is overwritten, unless it is a ring that living handles use.
+ *
+ * *ring receives a handle; oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. Others
+ * find the ring by mdg_ring_attach on their own mapping of the segment, complete or not at all. The
+ * handle may outlive shm, whose descriptor it keeps; the segment must not be resized to end before
+ * the ring does, which is SIGBUS for everyone who uses it. Permissions are the segment's: every
+ * handle needs read and write.
+ *
+ * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
+ * unknown kind, policy or oflag bit); -E2BIG; -EBADF; -ENOSPC (the segment ends before the ring);
+ * -EBUSY (living handles use a ring there, or another process is making one); -EACCES (shm is
+ * read-only); -EPROTO (shm is a device); -EOVERFLOW; -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no
+ * /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
+ * async-signal-safe.
+ */
+int mdg_ring_init(struct mdg_ring **ring,
+                  const mdg_shm *shm,
+                  size_t offset,
+                  const struct mdg_ring_opts *opts,
+                  int oflag);
+
+/**
+ * Opens the ring that mdg_ring_init has made at offset of a segment, which may be mapped at another
+ * address here. opts and oflag as in mdg_ring_open for a ring that exists.
+ *
+ * Returns 0, or: -EPROTO (no ring is there, or not complete yet; another layout or geometry; larger
+ * than the segment); -EBUSY (a living process has that end); -ESTALE (another ring is being made in
+ * its place); -EBADMSG; -EMFILE (no descriptor, or max_handles are open), or what mdg_ring_init
+ * returns but -ENOSPC. Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_attach(struct mdg_ring **ring,
+                    const mdg_shm *shm,
+                    size_t offset,
+                    const struct mdg_ring_opts *opts,
+                    int oflag);
+
+/**
+ * Opens the ring whose memory fd refers to, such as one that mdg_fd_receive gave: what
+ * mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
+ *
+ * oflag is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
+ * unless it is sealed against shrinking, so that its sender cannot make this process fault by
+ * truncating it. Anonymous rings are sealed. opts as in mdg_ring_open for a ring that exists.
+ *
+ * Returns 0, or: -EINVAL (NULL, other oflag bits); -E2BIG; -EBADF; -EPROTO (not a ring, another
+ * layout or geometry, not sealed as required); -EBUSY (a living process has that end); -EBADMSG;
+ * -EACCES (descriptor not open for reading and writing, or its file may not be opened again);
+ * -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_from_fd(struct mdg_ring **ring,
+                     int fd,
+                     const struct mdg_ring_opts *opts,
+                     int oflag);
+
+/**
+ * The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
+ * the handle: do not close it.
+ *
+ * Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment); -EBADF.
+ * Thread-safe; async-signal-safe as long as it succeeds.
+ */
+int mdg_ring_memory(const struct mdg_ring *ring);
 
 /**
  * Another handle on the same ring, for another thread or another end; also of an anonymous or
@@ -326,7 +410,9 @@ ssize_t mdg_ring_reserve(struct mdg_ring *ring,
 
 /**
  * Commits the first count items of the reserved run, in one step, and gives the rest back. A
- * count of 0 gives the whole run back.
+ * count of 0 gives the whole run back. With MDG_RING_STOPPROOF others may have filled the ring
+ * since; a commit still succeeds, and the ring then holds more than its capacity, by at most one item
+ * per handle.
  *
  * Returns 0, or: -EINVAL (NULL, or more than was reserved; the run stays); -EPIPE (shut down) or
  * -EBADMSG (corrupt), with nothing committed and the run given back; -EBADF. Not async-signal-safe.

@@ -5,14 +5,19 @@
 //! either side. No lock is involved; without anybody sleeping no operation enters the kernel.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::PoisonError;
 
 use nix::errno::Errno;
 
 use super::args::{self, Opaque};
 use super::guard::{Answer, guard, guard_or, guard_void};
+use super::shm::{MDG_SEALED, mdg_shm};
 use crate::error::{Error, Result};
+use crate::flags::Access;
 use crate::ring::{EndState, Kind, Options, Ring, Stats};
+use crate::shm::{Seals, Shm};
 use crate::time::{Nanos, Timeout};
 
 /// Kind: one producer and one consumer at a time. The default.
@@ -22,6 +27,10 @@ pub const MDG_RING_MPMC: u32 = 2;
 /// Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
 pub const MDG_RING_BROADCAST: u32 = 3;
 
+/// Policy: no process waits for another that has begun an operation and not finished it, be it dead
+/// or stopped. For MDG_RING_MPMC; may be combined with one of the others. Costs time, and memory for
+/// two more items per handle that may be open.
+pub const MDG_RING_STOPPROOF: u32 = 0x1;
 /// Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
 pub const MDG_RING_OVERWRITE: u32 = 0x2;
 /// Policy: a push into a full ring is -EAGAIN at once, whatever its timeout.
@@ -78,7 +87,8 @@ pub struct mdg_ring_opts {
     pub kind: u32,
     /// Handles that may be open at once, in all processes: at most 4096, 64 by default.
     pub max_handles: u32,
-    /// MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
+    /// MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits. MDG_RING_STOPPROOF may
+    /// be added.
     pub policy: u32,
 }
 
@@ -127,7 +137,7 @@ pub struct mdg_ring_stats {
     pub lost: u64,
     /// Places that a producer has claimed and not filled yet; not in `written`. MDG_RING_MPMC only.
     pub pending: u64,
-    /// MDG_RING_OVERWRITE, MDG_RING_FAIL.
+    /// MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_FAIL.
     pub policy: u32,
     /// 0.
     pub reserved: u32,
@@ -181,6 +191,148 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
     })
 }
 
+/// [`mdg_ring_push`] when it has to wait, or to fail. This and its like are functions by themselves,
+/// and `extern "C"`, which cannot unwind, so that the fast paths of the entries need no stack.
+///
+/// # Safety
+/// As for [`mdg_ring_push`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn push_slowly(
+    ring: *mut mdg_ring,
+    item: *const c_void,
+    timeout_ns: i64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
+            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// [`mdg_ring_pop`] when it has to wait, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_pop`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn pop_slowly(ring: *mut mdg_ring, item: *mut c_void, timeout_ns: i64) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
+            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// [`mdg_ring_push_many`] when it has to wait, to push fewer, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_push_many`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn push_many_slowly(
+    ring: *mut mdg_ring,
+    items: *const c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items, count, ring)?;
+            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
+                .map(self::count)
+        })
+    }
+}
+
+/// [`mdg_ring_pop_many`] when it has to wait, to pop fewer, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_pop_many`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn pop_many_slowly(
+    ring: *mut mdg_ring,
+    items: *mut c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items.cast_const(), count, ring)?;
+            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
+        })
+    }
+}
+
+/// [`mdg_ring_push`] where many push; else the slow way.
+///
+/// # Safety
+/// As for [`mdg_ring_push`], with a live handle and an item.
+#[inline(never)]
+unsafe extern "C" fn push_straight(
+    live: &Ring,
+    item: *const c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if live.push_straight(item.cast()) {
+            return 0;
+        }
+        push_slowly(ring, item, timeout_ns)
+    }
+}
+
+/// [`mdg_ring_pop`] where many pop; else the slow way.
+///
+/// # Safety
+/// As for [`mdg_ring_pop`], with a live handle and a buffer.
+#[inline(never)]
+unsafe extern "C" fn pop_straight(
+    live: &Ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if live.pop_straight(item.cast()) {
+            return 0;
+        }
+        pop_slowly(ring, item, timeout_ns)
+    }
+}
+
+/// [`mdg_ring_push`] of an item of any size, with room for it.
+///
+/// # Safety
+/// As for `Ring::push_at_once` with one item.
+#[inline(never)]
+unsafe extern "C" fn push_sized(ring: &Ring, item: *const u8) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ring.push_at_once(item, 1) };
+    0
+}
+
+/// [`mdg_ring_pop`] of an item of any size that is there.
+///
+/// # Safety
+/// As for `Ring::pop_at_once` with one item.
+#[inline(never)]
+unsafe extern "C" fn pop_sized(ring: &Ring, item: *mut u8) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ring.pop_at_once(item, 1) };
+    0
+}
+
 /// Opens, or makes, the ring `name`, or an anonymous one if `name` is NULL.
 ///
 /// `*ring` receives a handle to be closed with mdg_ring_close. `oflag`: O_WRONLY takes the producing
@@ -232,6 +384,175 @@ pub unsafe extern "C" fn mdg_ring_open(
     })
 }
 
+/// Bytes that a ring with these options takes up in a segment: a multiple of 4096. `opts` needs
+/// capacity and item_size.
+///
+/// Returns the bytes, or: -EINVAL (NULL, no capacity or item_size, an unknown kind or policy) ·
+/// -E2BIG · -EOVERFLOW (larger than any memory). Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_footprint(opts: *const mdg_ring_opts) -> libc::ssize_t {
+    guard(|| {
+        // SAFETY: the caller's promise; integers only.
+        let opts = unsafe { args::options(opts, "mdg_ring_opts") }?;
+        Ring::footprint(&options(opts)?).map(count)
+    })
+}
+
+/// Makes a ring inside a segment: at `offset`, a multiple of 4096, where mdg_ring_footprint bytes are
+/// free for it. Many rings, and other data, can so share one segment and one descriptor. What was in
+/// that place is overwritten, unless it is a ring that living handles use.
+///
+/// `*ring` receives a handle; `oflag` is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. Others
+/// find the ring by mdg_ring_attach on their own mapping of the segment, complete or not at all. The
+/// handle may outlive `shm`, whose descriptor it keeps; the segment must not be resized to end before
+/// the ring does, which is SIGBUS for everyone who uses it. Permissions are the segment's: every
+/// handle needs read and write.
+///
+/// Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
+/// unknown kind, policy or oflag bit) · -E2BIG · -EBADF · -ENOSPC (the segment ends before the ring) ·
+/// -EBUSY (living handles use a ring there, or another process is making one) · -EACCES (`shm` is
+/// read-only) · -EPROTO (`shm` is a device) · -EOVERFLOW · -EMFILE · -ENFILE · -ENOMEM · -ENOENT (no
+/// /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
+/// async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `shm` is NULL or a handle; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_init(
+    ring: *mut *mut mdg_ring,
+    shm: *const mdg_shm,
+    offset: usize,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        in_segment(ring, shm, opts, oflag, |shm, opts, access| {
+            Ring::init(shm, offset, opts, access)
+        })
+    }
+}
+
+/// Opens the ring that mdg_ring_init has made at `offset` of a segment, which may be mapped at another
+/// address here. `opts` and `oflag` as in mdg_ring_open for a ring that exists.
+///
+/// Returns 0, or: -EPROTO (no ring is there, or not complete yet; another layout or geometry; larger
+/// than the segment) · -EBUSY (a living process has that end) · -ESTALE (another ring is being made in
+/// its place) · -EBADMSG · -EMFILE (no descriptor, or max_handles are open), or what mdg_ring_init
+/// returns but -ENOSPC. Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `shm` is NULL or a handle; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_attach(
+    ring: *mut *mut mdg_ring,
+    shm: *const mdg_shm,
+    offset: usize,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        in_segment(ring, shm, opts, oflag, |shm, opts, access| {
+            Ring::attach_to(shm, offset, opts, access)
+        })
+    }
+}
+
+/// Opens the ring whose memory `fd` refers to, such as one that mdg_fd_receive gave: what
+/// mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
+///
+/// `oflag` is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
+/// unless it is sealed against shrinking, so that its sender cannot make this process fault by
+/// truncating it. Anonymous rings are sealed. `opts` as in mdg_ring_open for a ring that exists.
+///
+/// Returns 0, or: -EINVAL (NULL, other oflag bits) · -E2BIG · -EBADF · -EPROTO (not a ring, another
+/// layout or geometry, not sealed as required) · -EBUSY (a living process has that end) · -EBADMSG ·
+/// -EACCES (descriptor not open for reading and writing, or its file may not be opened again) ·
+/// -EMFILE · -ENFILE · -ENOMEM · -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_from_fd(
+    ring: *mut *mut mdg_ring,
+    fd: c_int,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+) -> c_int {
+    guard(|| {
+        let what = "mdg_ring_from_fd";
+        let out = args::out(ring, "mdg_ring_from_fd: ring")?;
+        // SAFETY: the caller's promise; integers only.
+        let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
+        let access = access(oflag & !MDG_SEALED, what)?;
+        let seals = if oflag & MDG_SEALED != 0 { Seals::Required } else { Seals::Unchecked };
+        if fd < 0 {
+            return Err(Error::new(Errno::EBADF, format!("{what}: descriptor {fd}")));
+        }
+        // SAFETY: not -1; the kernel says EBADF if it is not open, and it is borrowed for this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let made = Ring::from_fd(fd, &options, access, seals)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, made) };
+        Ok(0)
+    })
+}
+
+/// The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
+/// the handle: do not close it.
+///
+/// Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment) · -EBADF.
+/// Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `ring` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_memory(ring: *const mdg_ring) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { args::handle(ring) }?.memory();
+        let in_segment = || Error::new(Errno::EINVAL, "mdg_ring_memory: the ring is in a segment");
+        Ok(memory.ok_or_else(in_segment)?.as_raw_fd())
+    })
+}
+
+/// # Safety
+/// As for [`mdg_ring_init`].
+unsafe fn in_segment(
+    ring: *mut *mut mdg_ring,
+    shm: *const mdg_shm,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+    make: impl FnOnce(&Shm, &Options, Access) -> Result<Ring>,
+) -> c_int {
+    guard(|| {
+        let out = args::out(ring, "ring in a segment: ring")?;
+        // SAFETY: the caller's promise; integers only.
+        let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
+        let access = access(oflag, "ring in a segment")?;
+        // SAFETY: the caller's promise.
+        let shm = unsafe { args::handle(shm) }?;
+        let shm = shm.read().unwrap_or_else(PoisonError::into_inner);
+        let made = make(&shm, &options, access)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, made) };
+        Ok(0)
+    })
+}
+
+/// An oflag that is an access mode and nothing else.
+fn access(oflag: c_int, what: &str) -> Result<Access> {
+    if oflag & !libc::O_ACCMODE != 0 {
+        let text = format!("{what}: oflag takes an access mode only");
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    Ok(args::oflag(oflag, 0, what)?.access)
+}
+
 /// Another handle on the same ring, for another thread or another end; also of an anonymous or
 /// unlinked ring. `oflag` is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open.
 ///
@@ -248,13 +569,9 @@ pub unsafe extern "C" fn mdg_ring_dup(
 ) -> c_int {
     guard(|| {
         let out = args::out(copy, "mdg_ring_dup: copy")?;
-        if oflag & !libc::O_ACCMODE != 0 {
-            let text = "mdg_ring_dup: oflag takes an access mode only";
-            return Err(Error::new(Errno::EINVAL, text));
-        }
-        let flags = args::oflag(oflag, 0, "mdg_ring_dup")?;
+        let access = access(oflag, "mdg_ring_dup")?;
         // SAFETY: the caller's promise.
-        let made = unsafe { args::handle(ring) }?.duplicate(flags.access)?;
+        let made = unsafe { args::handle(ring) }?.duplicate(access)?;
         // SAFETY: checked above.
         unsafe { args::give(out, made) };
         Ok(0)
@@ -284,10 +601,17 @@ pub unsafe extern "C" fn mdg_ring_push(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
-            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !item.is_null() && live.has_room_for(1) => {
+                if live.item_size() != 8 {
+                    return push_sized(live, item.cast());
+                }
+                live.push_word(item.cast());
+                0
+            }
+            Some(live) if !item.is_null() => push_straight(live, item, timeout_ns, ring),
+            _ => push_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -311,10 +635,17 @@ pub unsafe extern "C" fn mdg_ring_pop(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
-            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !item.is_null() && live.has_items(1) => {
+                if live.item_size() != 8 {
+                    return pop_sized(live, item.cast());
+                }
+                live.pop_word(item.cast());
+                0
+            }
+            Some(live) if !item.is_null() => pop_straight(live, item, timeout_ns, ring),
+            _ => pop_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -335,11 +666,13 @@ pub unsafe extern "C" fn mdg_ring_push_many(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            check_items(items, count, ring)?;
-            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
-                .map(self::count)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !items.is_null() && count > 0 && live.has_room_for(count) => {
+                live.push_at_once(items.cast(), count);
+                self::count(count)
+            }
+            _ => push_many_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
@@ -359,10 +692,13 @@ pub unsafe extern "C" fn mdg_ring_pop_many(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            check_items(items.cast_const(), count, ring)?;
-            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !items.is_null() && count > 0 && live.has_items(count) => {
+                live.pop_at_once(items.cast(), count);
+                self::count(count)
+            }
+            _ => pop_many_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
@@ -398,7 +734,9 @@ pub unsafe extern "C" fn mdg_ring_reserve(
 }
 
 /// Commits the first `count` items of the reserved run, in one step, and gives the rest back. A
-/// `count` of 0 gives the whole run back.
+/// `count` of 0 gives the whole run back. With MDG_RING_STOPPROOF others may have filled the ring
+/// since; a commit still succeeds, and the ring then holds more than its capacity, by at most one item
+/// per handle.
 ///
 /// Returns 0, or: -EINVAL (NULL, or more than was reserved; the run stays) · -EPIPE (shut down) or
 /// -EBADMSG (corrupt), with nothing committed and the run given back · -EBADF. Not async-signal-safe.

@@ -4,6 +4,7 @@
 //! The layout is specified byte by byte in `docs/layout.md`.
 
 mod area;
+mod embed;
 mod geometry;
 mod open;
 mod participant;
@@ -13,9 +14,10 @@ mod superblock;
 
 pub use area::{Area, CondArea, MutexArea};
 pub(crate) use area::{COND_SIZE, MUTEX_SIZE};
+pub(crate) use embed::footprint;
 pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, LINE,
-    MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET,
+    MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET, POLICY_STOPPROOF, Pool,
 };
 pub(crate) use open::{Object, Request, unlink};
 pub(crate) use participant::{Participant, Slot};

@@ -6,8 +6,9 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
@@ -15,16 +16,13 @@ use nix::poll::{PollTimeout, poll};
 use super::geometry::Geometry;
 use super::participant::{self, Participant, Slot};
 use super::region::Region;
-use super::superblock::{SUPERBLOCK_LEN, Superblock};
+use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
-use crate::shm::{Mapping, named, sealed_memory};
+use crate::shm::{Mapping, named, require_seal, sealed_memory};
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
-
-/// The lock byte of those who remove the name.
-const ADMIN_BYTE: u64 = lock::BASE;
 
 /// What to open.
 pub(crate) struct Request<'a> {
@@ -38,13 +36,33 @@ pub(crate) struct Request<'a> {
     pub check: &'a dyn Fn(&Superblock, &str) -> Result<()>,
 }
 
+/// Where an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A file of its own that has, or had, a name.
+    Named,
+    /// A file of its own without a name.
+    Anonymous,
+    /// In a segment, from this offset on.
+    Segment(u64),
+}
+
+impl Place {
+    fn offset(self) -> u64 {
+        match self {
+            Self::Segment(offset) => offset,
+            Self::Named | Self::Anonymous => 0,
+        }
+    }
+}
+
 /// An object, mapped; shared by all that a handle does.
 #[derive(Debug)]
 pub(crate) struct Object {
     file: Anchor,
     region: Region,
     superblock: Superblock,
-    named: bool,
+    place: Place,
     /// Whether membarrier reaches this process.
     light: bool,
     what: String,
@@ -76,7 +94,7 @@ impl Object {
         build: impl Fn(Self) -> Result<T>,
     ) -> Result<Option<T>> {
         let Some(file) = named::open_regular(path, true, what)? else { return Ok(None) };
-        let object = Self::existing(file, true, what)?;
+        let object = Self::existing(file, Place::Named, what)?;
         (request.check)(&object.superblock, what)?;
         let status = named::status(object.file.file(), what)?;
         let built = build(object);
@@ -95,7 +113,7 @@ impl Object {
             named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
         let copy = new.file().try_clone().map_err(|error| no_descriptor(&error, what))?;
-        let object = Self::map(copy, superblock, true, what)?;
+        let object = Self::map(Arc::new(copy), superblock, Place::Named, what)?;
         let built = new.with_owner_access(what, || build(object))?;
         Ok(new.publish(path, what)?.map(|_file| built))
     }
@@ -104,40 +122,72 @@ impl Object {
         let what = "anonymous ring";
         let file = sealed_memory(c"madang", size_of_file(&geometry, what)?, false, what)?;
         initialise(&file, geometry, what)?;
-        Self::existing(file, false, what)
+        Self::existing(file, Place::Anonymous, what)
+    }
+
+    /// Opens the object that is the whole of what `fd` refers to. With `sealed` it is refused unless
+    /// nobody can ever shrink it.
+    pub(crate) fn from_fd(
+        fd: BorrowedFd<'_>,
+        sealed: bool,
+        check: &dyn Fn(&Superblock, &str) -> Result<()>,
+    ) -> Result<Self> {
+        let what = "ring from a descriptor";
+        if sealed {
+            require_seal(fd, what)?;
+        }
+        if !named::is_regular(&named::status(fd, what)?) {
+            return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
+        }
+        let copy = fd.try_clone_to_owned().map_err(|error| no_descriptor(&error, what))?;
+        let object = Self::existing(copy, Place::Anonymous, what)?;
+        check(&object.superblock, what)?;
+        Ok(object)
     }
 
     /// Checks and maps an object that is there.
-    fn existing(file: OwnedFd, named: bool, what: &str) -> Result<Self> {
-        let size = named::status(&file, what)?.st_size as u64;
-        let mut bytes = [0; SUPERBLOCK_LEN];
-        let file = File::from(file);
-        file.read_exact_at(&mut bytes, 0).map_err(|_| {
-            Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
-        })?;
-        let superblock = Superblock::decode(bytes, size, what)?;
-        Self::map(OwnedFd::from(file), superblock, named, what)
+    fn existing(file: OwnedFd, place: Place, what: &str) -> Result<Self> {
+        Self::existing_in(Arc::new(file), place, what)
     }
 
-    fn map(file: OwnedFd, superblock: Superblock, named: bool, what: &str) -> Result<Self> {
-        let region = Region::new(Mapping::new(&file, file_len(&superblock.geometry), true)?);
-        let file = Anchor::new(file).map_err(|errno| Error::from_kernel(errno, what))?;
+    pub(super) fn existing_in(file: Arc<OwnedFd>, place: Place, what: &str) -> Result<Self> {
+        let size = named::status(&file, what)?.st_size as u64;
+        let room = match place {
+            Place::Segment(offset) => Room::AtMost(size.saturating_sub(offset)),
+            Place::Named | Place::Anonymous => Room::Exactly(size),
+        };
+        let mut bytes = [0; SUPERBLOCK_LEN];
+        pread_exact(&file, &mut bytes, place.offset()).map_err(|_| {
+            Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
+        })?;
+        let superblock = Superblock::decode(bytes, room, what)?;
+        Self::map(file, superblock, place, what)
+    }
+
+    fn map(file: Arc<OwnedFd>, superblock: Superblock, place: Place, what: &str) -> Result<Self> {
+        let len = file_len(&superblock.geometry);
+        let region = Region::new(Mapping::part(&file, place.offset(), len, true)?);
+        let file =
+            Anchor::new(file, place.offset()).map_err(|errno| Error::from_kernel(errno, what))?;
         let light = membarrier::register().is_ok();
-        Ok(Self { file, region, superblock, named, light, what: what.to_owned() })
+        Ok(Self { file, region, superblock, place, light, what: what.to_owned() })
     }
 
     /// A second view of the same object, for another handle. Its geometry is the one that was
     /// checked when this one was opened: the superblock is not read again, a peer may have changed
     /// it.
     pub(crate) fn duplicate(&self) -> Result<Self> {
-        let file = self.file.file();
-        let size = named::status(file, &self.what)?.st_size as u64;
-        if Some(size) != self.geometry().total_size() {
+        let size = named::status(self.file.file(), &self.what)?.st_size as u64;
+        let needed = self.place.offset() + self.geometry().total_size().unwrap_or(0);
+        let fits = match self.place {
+            Place::Segment(_) => size >= needed,
+            Place::Named | Place::Anonymous => size == needed,
+        };
+        if !fits {
             let text = format!("{}: its size was changed to {size}", self.what);
             return Err(Error::new(Errno::EPROTO, text));
         }
-        let file = file.try_clone().map_err(|error| no_descriptor(&error, &self.what))?;
-        Self::map(file, self.superblock, self.named, &self.what)
+        Self::map(Arc::clone(self.file.file()), self.superblock, self.place, &self.what)
     }
 
     /// Takes a participant slot for this process: at opening, and again in a forked child. `sweep`
@@ -160,6 +210,10 @@ impl Object {
     /// Whether the process at slot `index` lives; "yes" for want of an answer.
     pub(crate) fn is_alive(&self, index: u32) -> bool {
         participant::is_alive(&self.file, index)
+    }
+
+    pub(super) fn superblock(&self) -> &Superblock {
+        &self.superblock
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {
@@ -185,11 +239,34 @@ impl Object {
         &self.file
     }
 
+    /// The descriptor of the object's own file; `None` if it lies in another's.
+    pub(crate) fn memory(&self) -> Option<BorrowedFd<'_>> {
+        match self.place {
+            Place::Named | Place::Anonymous => Some(self.file.file().as_fd()),
+            Place::Segment(_) => None,
+        }
+    }
+
     /// Whether the object had a name that is gone.
     pub(crate) fn is_unlinked(&self) -> bool {
-        self.named
+        self.place == Place::Named
             && named::status(self.file.file(), &self.what).is_ok_and(|status| status.st_nlink == 0)
     }
+}
+
+/// As `read_exact_at`, for a descriptor that is not ours alone.
+fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = (offset + done as u64) as libc::off_t;
+        match nix::sys::uio::pread(file, &mut bytes[done..], at) {
+            Ok(0) => return Err(Errno::EIO),
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 fn no_descriptor(error: &std::io::Error, what: &str) -> Error {
@@ -238,7 +315,7 @@ pub(crate) fn unlink(name: &Name) -> Result<()> {
             }
             Err(error) => return Err(error),
         };
-        let locked = lock::try_lock(file.as_fd(), ADMIN_BYTE);
+        let locked = lock::try_lock(file.as_fd(), lock::BASE + lock::ADMIN);
         if !locked.map_err(|errno| Error::from_kernel(errno, &what))? {
             // Another one is between its look and its unlink, a few microseconds; a millisecond
             // for each of the 1000 turns, should it have been stopped right there.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
-use super::geometry::{Geometry, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
+use super::geometry::{Geometry, MAX_HANDLES_LIMIT, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
 use super::region::{Region, Shared};
 use super::role::End;
 use crate::error::{Error, Result};
@@ -22,6 +22,9 @@ use crate::sys::lock::{Anchor, Token};
 /// Lock byte of slot 0; slot X has `SLOT_BYTE + 2 * X`. Beyond the end of any file: nothing is
 /// stored there.
 const SLOT_BYTE: u64 = 0x100;
+
+/// Lock bytes of an object, roles and slots, behind the admin byte.
+pub(super) const LOCK_BYTES: u64 = SLOT_BYTE + 2 * MAX_HANDLES_LIMIT as u64;
 
 const CLEAN: u32 = 0;
 const IN_USE: u32 = 1;

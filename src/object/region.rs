@@ -31,6 +31,11 @@ impl Region {
         Self { mapping }
     }
 
+    /// Whether the object was found shorter than it was: see `sys::sigbus`.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.mapping.is_cut()
+    }
+
     /// The structure at `offset`; `None` if it does not lie inside or is misaligned there.
     pub(crate) fn view<T: Shared>(&self, offset: u64) -> Option<&T> {
         let at = self.bytes(offset, size_of::<T>() as u64)?.cast::<T>();

@@ -259,7 +259,7 @@ mod tests {
     fn object() -> (Anchor, RoleWord) {
         let file = memfd_create(c"role", MFdFlags::MFD_CLOEXEC).unwrap();
         let word = RoleWord { word: AtomicU64::new(0), pid: AtomicU32::new(0) };
-        (Anchor::new(file).unwrap(), word)
+        (Anchor::new(file.into(), 0).unwrap(), word)
     }
 
     #[test]

@@ -22,6 +22,15 @@ const LAYOUT_MINOR: u16 = 0;
 const ENDIAN_PROBE: u32 = 0x0102_0304;
 const CHECKSUM_AT: usize = 0xf8;
 
+/// The bytes there are for an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// The object is the whole file.
+    Exactly(u64),
+    /// It lies in a larger one.
+    AtMost(u64),
+}
+
 /// A superblock, decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Superblock {
@@ -126,9 +135,9 @@ impl Superblock {
         ]
     }
 
-    /// Checks the first bytes of a file of `file_size` bytes. `EPROTO` names the field that is
-    /// wrong; nothing here believes a number before it is compared.
-    pub(crate) fn decode(bytes: [u8; SUPERBLOCK_LEN], file_size: u64, what: &str) -> Result<Self> {
+    /// Checks the first bytes of an object that has `room`. `EPROTO` names the field that is wrong;
+    /// nothing here believes a number before it is compared.
+    pub(crate) fn decode(bytes: [u8; SUPERBLOCK_LEN], room: Room, what: &str) -> Result<Self> {
         let fields = Fields(bytes);
         let wrong = |field: &str, found: u64, expected: u64| {
             let text = format!("{what}: its {field} is {found:#x} where {expected:#x} must be");
@@ -178,7 +187,15 @@ impl Superblock {
         for (at, expected, field) in superblock.derived() {
             expect(field, fields.u64(at), expected)?;
         }
-        expect("file size", file_size, fields.u64(0x28))?;
+        let size = fields.u64(0x28);
+        match room {
+            Room::Exactly(there) => expect("file size", there, size)?,
+            Room::AtMost(there) if size > there => {
+                let text = format!("{what}: it has {size} bytes where there are {there}");
+                return Err(Error::new(Errno::EPROTO, text));
+            }
+            Room::AtMost(_) => {}
+        }
         Ok(superblock)
     }
 }
@@ -199,7 +216,10 @@ mod tests {
         let superblock = sample();
         let size = superblock.geometry.total_size().unwrap();
         assert_eq!(size, 8192 + 64 * 128 + 7 * 1024);
-        assert_eq!(Superblock::decode(superblock.encode(), size, "x"), Ok(superblock));
+        assert_eq!(
+            Superblock::decode(superblock.encode(), Room::Exactly(size), "x"),
+            Ok(superblock)
+        );
     }
 
     #[test]
@@ -210,7 +230,7 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = superblock.encode();
                 bytes[at] ^= 1 << bit;
-                let error = Superblock::decode(bytes, size, "x").unwrap_err();
+                let error = Superblock::decode(bytes, Room::Exactly(size), "x").unwrap_err();
                 assert_eq!(error.errno(), libc::EPROTO, "byte {at:#x} bit {bit}");
             }
         }
@@ -224,9 +244,12 @@ mod tests {
             fields.0[at] ^= 1;
             let checksum = fields.checksum();
             fields.put(CHECKSUM_AT, checksum.to_le_bytes());
-            assert!(Superblock::decode(fields.0, size, "x").is_err(), "field at {at:#x}");
+            assert!(
+                Superblock::decode(fields.0, Room::Exactly(size), "x").is_err(),
+                "field at {at:#x}"
+            );
         }
-        assert!(Superblock::decode(sample().encode(), size + 1, "x").is_err());
+        assert!(Superblock::decode(sample().encode(), Room::Exactly(size + 1), "x").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use super::mpmc::{self, Blocked};
 use super::seat::{InHands, Seat};
 use super::spsc::Corrupt;
+use super::stopproof;
 use crate::object::End;
 
 /// Items in place, and how many.
@@ -49,6 +50,12 @@ pub(crate) enum Engine {
         /// Whether a push into a full ring gives up the oldest item.
         overwrite: bool,
     },
+    /// Many of both, none of whom ever waits for another. Positions in hands are cells here.
+    StopProof {
+        core: stopproof::Core<stopproof::Mapped>,
+        /// As above.
+        overwrite: bool,
+    },
 }
 
 impl Engine {
@@ -56,7 +63,7 @@ impl Engine {
     pub(crate) fn is_shared(&self, _end: End) -> bool {
         match self {
             Self::Spsc => false,
-            Self::Mpmc { .. } => true,
+            Self::Mpmc { .. } | Self::StopProof { .. } => true,
         }
     }
 
@@ -83,6 +90,15 @@ impl Engine {
                     && seat.pop.run.get() == InHands::NOTHING
                     && core.discard(seat.me())?
                 {
+                    // SAFETY: the caller's promise.
+                    pushed = unsafe { core.push(seat.me(), items, size, count) }?;
+                }
+                Ok(pushed)
+            }
+            Self::StopProof { core, overwrite } => {
+                // SAFETY: the caller's promise.
+                let mut pushed = unsafe { core.push(seat.me(), items, size, count) }?;
+                while pushed == 0 && *overwrite && core.discard()? {
                     // SAFETY: the caller's promise.
                     pushed = unsafe { core.push(seat.me(), items, size, count) }?;
                 }
@@ -115,6 +131,16 @@ impl Engine {
                 // SAFETY: the caller's promise.
                 Ok(unsafe { core.pop(seat.me(), items, size, count) }?)
             }
+            Self::StopProof { core, .. } => {
+                if seat.pop.run.get() == InHands::KEPT {
+                    // SAFETY: the caller's promise; the cell is ours since it was peeked.
+                    unsafe { core.take(seat.pop.position.get(), items) };
+                    seat.pop.run.set(InHands::NOTHING);
+                    return Ok(1);
+                }
+                // SAFETY: the caller's promise.
+                Ok(unsafe { core.pop(seat.me(), items, size, count) }?)
+            }
         }
     }
 
@@ -136,17 +162,31 @@ impl Engine {
                 seat.push.run.set(InHands(1));
                 Ok(Some((item, 1)))
             }
+            Self::StopProof { core, overwrite } => {
+                let mut reserved = core.reserve(seat.me())?;
+                while reserved.is_none() && *overwrite && core.discard()? {
+                    reserved = core.reserve(seat.me())?;
+                }
+                let Some(cell) = reserved else { return Ok(None) };
+                seat.push.position.set(cell);
+                seat.push.run.set(InHands(1));
+                Ok(Some((core.item(cell), 1)))
+            }
         }
     }
 
     /// Commits the first `count` of the items that were handed out.
-    pub(crate) fn commit(&self, seat: &Seat, count: u64) {
+    pub(crate) fn commit(&self, seat: &Seat, count: u64) -> Result<(), Trouble> {
+        let position = seat.push.position.get();
+        seat.push.run.set(InHands::NOTHING);
         match self {
             Self::Spsc => {}
-            Self::Mpmc { core, .. } if count == 0 => core.give_back(seat.push.position.get()),
-            Self::Mpmc { core, .. } => core.commit(seat.push.position.get()),
+            Self::Mpmc { core, .. } if count == 0 => core.give_back(position),
+            Self::Mpmc { core, .. } => core.commit(position),
+            Self::StopProof { core, .. } if count == 0 => core.give_back(position),
+            Self::StopProof { core, .. } => core.commit(seat.me(), position)?,
         }
-        seat.push.run.set(InHands::NOTHING);
+        Ok(())
     }
 
     /// Hands out at most `count` items in place.
@@ -163,6 +203,14 @@ impl Engine {
                 seat.pop.run.set(InHands(1));
                 Ok(Some((item, 1)))
             }
+            Self::StopProof { core, .. } => {
+                if seat.pop.run.get() != InHands::KEPT {
+                    let Some(cell) = core.peek(seat.me())? else { return Ok(None) };
+                    seat.pop.position.set(cell);
+                }
+                seat.pop.run.set(InHands(1));
+                Ok(Some((core.item(seat.pop.position.get()), 1)))
+            }
         }
     }
 
@@ -171,8 +219,9 @@ impl Engine {
     pub(crate) fn release(&self, seat: &Seat, count: u64) {
         match self {
             Self::Spsc => {}
-            Self::Mpmc { .. } if count == 0 => return seat.pop.run.set(InHands::KEPT),
+            _ if count == 0 => return seat.pop.run.set(InHands::KEPT),
             Self::Mpmc { core, .. } => core.release(seat.pop.position.get()),
+            Self::StopProof { core, .. } => core.release(seat.pop.position.get()),
         }
         seat.pop.run.set(InHands::NOTHING);
     }
@@ -189,6 +238,23 @@ impl Engine {
                     core.lose(seat.pop.position.get());
                 }
             }
+            Self::StopProof { core, .. } => {
+                if seat.push.run.get() != InHands::NOTHING {
+                    core.give_back(seat.push.position.get());
+                }
+                if seat.pop.run.get() != InHands::NOTHING {
+                    core.lose(seat.pop.position.get());
+                }
+            }
+        }
+    }
+
+    /// Items that a consumer has before it, or places that a producer has, as far as the indices
+    /// tell: for deciding how long to spin, and nothing else.
+    pub(crate) fn ahead(&self, end: End) -> u64 {
+        match self {
+            Self::Spsc | Self::StopProof { .. } => 0,
+            Self::Mpmc { core, .. } => core.ahead(end),
         }
     }
 
@@ -197,6 +263,7 @@ impl Engine {
         match self {
             Self::Spsc => true,
             Self::Mpmc { core, .. } => core.is_empty(),
+            Self::StopProof { core, .. } => core.is_empty(),
         }
     }
 
@@ -204,7 +271,7 @@ impl Engine {
     /// than for items or room.
     pub(crate) fn is_blocked(&self, end: End) -> bool {
         match self {
-            Self::Spsc => false,
+            Self::Spsc | Self::StopProof { .. } => false,
             Self::Mpmc { core, .. } => core.blocked(end) != Blocked::No,
         }
     }
@@ -212,7 +279,8 @@ impl Engine {
     /// Clears away what the dead have left in the way of the next operation at `end`.
     pub(crate) fn mend(&self, end: End, alive: &dyn Fn(u32) -> bool) -> Result<bool, Trouble> {
         match self {
-            Self::Spsc => Ok(false),
+            // In a stop-proof ring nothing the dead leave is in the way of anybody.
+            Self::Spsc | Self::StopProof { .. } => Ok(false),
             Self::Mpmc { core, .. } => Ok(core.mend(end, alive)?),
         }
     }
@@ -222,15 +290,24 @@ impl Engine {
         match self {
             Self::Spsc => true,
             Self::Mpmc { core, .. } => core.sweep(index, alive),
+            Self::StopProof { core, .. } => {
+                core.sweep(index);
+                true
+            }
         }
     }
 
     /// The numbers, for the kinds that are not counted by their indices alone.
-    pub(crate) fn tally(&self) -> Option<Tally> {
+    pub(crate) fn tally(&self, alive: &dyn Fn(u32) -> bool) -> Option<Tally> {
         match self {
             Self::Spsc => None,
             Self::Mpmc { core, .. } => {
                 let mpmc::Tally { written, read, dropped, lost, length, pending } = core.tally();
+                Some(Tally { written, read, dropped, lost, length, pending })
+            }
+            Self::StopProof { core, .. } => {
+                let stopproof::Tally { written, read, dropped, lost, length, pending } =
+                    core.tally(alive);
                 Some(Tally { written, read, dropped, lost, length, pending })
             }
         }

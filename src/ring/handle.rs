@@ -1,6 +1,7 @@
 //! [`Ring`]: one handle on a ring, from opening to closing, across forks and deaths.
 
 use std::cell::Cell;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
@@ -12,13 +13,15 @@ use super::mpmc;
 use super::options::{Options, policy};
 use super::seat::Hot;
 use super::spsc::{Core, Corrupt, Side};
+use super::stopproof;
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{self, Name};
 use crate::object::{
     self, CONTROL_OFFSET, End, KIND_MPMC, Object, PARTICIPANTS_OFFSET, Participant, Request, Role,
-    RoleWord, Slot,
+    RoleWord, Slot, Superblock,
 };
+use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
 use crate::sys::wipe::Wiped;
@@ -104,6 +107,62 @@ impl Ring {
             check: &|_, _| Ok(()),
         };
         Object::open(request, |object| Self::with(object, access))
+    }
+
+    /// Bytes that a ring takes up in a segment: a multiple of 4096.
+    pub fn footprint(options: &Options) -> Result<usize> {
+        let what = "ring in a segment";
+        options.validate(what)?;
+        let bytes = object::footprint(&options.geometry(what)?);
+        bytes
+            .map(|bytes| bytes as usize)
+            .ok_or_else(|| Error::new(Errno::EOVERFLOW, format!("{what}: larger than any memory")))
+    }
+
+    /// Makes a ring in a segment, at `offset`, a multiple of 4096, where [`Ring::footprint`] bytes
+    /// are free. What was there is overwritten; `EBUSY` if it is a ring that living handles use.
+    ///
+    /// The handle keeps the segment's descriptor, and has a mapping of its own: the segment itself
+    /// may be dropped before it, but must not be resized to end before the ring does.
+    pub fn init(segment: &Shm, offset: usize, options: &Options, access: Access) -> Result<Self> {
+        let what = "ring in a segment";
+        options.validate(what)?;
+        Self::with(Object::init_in(segment, offset, options.geometry(what)?)?, access)
+    }
+
+    /// Opens the ring that [`Ring::init`] has made at `offset` of a segment.
+    pub fn attach_to(
+        segment: &Shm,
+        offset: usize,
+        options: &Options,
+        access: Access,
+    ) -> Result<Self> {
+        options.validate("ring in a segment")?;
+        let check = |found: &Superblock, what: &str| options.check(found, what);
+        let ring = Self::with(Object::attach_in(segment, offset, &check)?, access)?;
+        if ring.object.is_the_same() {
+            return Ok(ring);
+        }
+        Err(ring.refuse(Errno::ESTALE, "another ring is being made in its place"))
+    }
+
+    /// Opens the ring whose memory `fd` refers to: what [`Ring::memory`] of another process gave. The
+    /// descriptor is duplicated; the caller keeps its own.
+    pub fn from_fd(
+        fd: BorrowedFd<'_>,
+        options: &Options,
+        access: Access,
+        seals: Seals,
+    ) -> Result<Self> {
+        options.validate("ring from a descriptor")?;
+        let check = |found: &Superblock, what: &str| options.check(found, what);
+        Self::with(Object::from_fd(fd, seals == Seals::Required, &check)?, access)
+    }
+
+    /// The descriptor of the ring's memory, to be passed to another process. `None` for a ring in a
+    /// segment, whose memory is the segment's.
+    pub fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.object.memory()
     }
 
     /// Another handle on the same ring, for another thread; also of an anonymous or unlinked one.
@@ -217,7 +276,14 @@ impl Ring {
         control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
         control.not_empty.0.notify();
         control.not_full.0.notify();
+        if self.object.region().is_cut() {
+            return self.cut();
+        }
         self.refuse(Errno::EBADMSG, "its indices, or the words of its cells, are impossible")
+    }
+
+    pub(super) fn cut(&self) -> Error {
+        self.refuse(Errno::EBADMSG, "somebody has made its file shorter")
     }
 
     pub(super) fn trouble(&self, trouble: Trouble) -> Error {
@@ -307,7 +373,16 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
     // SAFETY: all of it lies inside the object's mapping, which the handle keeps as long as the
     // cores; geometry was validated at open. Ends are used only while held (`claim`).
     let core = unsafe { Core::new(control, items, geometry.capacity, geometry.item_size) };
+    let overwrite = geometry.policy & policy::OVERWRITE != 0;
     let engine = match geometry.kind {
+        KIND_MPMC if geometry.is_stopproof() => {
+            let (pool, capacity) = (geometry.pool()?, geometry.capacity);
+            // SAFETY: as above; the pool is that of the geometry.
+            let memory = unsafe {
+                stopproof::Mapped::new(control, items, capacity, &pool, geometry.item_size)
+            };
+            Engine::StopProof { core: stopproof::Core::new(memory), overwrite }
+        }
         KIND_MPMC => {
             // SAFETY: as above; the stride is that of the geometry.
             let memory = unsafe {
@@ -321,7 +396,6 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
                     geometry.item_size,
                 )
             };
-            let overwrite = geometry.policy & policy::OVERWRITE != 0;
             Engine::Mpmc { core: mpmc::Core::new(memory), overwrite }
         }
         _ => Engine::Spsc,

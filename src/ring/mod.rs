@@ -4,15 +4,18 @@
 //! ring there are says [`Kind`].
 
 mod control;
+mod copy;
 mod ends;
 mod engine;
 mod handle;
 mod mpmc;
 mod options;
+mod pace;
 mod report;
 mod seat;
 mod spsc;
 mod stats;
+mod stopproof;
 mod transfer;
 mod waiting;
 

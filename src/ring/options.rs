@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 use crate::object::{
-    Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, MAX_HANDLES_LIMIT, Superblock,
+    Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, MAX_HANDLES_LIMIT, POLICY_STOPPROOF, Superblock,
 };
 
 /// Participant slots of a ring that is made without a wish.
@@ -14,6 +14,9 @@ const DEFAULT_HANDLES: u32 = 64;
 /// Bits of [`Options::policy`], fixed when a ring is made. The numbers are those of the C constants
 /// and of the shared layout.
 pub mod policy {
+    /// No process waits for another that has begun and not finished, be it dead or stopped. For
+    /// [`Kind::Mpmc`](super::Kind::Mpmc).
+    pub const STOPPROOF: u32 = super::POLICY_STOPPROOF;
     /// A push into a full ring gives up the oldest item instead of waiting.
     pub const OVERWRITE: u32 = 0x2;
     /// A push into a full ring never waits: it is `EAGAIN` whatever its timeout.
@@ -46,7 +49,7 @@ impl Kind {
     fn policies(self) -> u32 {
         match self {
             Self::Spsc => policy::FAIL,
-            Self::Mpmc => policy::FAIL | policy::OVERWRITE,
+            Self::Mpmc => policy::FAIL | policy::OVERWRITE | policy::STOPPROOF,
             Self::Broadcast => 0,
         }
     }

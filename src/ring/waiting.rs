@@ -25,6 +25,11 @@ impl Ring {
         // Acquire, and before the look at the indices: what was committed before a shutdown is
         // seen by everyone who sees the shutdown.
         let flags = self.control().flags.0.load(Ordering::Acquire);
+        if self.object.region().is_cut() {
+            // For the fast paths, which look at nothing but the flags.
+            self.control().flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            return Err(self.cut());
+        }
         if flags & CORRUPT != 0 {
             return Err(self.refuse(Errno::EBADMSG, "it was found corrupt"));
         }
@@ -174,13 +179,29 @@ impl Ring {
         };
         let result = match attempt() {
             Ok(Some(done)) => Ok(done),
-            Ok(None) => self.wait(end, timeout, attempt),
+            Ok(None) => {
+                let done = self.wait(end, timeout, attempt);
+                if done.is_ok() {
+                    self.keep_distance(end);
+                }
+                done
+            }
             Err(error) => Err(error),
         };
         if result.is_ok() {
             Errno::set_raw(errno);
         }
         result
+    }
+
+    /// After a wait in a fast stream: a moment for more to be there, see `pace`.
+    fn keep_distance(&self, end: End) {
+        let pace = &self.hot.seat.grip(end).pace;
+        let look = || Ok::<_, ()>(self.engine.ahead(end));
+        let (count, capacity) = (self.engine.ahead(end), self.capacity());
+        if pace.pays(count, capacity) {
+            let _ = pace.gather(count, capacity, look);
+        }
     }
 
     /// Waits at `end` until `attempt`, which has just failed, gives something.

@@ -7,13 +7,16 @@ use memmap2::{MmapOptions, MmapRaw, RemapOptions};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::sys::sigbus::Guarded;
 
-/// A shared mapping from the start of a file.
+/// A shared mapping of a file, from its start where nothing else is said.
 ///
 /// Other processes write to it at will, so its bytes are never handed out as Rust references;
 /// whoever reads them does so through atomics or raw copies.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    /// Before the mapping, so that it is dropped first.
+    guarded: Guarded,
     map: MmapRaw,
     writable: bool,
 }
@@ -33,14 +36,20 @@ impl Mapping {
     /// Maps the first `len` bytes; `len` is at least 1 and the file is at least that long (or a
     /// device that gives any length).
     pub(crate) fn new(file: impl AsFd, len: usize, writable: bool) -> Result<Self> {
+        Self::part(file, 0, len, writable)
+    }
+
+    /// Maps `len` bytes from `offset`, a multiple of the page size, under the same conditions.
+    pub(crate) fn part(file: impl AsFd, offset: u64, len: usize, writable: bool) -> Result<Self> {
         if len == 0 || len > isize::MAX as usize {
             return Err(Error::new(Errno::EOVERFLOW, format!("{len} bytes cannot be mapped")));
         }
         let mut options = MmapOptions::new();
-        options.len(len);
+        options.offset(offset).len(len);
         let file = file.as_fd().as_raw_fd();
         let map = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
-        Ok(Self { map: map.map_err(|error| refused(&error, len))?, writable })
+        let map = map.map_err(|error| refused(&error, len))?;
+        Ok(Self { guarded: Guarded::new(map.as_ptr().addr(), len), map, writable })
     }
 
     /// The first byte; valid for `len` bytes as long as this mapping lives and is not resized.
@@ -64,7 +73,14 @@ impl Mapping {
         let options = RemapOptions::new().may_move(true);
         // SAFETY: nothing of this crate keeps an address across a remap (a segment's user is told
         // not to), and no reference into the mapping exists.
-        unsafe { self.map.remap(len, options) }.map_err(|error| refused(&error, len))
+        unsafe { self.map.remap(len, options) }.map_err(|error| refused(&error, len))?;
+        self.guarded = Guarded::new(self.map.as_ptr().addr(), len);
+        Ok(())
+    }
+
+    /// Whether the file was found shorter than the mapping, by the guard against SIGBUS.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.guarded.is_cut()
     }
 
     /// Writes changed pages of a file to its storage, and waits for it.

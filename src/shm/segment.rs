@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
@@ -32,7 +33,8 @@ pub enum Seals {
 #[derive(Debug)]
 pub struct Shm {
     mapping: Mapping,
-    file: OwnedFd,
+    /// Shared with the rings that lie in the segment.
+    file: Arc<OwnedFd>,
     /// The segment in words: `segment "/OS"`.
     what: String,
 }
@@ -75,14 +77,18 @@ impl Shm {
         let new = Unpublished::new(path, size as u64, mode, what)?;
         // Mapped before it has a name: what can fail has failed by then.
         let mapping = Mapping::new(new.file(), size, writable)?;
-        Ok(new.publish(path, what)?.map(|file| Self { mapping, file, what: what.to_owned() }))
+        Ok(new.publish(path, what)?.map(|file| Self {
+            mapping,
+            file: Arc::new(file),
+            what: what.to_owned(),
+        }))
     }
 
     fn existing(file: OwnedFd, size: usize, writable: bool, what: &str) -> Result<Self> {
         let status = named::status(&file, what)?;
         let size = size_to_map(&status, size, what)?;
         let mapping = Mapping::new(&file, size, writable)?;
-        Ok(Self { mapping, file, what: what.to_owned() })
+        Ok(Self { mapping, file: Arc::new(file), what: what.to_owned() })
     }
 
     /// A segment without a name, sealed so that nobody can ever shrink it; children inherit the
@@ -93,7 +99,8 @@ impl Shm {
             return Err(Error::new(Errno::EINVAL, format!("{what}: size 0")));
         }
         let file = sealed_memory(c"madang", size as u64, inherit, what)?;
-        Ok(Self { mapping: Mapping::new(&file, size, true)?, file, what: what.to_owned() })
+        let mapping = Mapping::new(&file, size, true)?;
+        Ok(Self { mapping, file: Arc::new(file), what: what.to_owned() })
     }
 
     /// Maps all of what `fd` refers to; the descriptor is duplicated, the caller keeps its own.
@@ -102,11 +109,7 @@ impl Shm {
         let writable = writable(access, what)?;
         let status = named::status(fd, what)?;
         if seals == Seals::Required {
-            let found = fcntl(fd, FcntlArg::F_GET_SEALS).unwrap_or(0);
-            if !SealFlag::from_bits_truncate(found).contains(SealFlag::F_SEAL_SHRINK) {
-                let text = format!("{what}: not sealed against shrinking");
-                return Err(Error::new(Errno::EPROTO, text));
-            }
+            require_seal(fd, what)?;
         }
         if !named::is_regular(&status) {
             return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
@@ -161,6 +164,22 @@ impl Shm {
     /// Whether the mapping may be written.
     pub fn is_writable(&self) -> bool {
         self.mapping.is_writable()
+    }
+
+    /// The segment's descriptor, to be kept by what lies in the segment.
+    pub(crate) fn file(&self) -> &Arc<OwnedFd> {
+        &self.file
+    }
+
+    /// The segment in words: `segment "/OS"`.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Whether the object was found shorter than this mapping, which somebody else must have done:
+    /// the guard against SIGBUS ([`sigbus_guard`](crate::sigbus_guard)) has put pages of zeros there.
+    pub fn is_cut(&self) -> bool {
+        self.mapping.is_cut()
     }
 
     /// Changes the size of the object, as ftruncate does, and of this mapping, which may move.
@@ -231,6 +250,15 @@ impl AsFd for Shm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Refuses a descriptor whose memory somebody could shrink.
+pub(crate) fn require_seal(fd: BorrowedFd<'_>, what: &str) -> Result<()> {
+    let found = fcntl(fd, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    if SealFlag::from_bits_truncate(found).contains(SealFlag::F_SEAL_SHRINK) {
+        return Ok(());
+    }
+    Err(Error::new(Errno::EPROTO, format!("{what}: not sealed against shrinking")))
 }
 
 /// Memory of a fixed size that nobody can truncate, not even its owner.

@@ -92,9 +92,10 @@ impl EventCount {
         self.armed.store(0, Ordering::Relaxed);
     }
 
+    /// `extern "C"`: a call that cannot unwind costs the fast path no frame.
     #[cold]
     #[inline(never)]
-    fn wake(&self, mut armed: u32, most: u32) {
+    extern "C" fn wake(&self, mut armed: u32, most: u32) {
         if armed & HEAVY != 0 {
             // Pairs with the fence in `arm`.
             fence(Ordering::SeqCst);

@@ -2,6 +2,7 @@
 //! Waiting: spin a little, then sleep in the kernel, never forget who might be dead.
 
 pub(crate) mod atomic;
+pub(crate) mod descriptor;
 mod event_count;
 mod wait;
 

@@ -22,6 +22,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -33,6 +34,9 @@ use super::fork;
 /// Where an object's lock bytes begin, behind the end of any file; further on for an object that
 /// does not begin where its file does.
 pub(crate) const BASE: u64 = 1 << 40;
+
+/// The lock byte of those who remove an object's name, or make an object in a segment.
+pub(crate) const ADMIN: u64 = 0;
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
@@ -54,7 +58,7 @@ fn byte(kind: libc::c_int, offset: u64) -> libc::flock {
 /// Its own description never holds a lock: the kernel does not count those when asked by it.
 #[derive(Debug)]
 pub(crate) struct Anchor {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     device: libc::dev_t,
     inode: libc::ino_t,
     /// Added to every offset below.
@@ -62,13 +66,32 @@ pub(crate) struct Anchor {
 }
 
 impl Anchor {
-    pub(crate) fn new(file: OwnedFd) -> nix::Result<Self> {
+    /// For an object that begins at `start` of the file. A place on which an object may begin has
+    /// at least a quarter as many bytes as the object has lock bytes before the next such place, so
+    /// those of two objects in one file never meet.
+    pub(crate) fn new(file: Arc<OwnedFd>, start: u64) -> nix::Result<Self> {
         let status = fstat(&file)?;
-        Ok(Self { file, device: status.st_dev, inode: status.st_ino, base: BASE })
+        let base = BASE + 4 * start;
+        Ok(Self { file, device: status.st_dev, inode: status.st_ino, base })
     }
 
-    pub(crate) fn file(&self) -> &OwnedFd {
+    pub(crate) fn file(&self) -> &Arc<OwnedFd> {
         &self.file
+    }
+
+    /// Locks byte `offset` for as long as the descriptor returned is open; `None` when somebody holds
+    /// it. For moments: a child that is forked meanwhile keeps it too.
+    pub(crate) fn lock_for_now(&self, offset: u64) -> nix::Result<Option<OwnedFd>> {
+        let own = self.reopen()?;
+        Ok(try_lock(own.as_fd(), self.base + offset)?.then_some(own))
+    }
+
+    /// Whether anybody holds one of the object's first `count` bytes behind the admin byte. "Yes" for want of an answer.
+    pub(crate) fn is_any_held(&self, count: u64) -> bool {
+        let mut probe = byte(libc::F_WRLCK, self.base + ADMIN + 1);
+        probe.l_len = count as libc::off_t;
+        let asked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut probe));
+        asked.is_err() || probe.l_type != libc::F_UNLCK as libc::c_short
     }
 
     fn is(&self, file: impl AsFd) -> bool {

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <madang.h>
@@ -47,6 +48,7 @@ static void shm(void)
     EXPECT(mdg_shm_from_fd(&other, mdg_shm_fd(shm), O_RDWR | MDG_SEALED) == -EPROTO);
     mdg_shm_close(shm);
     EXPECT(mdg_shm_anonymous(&shm, 100, MDG_INHERIT) == 0);
+    EXPECT(mdg_sigbus_guard() == 0 && mdg_shm_intact(shm) == 0);
     EXPECT(mdg_shm_from_fd(&other, mdg_shm_fd(shm), O_RDWR | MDG_SEALED) == 0);
     mdg_shm_close(other);
     mdg_shm_close(shm);
@@ -54,6 +56,37 @@ static void shm(void)
     EXPECT(mdg_shm_map_file(&shm, path, 0, O_RDONLY, 0) == 0 && mdg_shm_size(shm) == 4);
     mdg_shm_close(shm);
     unlink(path);
+}
+
+static void ring_in_segment(const mdg_ring_opts *opts)
+{
+    mdg_shm *shm;
+    mdg_ring *ring, *reader;
+    ssize_t bytes = mdg_ring_footprint(opts);
+    EXPECT(bytes > 0 && bytes % 4096 == 0);
+    EXPECT(mdg_shm_anonymous(&shm, 4096 + (size_t)bytes, 0) == 0);
+    EXPECT(mdg_ring_init(&ring, shm, 4096, opts, O_WRONLY) == 0);
+    EXPECT(mdg_ring_attach(&reader, shm, 4096, NULL, O_RDONLY) == 0);
+    mdg_ring_close(reader);
+    mdg_ring_close(ring);
+    mdg_shm_close(shm);
+}
+
+static void descriptors(void)
+{
+    mdg_fd_peer peer;
+    mdg_ring *ring, *same;
+    mdg_ring_opts opts = {.size = sizeof opts, .capacity = 4, .item_size = 4};
+    int sockets[2], fd;
+    EXPECT(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_WRONLY, 0) == 0);
+    EXPECT(mdg_fd_send(sockets[0], mdg_ring_memory(ring), MDG_FOREVER) == 0);
+    EXPECT((fd = mdg_fd_receive(sockets[1], &peer, MDG_FOREVER)) >= 0);
+    EXPECT(peer.pid == (uint32_t)getpid() && peer.uid == geteuid() && peer.gid == getegid());
+    EXPECT(mdg_ring_from_fd(&same, fd, NULL, O_RDONLY | MDG_SEALED) == 0);
+    EXPECT(close(fd) == 0 && close(sockets[0]) == 0 && close(sockets[1]) == 0);
+    mdg_ring_close(same);
+    mdg_ring_close(ring);
 }
 
 static void ring(void)
@@ -96,10 +129,14 @@ static void ring(void)
     opts.policy = MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);
+    opts.policy = MDG_RING_STOPPROOF | MDG_RING_FAIL;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    mdg_ring_close(ring);
     opts.policy = MDG_RING_OVERWRITE;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     EXPECT(mdg_ring_stat(ring, &stats) == 0 && stats.policy == MDG_RING_OVERWRITE);
     mdg_ring_close(ring);
+    ring_in_segment(&opts);
     opts.kind = MDG_RING_BROADCAST;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -ENOSYS);
 }
@@ -189,6 +226,7 @@ int main(void)
     base();
     shm();
     ring();
+    descriptors();
     sem();
     mutex();
     pipes();
