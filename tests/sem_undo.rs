@@ -475,12 +475,14 @@ fn no_room<S: Undo>() {
 fn ten_thousand_hand_overs<S: Undo>() {
     let (ping, pings) = Named::new::<S>(&value(0));
     let (pong, pongs) = Named::new::<S>(&value(0));
+    let looked = Gate::new();
     let child = fork(|| {
         let (pings, pongs): (S, S) = (ping.open(), pong.open());
         for _ in 0..10_000 {
             assert!(!pings.wait(60 * SECOND).unwrap());
             pongs.post().unwrap();
         }
+        looked.pass();
     });
     for _ in 0..10_000 {
         pings.post().unwrap();
@@ -489,6 +491,7 @@ fn ten_thousand_hand_overs<S: Undo>() {
     assert_eq!((pings.value(), pongs.value()), (0, 0));
     // 10 000 were taken through this handle, and are posted through another.
     assert_eq!(pongs.holders(), [mine(10_000)]);
+    looked.open();
     join(child);
     assert_eq!(pings.value(), 10_000, "what the child had taken came back");
 }
