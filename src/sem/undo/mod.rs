@@ -34,7 +34,7 @@
 //! 2. Before a commit is overwritten in `word`, DONE stands in its intent, or its owner has finished
 //!    it: who overwrites it has loaded exactly that word, and helped.
 //! 3. So operation n of a dead p, announced and not finished, took place if and only if `word`
-//!    names (p, n), or else intent[p] has DONE, loaded after `word`. The dead add nothing, so the
+//!    names (p, n), or else `intent[p]` has DONE, loaded after `word`. The dead add nothing, so the
 //!    answer stays the same for whoever asks again.
 //! 4. free + the sum of what all hold (with what 3 says about the unfinished) changes by a give of
 //!    one who holds nothing, and by nothing else.
