@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Counting semaphores: the C library's own objects, so that every program that uses `sem_open` is
-//! a peer; and, in [`undo`], objects of ours whose permits come back when their holder dies.
+//! a peer; and, in `undo`, objects of ours whose permits come back when their holder dies.
 //!
 //! A named semaphore of the C library is the file that `sem_open` makes: one `sem_t`, nothing else, at
 //! `/dev/shm/sem.NAME`. It is opened here without `sem_open` itself, for two reasons: `sem_open`
