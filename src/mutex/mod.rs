@@ -49,7 +49,7 @@ use crate::sys::membarrier;
 use crate::sys::mutex::Taken;
 use crate::time::Timeout;
 
-/// States of a mutex. The C library keeps the same, but (glibc, at least up to 2.41) a
+/// States of a mutex. The C library keeps the same, but (glibc 2.36 for one) a
 /// pthread_mutex_trylock that finds a mutex lost leaves it locked, and the next is told "busy".
 const WHOLE: u32 = 0;
 /// A holder died; the holder in `told` has declared nothing yet.
