@@ -225,6 +225,22 @@ case_sem_resource_pool_left_over() {
     rm -f "/dev/shm/sem.$id.pool"
 }
 
+# One participant of each is killed in the middle; the others carry on.
+case_dining_philosophers() {
+    run dining_philosophers 100
+    run dining_philosophers
+}
+
+case_readers_writers() {
+    run readers_writers "/$id.page" 3 2 100
+    run readers_writers "/$id.page" 1 1 10
+}
+
+case_sem_then_mutex() {
+    run sem_then_mutex "/$id.pool" 5 2
+    run sem_then_mutex "/$id.pool" 3 1
+}
+
 # ---- pipe
 
 case_pipe_greetings() {

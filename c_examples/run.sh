@@ -59,6 +59,11 @@ show sem_task_sync "$id.synch" B
 show sem_resource_pool "$id.pool" 5 2
 show parallel_sum segment
 
+echo "== one of them dies"
+show dining_philosophers 100
+show readers_writers "$id.page" 3 2 100
+show sem_then_mutex "$id.pool" 5 2
+
 # A tree that this machine has, of tens of megabytes.
 tree=
 for candidate in /usr/lib/python3* /usr/share/doc /usr/include /usr/lib/gcc /usr/bin /usr/share; do

@@ -106,6 +106,8 @@ const WORDS: &[(i32, &str)] = &[
     (libc::EACCES, "permission denied, or wrong end for this handle\0"),
     (libc::ELOOP, "a symbolic link stands under this name\0"),
     (libc::EBUSY, "held by another live process\0"),
+    (libc::EDEADLK, "this thread holds it already\0"),
+    (libc::EPERM, "this thread does not hold it\0"),
     (libc::EAGAIN, "would have to wait\0"),
     (libc::ETIMEDOUT, "timed out\0"),
     (libc::EINTR, "interrupted by a signal\0"),

@@ -27,6 +27,10 @@ const NAME_MAX: usize = 255;
 pub(crate) enum Kind {
     Shm,
     Sem,
+    /// A semaphore of ours.
+    Undo,
+    Mutex,
+    Cond,
     Ring,
 }
 
@@ -35,6 +39,9 @@ impl Kind {
         match self {
             Self::Shm => b"",
             Self::Sem => b"sem.",
+            Self::Undo => b"mdg.sem.",
+            Self::Mutex => b"mdg.mutex.",
+            Self::Cond => b"mdg.cond.",
             Self::Ring => b"mdg.ring.",
         }
     }
@@ -42,7 +49,9 @@ impl Kind {
     const fn word(self) -> &'static str {
         match self {
             Self::Shm => "segment",
-            Self::Sem => "semaphore",
+            Self::Sem | Self::Undo => "semaphore",
+            Self::Mutex => "mutex",
+            Self::Cond => "condition variable",
             Self::Ring => "ring",
         }
     }
@@ -117,7 +126,9 @@ mod tests {
 
     #[test]
     fn length_counts_the_prefix() {
-        for (kind, fits) in [(Kind::Shm, 255), (Kind::Sem, 251), (Kind::Ring, 246)] {
+        for (kind, fits) in
+            [(Kind::Shm, 255), (Kind::Sem, 251), (Kind::Undo, 247), (Kind::Ring, 246)]
+        {
             assert!(Name::new(kind, &vec![b'n'; fits]).is_ok());
             assert!(Name::new(kind, &[b"/", &vec![b'n'; fits][..]].concat()).is_ok());
             let error = Name::new(kind, &vec![b'n'; fits + 1]).unwrap_err();

@@ -304,7 +304,8 @@ fn options_that_grow() {
         CSem::made(|out| unsafe { mdg_sem_open(out, name.as_ptr(), opts, O_CREAT | O_EXCL, 0o600) })
     };
     let unlink = || CSem::unlink(name.as_bytes()).unwrap();
-    let known = mdg_sem_opts { size: size_of::<Newer>(), value: 3, kind: MDG_SEM_POSIX };
+    let size = size_of::<Newer>();
+    let known = mdg_sem_opts { size, value: 3, kind: MDG_SEM_POSIX, flags: 0, max_handles: 0 };
     let mut newer = Newer { known, unknown: 0 };
     assert_eq!(open((&raw const newer).cast()).unwrap().value(), 3);
     unlink();
@@ -326,10 +327,15 @@ fn options_that_grow() {
         assert!(last_error().contains("mdg_sem_opts"));
     }
     newer.known.size = size_of::<mdg_sem_opts>();
-    for (kind, expected) in
-        [(MDG_SEM_UNDO, Errno::ENOSYS), (2, Errno::EINVAL), (u32::MAX, Errno::EINVAL)]
-    {
-        newer.known.kind = kind;
-        assert_eq!(refused(open((&raw const newer).cast())), expected);
+    for (kind, flags, max_handles) in [
+        (2, 0, 0),
+        (u32::MAX, 0, 0),
+        (MDG_SEM_POSIX, MDG_SEM_TELL, 0),
+        (MDG_SEM_POSIX, 0, 1),
+        (MDG_SEM_UNDO, 2, 0),
+        (MDG_SEM_UNDO, MDG_SEM_TELL, 4097),
+    ] {
+        newer.known = mdg_sem_opts { kind, flags, max_handles, ..newer.known };
+        assert_eq!(refused(open((&raw const newer).cast())), Errno::EINVAL, "{kind} {flags}");
     }
 }

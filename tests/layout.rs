@@ -334,6 +334,39 @@ fn a_ring_written_from_the_tables_is_a_ring() {
 }
 
 #[test]
+fn semaphores_whose_permits_come_back() {
+    use madang::sem::{Permit, UndoOptions, UndoSemaphore};
+    use madang::{Creation, Timeout};
+    let _turn = serial();
+    let name = support::unique("layout");
+    let options = UndoOptions { value: 5, max_handles: 3, tell: false };
+    let open = |creation| UndoSemaphore::open(name.as_bytes(), &options, creation, 0o600).unwrap();
+    let first = open(Creation::CreateNew);
+    let second = open(Creation::OpenOnly);
+    assert_eq!(first.wait(Timeout::NoWait).unwrap(), Permit::Ordinary);
+    assert_eq!(second.wait(Timeout::NoWait).unwrap(), Permit::Ordinary);
+    assert_eq!(second.wait(Timeout::NoWait).unwrap(), Permit::Ordinary);
+    let bytes = fs::read(format!("/dev/shm/mdg.sem.{}", &name[1..])).unwrap();
+    UndoSemaphore::unlink(name.as_bytes()).unwrap();
+    let superblock = over("Superblock", &bytes[..4096]);
+    let numbers = ["kind", "item_size", "capacity", "max_handles", "policy"];
+    assert_eq!(numbers.map(|field| superblock.number(field)), [16, 128, 4, 3, 5]);
+    let control = over("Semaphores of kind 16", &bytes[4096..8192]);
+    control.is_complete("control page");
+    let word = control.number("word");
+    // Two free, which is three fewer than it was made with; the last was number 2 of participant 1.
+    assert_eq!([word & 0xf_ffff, word >> 20 & 1], [(1 << 20) - 3, 0]);
+    assert_eq!([word >> 21 & 0xfff, word >> 33], [1, 2]);
+    let record = |participant: u64| {
+        let at = (items_offset(3) + 128 * participant) as usize;
+        [0, 8]
+            .map(|field| u64::from_le_bytes(bytes[at + field..at + field + 8].try_into().unwrap()))
+    };
+    assert_eq!(record(0), [1 << 34 | 1 << 32 | 1, 1 << 32 | 1], "marked by the next operation");
+    assert_eq!(record(1), [1 << 32 | 2, 2 << 32 | 2]);
+}
+
+#[test]
 fn a_stopproof_ring_is_what_the_tables_say() {
     let _turn = serial();
     let name = Named::new("stopproof");

@@ -3,8 +3,9 @@
  * madang/sem.h: counting semaphores.
  *
  * A semaphore counts permits: waiting takes one, posting gives one back, and any process may do
- * either. Named ones are exactly those of sem_open(3), unnamed ones are a sem_t in shared memory.
- * A process that dies with a permit does not give it back.
+ * either. Those of the default kind are exactly those of sem_open(3), unnamed ones are a sem_t in
+ * shared memory: a process that dies with a permit does not give it back. Those of kind MDG_SEM_UNDO
+ * are the library's own: they know who holds what, and permits of the dead come back.
  */
 
 #ifndef MADANG_SEM_H
@@ -21,14 +22,26 @@
 #define MDG_SEM_POSIX 0
 
 /**
- * Kind: permits of a dead holder come back by themselves. Reserved: this version answers -ENOSYS.
+ * Kind: permits of a dead holder come back by themselves. Only this library's programs are peers.
  */
 #define MDG_SEM_UNDO 1
 
 /**
- * The greatest value of a semaphore.
+ * The greatest value of a semaphore of kind MDG_SEM_POSIX.
  */
 #define MDG_SEM_VALUE_MAX 2147483647
+
+/**
+ * The greatest value of a semaphore of kind MDG_SEM_UNDO, and the most permits a handle holds.
+ */
+#define MDG_SEM_UNDO_VALUE_MAX 1048575
+
+/**
+ * Flag of mdg_sem_opts, kind MDG_SEM_UNDO: waits through this handle tell of the dead. When permits
+ * of a dead holder came back, the next wait that takes one answers -EOWNERDEAD: once, and with the
+ * permit taken, to be posted as any other.
+ */
+#define MDG_SEM_TELL 1
 
 /**
  * A semaphore. Free-threaded: any thread may use it at any time, but for mdg_sem_close, which needs
@@ -45,32 +58,67 @@ typedef struct mdg_sem_opts {
    */
   size_t size;
   /**
-   * Permits it starts with, at most MDG_SEM_VALUE_MAX. Ignored when the semaphore exists.
+   * Permits it starts with, at most MDG_SEM_VALUE_MAX or MDG_SEM_UNDO_VALUE_MAX. Ignored when the
+   * semaphore exists.
    */
   uint32_t value;
   /**
-   * MDG_SEM_POSIX.
+   * MDG_SEM_POSIX or MDG_SEM_UNDO.
    */
   uint32_t kind;
+  /**
+   * MDG_SEM_TELL; for MDG_SEM_UNDO only.
+   */
+  uint32_t flags;
+  /**
+   * For MDG_SEM_UNDO only: how many handles may be open at once, at most 4096. 0: 64 for a new one,
+   * whatever it has for one that exists.
+   */
+  uint32_t max_handles;
 } mdg_sem_opts;
+
+/**
+ * One handle that holds permits of a semaphore of kind MDG_SEM_UNDO.
+ */
+typedef struct mdg_sem_holder {
+  /**
+   * The process, as it saw itself (a number of its own PID namespace).
+   */
+  uint32_t pid;
+  /**
+   * Permits it holds.
+   */
+  uint32_t count;
+  /**
+   * 1 if it lives; 0: it is dead, and the next who waits gives its permits back.
+   */
+  uint32_t alive;
+} mdg_sem_holder;
 
 #ifdef __cplusplus
 extern "C" {
 #endif /* __cplusplus */
 
 /**
- * Opens, or makes, the semaphore name: the object that sem_open(3) makes, /dev/shm/sem.NAME.
+ * Opens, or makes, the semaphore name. Of kind MDG_SEM_POSIX it is the object that sem_open(3)
+ * makes, /dev/shm/sem.NAME; of kind MDG_SEM_UNDO it is /dev/shm/mdg.sem.NAME. The two do not see each
+ * other.
  *
  * *sem receives a handle to be closed with mdg_sem_close. opts NULL means value 0. oflag takes
  * O_CREAT and O_EXCL; its access mode is ignored, as in sem_open. mode gives the permissions of a
  * new one, trimmed by the umask; opening needs read and write permission. It appears complete or not
  * at all.
  *
- * Returns 0, or: -EINVAL (NULL, a bad name, a value over the greatest, an unknown kind, oflag or mode
- * bit); -E2BIG; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES; -ELOOP (a symbolic link under the
- * name); -EPROTO (what stands there is too short, too long or no semaphore); -ENOSYS (MDG_SEM_UNDO);
- * -ENOSPC; -ENOMEM; -EMFILE; -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed
- * and made it again all the time). Thread-safe; not async-signal-safe.
+ * Of kind MDG_SEM_UNDO, a permit belongs to the handle through which it was taken. A handle opened
+ * before fork(2) works in the child, too, where it holds nothing: what the parent holds stays the
+ * parent's.
+ *
+ * Returns 0, or: -EINVAL (NULL, a bad name, a value over the greatest, an unknown kind, flag, oflag or
+ * mode bit); -E2BIG; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES; -ELOOP (a symbolic link under the
+ * name); -EPROTO (what stands there is too short, too long or no semaphore, or has another
+ * max_handles); -ENOSPC; -ENOMEM; -EMFILE (descriptors, or all max_handles are open); -ENFILE;
+ * -EROFS (/dev/shm is read-only); -ESTALE (others removed and made it again all the time).
+ * Thread-safe; not async-signal-safe.
  */
 int mdg_sem_open(struct mdg_sem **sem,
                  const char *name,
@@ -107,9 +155,14 @@ int mdg_sem_attach(struct mdg_sem **sem,
  * Takes a permit, waiting for one at most timeout_ns nanoseconds of monotonic time (MDG_NOWAIT:
  * not at all, MDG_FOREVER: without limit).
  *
- * Returns 0 with a permit taken, or: -EAGAIN (MDG_NOWAIT, none there); -ETIMEDOUT; -EINTR (a signal
- * was caught, whatever SA_RESTART says); -EINVAL (NULL); -EBADF; no permit is taken then.
- * Thread-safe; not async-signal-safe; not a cancellation point.
+ * Returns 0 with a permit taken, or: -EOWNERDEAD (kind MDG_SEM_UNDO opened with MDG_SEM_TELL: *with a
+ * permit taken*, the first since permits of a dead holder came back); -EAGAIN (MDG_NOWAIT, none
+ * there); -ETIMEDOUT; -EINTR (a signal was caught, whatever SA_RESTART says); -EOVERFLOW
+ * (MDG_SEM_UNDO: the handle holds MDG_SEM_UNDO_VALUE_MAX); -EBADMSG (MDG_SEM_UNDO: its contents are
+ * corrupt); -EMFILE, -ENOMEM (MDG_SEM_UNDO, in a forked child's first call); -EINVAL (NULL); -EBADF;
+ * with all but -EOWNERDEAD no permit is taken. A permit that is free is taken without a look at who
+ * lives. Who waits finds the dead within 100 ms; who never waits
+ * looks for them once in 10 ms. Thread-safe; not async-signal-safe; not a cancellation point.
  */
 int mdg_sem_wait(struct mdg_sem *sem,
                  int64_t timeout_ns);
@@ -117,25 +170,44 @@ int mdg_sem_wait(struct mdg_sem *sem,
 /**
  * Gives a permit back and wakes one who waits for it. Any process may, not just who took one.
  *
- * Returns 0, or: -EOVERFLOW (the value is MDG_SEM_VALUE_MAX already, and stays); -EINVAL (NULL);
- * -EBADF. Thread-safe. Async-signal-safe as long as it succeeds: only a failure formats a text.
+ * Of kind MDG_SEM_UNDO: a handle that holds permits gives one of them back; one that holds none adds a
+ * permit for good, which no death takes back.
+ *
+ * Returns 0, or: -EOVERFLOW (the value is the greatest already, and stays); -EBADMSG, -EMFILE, -ENOMEM
+ * (as for mdg_sem_wait); -EINVAL (NULL); -EBADF. Thread-safe. Of kind MDG_SEM_POSIX async-signal-safe
+ * as long as it succeeds: only a failure formats a text; of kind MDG_SEM_UNDO it is not.
  */
 int mdg_sem_post(struct mdg_sem *sem);
 
 /**
  * Permits there are now (0 or more), out of date as soon as others use the semaphore; or -EINVAL
- * (NULL), -EBADF. Thread-safe; async-signal-safe as long as it succeeds.
+ * (NULL), -EBADF, -EBADMSG (as for mdg_sem_wait). Of kind MDG_SEM_UNDO it has the permits of the dead
+ * come back first. Thread-safe; of kind MDG_SEM_POSIX async-signal-safe as long as it succeeds.
  */
 int mdg_sem_value(struct mdg_sem *sem);
 
 /**
- * Frees the handle. The name, and permits taken through the handle, stay as they are. NULL is fine.
- * No other thread may use the handle any more. errno is left alone. Not async-signal-safe.
+ * Lists who holds permits of a semaphore of kind MDG_SEM_UNDO: the first count of them in holders,
+ * one for each handle that holds any. The dead whose permits are still out are among them.
+ *
+ * Returns how many there are, which may be more than count (0 just asks), or: -EINVAL (NULL, or a
+ * semaphore of kind MDG_SEM_POSIX: nobody knows who holds those); -EBADF. A look in passing while
+ * others go on. Thread-safe; not async-signal-safe.
+ */
+ptrdiff_t mdg_sem_holders(struct mdg_sem *sem,
+                          struct mdg_sem_holder *holders,
+                          size_t count);
+
+/**
+ * Frees the handle. The name stays as it is. So do permits of kind MDG_SEM_POSIX taken through the
+ * handle; those of kind MDG_SEM_UNDO are given back. NULL is fine. No other thread may use the handle
+ * any more. errno is left alone. Not async-signal-safe.
  */
 void mdg_sem_close(struct mdg_sem *sem);
 
 /**
- * Removes the name of a semaphore, as sem_unlink(3) does; those who have it open go on using it.
+ * Removes the name of a semaphore, as sem_unlink(3) does; those who have it open go on using it. Where
+ * a semaphore of each kind has the name, both lose it.
  *
  * Returns 0, or: -EINVAL (NULL, a bad name); -ENAMETOOLONG; -ENOENT; -EACCES (another user's:
  * /dev/shm is sticky); -EPROTO (a directory). Thread-safe; not async-signal-safe.

@@ -7,17 +7,21 @@ exceptions, views, fork, Ctrl-C).
 
 from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
+from .mutex import Cond, Mutex
 from .pipe import MESSAGE_MAX, Fifo, Pipe
 from .ring import Ring, RingEnd, RingKind, RingPolicy, RingStats
-from .sem import Semaphore
+from .sem import Holder, Semaphore
 from .shm import Shm
 from .wait import POLL_ERR, POLL_HUP, POLL_IN, POLL_OUT, WAIT_MAX, wait_any
 
 __all__ = [
+    "Cond",
     "FOREVER",
     "Fifo",
+    "Holder",
     "INHERIT",
     "MESSAGE_MAX",
+    "Mutex",
     "NOWAIT",
     "OwnerDead",
     "POLL_ERR",

@@ -92,7 +92,19 @@ class WaitEntry(ctypes.Structure):
 class SemOpts(ctypes.Structure):
     """struct mdg_sem_opts"""
 
-    _fields_ = [("size", c_size_t), ("value", c_uint32), ("kind", c_uint32)]
+    _fields_ = [
+        ("size", c_size_t),
+        ("value", c_uint32),
+        ("kind", c_uint32),
+        ("flags", c_uint32),
+        ("max_handles", c_uint32),
+    ]
+
+
+class SemHolderStruct(ctypes.Structure):
+    """struct mdg_sem_holder"""
+
+    _fields_ = [("pid", c_uint32), ("count", c_uint32), ("alive", c_uint32)]
 
 
 _handle = c_void_p
@@ -141,8 +153,25 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_sem_wait": (c_int, _handle, _timeout),
     "mdg_sem_post": (c_int, _handle),
     "mdg_sem_value": (c_int, _handle),
+    "mdg_sem_holders": (c_ssize_t, _handle, POINTER(SemHolderStruct), c_size_t),
     "mdg_sem_close": (None, _handle),
     "mdg_sem_unlink": (c_int, c_char_p),
+    "mdg_mutex_open": (c_int, _out, c_char_p, c_int, _mode),
+    "mdg_mutex_init": (c_int, _out, c_void_p),
+    "mdg_mutex_attach": (c_int, _out, c_void_p),
+    "mdg_mutex_lock": (c_int, _handle, _timeout),
+    "mdg_mutex_unlock": (c_int, _handle),
+    "mdg_mutex_consistent": (c_int, _handle),
+    "mdg_mutex_close": (None, _handle),
+    "mdg_mutex_unlink": (c_int, c_char_p),
+    "mdg_cond_open": (c_int, _out, c_char_p, c_int, _mode),
+    "mdg_cond_init": (c_int, _out, c_void_p),
+    "mdg_cond_attach": (c_int, _out, c_void_p),
+    "mdg_cond_wait": (c_int, _handle, _handle, _timeout),
+    "mdg_cond_signal": (c_int, _handle),
+    "mdg_cond_broadcast": (c_int, _handle),
+    "mdg_cond_close": (None, _handle),
+    "mdg_cond_unlink": (c_int, c_char_p),
     "mdg_pipe_open": (c_int, _fds, c_uint32),
     "mdg_pipe_pair": (c_int, _fds, _fds, c_uint32),
     "mdg_fifo_create": (c_int, c_char_p, _mode),

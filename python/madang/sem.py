@@ -2,10 +2,18 @@
 
 import ctypes
 import os
-from typing import Any, Optional
+from typing import Any, List, NamedTuple, Optional
 
-from ._check import Name, SemOpts, c_name, check, lib, unsigned, wait
+from ._check import Name, OwnerDead, SemHolderStruct, SemOpts, c_name, check, lib, unsigned, wait
 from ._handle import Handle, bytes_type
+
+
+class Holder(NamedTuple):
+    """Who holds permits of a semaphore made with ``undo=True``."""
+
+    pid: int
+    count: int
+    alive: bool
 
 
 class Semaphore:
@@ -16,15 +24,34 @@ class Semaphore:
 
     As with ``threading.Semaphore`` and ``posix_ipc``, ``with sem:`` acquires it and releases it
     (it does not close it). Threads may share it.
+
+    With ``undo=True`` it is a semaphore of this library's own kind: permits of a process that dies
+    come back by themselves, and ``holders()`` tells who has any. With ``tell=True`` besides, the
+    first wait that takes a permit after such a death raises `OwnerDead` once, *with the permit
+    taken*; ``acquire`` and ``with`` do not raise then, they set ``owner_died``.
     """
+
+    owner_died = False
+    """Whether the last ``acquire`` or ``with`` of this object was told of a death."""
 
     SIZE = 4 * ctypes.sizeof(ctypes.c_long)
     """Bytes an unnamed semaphore takes in a segment: sizeof(sem_t)."""
     ALIGN = ctypes.sizeof(ctypes.c_long)
     """Its offset must be a multiple of this."""
 
-    def __init__(self, name: Name, value: int = 0, flags: int = 0, mode: int = 0o600) -> None:
-        opts = SemOpts(ctypes.sizeof(SemOpts), unsigned(value, "value", 0xFFFFFFFF), 0)
+    def __init__(
+        self,
+        name: Name,
+        value: int = 0,
+        flags: int = 0,
+        mode: int = 0o600,
+        undo: bool = False,
+        tell: bool = False,
+        max_handles: int = 0,
+    ) -> None:
+        handles = unsigned(max_handles, "max_handles", 0xFFFFFFFF)
+        number = unsigned(value, "value", 0xFFFFFFFF)
+        opts = SemOpts(ctypes.sizeof(SemOpts), number, int(undo), int(tell), handles)
         out = ctypes.c_void_p()
         raw = c_name(name)
         check(lib.mdg_sem_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
@@ -66,7 +93,8 @@ class Semaphore:
         return self._handle
 
     def wait(self, timeout: Optional[float] = None) -> None:
-        """Takes one. TimeoutError when the time is over; BlockingIOError with a timeout of 0."""
+        """Takes one. TimeoutError when the time is over; BlockingIOError with a timeout of 0;
+        OwnerDead, with one taken, if it was opened with ``tell``."""
         handle = self._open()
         wait(lambda ns: lib.mdg_sem_wait(handle.pointer, ns), timeout)
 
@@ -76,8 +104,11 @@ class Semaphore:
             raise TypeError("blocking must be a bool; write acquire(timeout=%r)" % (blocking,))
         if not blocking and timeout is not None:
             raise ValueError("a timeout makes no sense without blocking")
+        self.owner_died = False
         try:
             self.wait(timeout if blocking else 0)
+        except OwnerDead:
+            self.owner_died = True
         except (TimeoutError, BlockingIOError):
             return False
         return True
@@ -100,6 +131,17 @@ class Semaphore:
         handle = self._open()
         return check(lib.mdg_sem_value(handle.pointer))
 
+    def holders(self) -> List[Holder]:
+        """Who holds permits, handle by handle; with ``undo=True`` only."""
+        handle = self._open()
+        count = 16
+        while True:
+            rows = (SemHolderStruct * count)()
+            total = check(lib.mdg_sem_holders(handle.pointer, rows, count))
+            if total <= count:
+                return [Holder(row.pid, row.count, row.alive == 1) for row in rows[:total]]
+            count = total
+
     @property
     def name(self) -> Optional[str]:
         """The name it was opened by; None for an unnamed one."""
@@ -115,7 +157,7 @@ class Semaphore:
         self._handle = None
 
     def __enter__(self) -> "Semaphore":
-        self.wait()
+        self.acquire()
         return self
 
     def __exit__(self, *_: Any) -> None:

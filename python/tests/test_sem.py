@@ -5,7 +5,7 @@ import threading
 import time
 
 import support
-from madang import Semaphore, Shm
+from madang import OwnerDead, Semaphore, Shm
 
 CREATE = os.O_CREAT | os.O_EXCL
 
@@ -124,6 +124,57 @@ class Semaphores(support.Case):
             begin = time.monotonic()
             sem.wait(support.PATIENCE)
             self.assertLess(time.monotonic() - begin, 5)
+
+
+class Undo(support.Case):
+    def make(self, value, **options):
+        name = self.name(Semaphore.unlink)
+        sem = Semaphore(name, value, CREATE, undo=True, **options)
+        self.addCleanup(sem.close)
+        return name, sem
+
+    def die_with_one(self, name):
+        def body():
+            held = Semaphore(name, undo=True)  # open until the end
+            held.wait(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        pid = self.fork(body)
+        self.reap(pid, signal.SIGKILL)
+        return pid
+
+    def test_permits_of_the_dead_come_back(self):
+        name, sem = self.make(2)
+        sem.wait(0)
+        pid = self.die_with_one(name)
+        self.assertEqual(sorted(sem.holders()), sorted([(os.getpid(), 1, True), (pid, 1, False)]))
+        sem.wait(support.PATIENCE)
+        self.assertEqual(sem.holders(), [(os.getpid(), 2, True)])
+        sem.release(2)
+        self.assertEqual((sem.value, sem.holders()), (2, []))
+
+    def test_told_once(self):
+        name, sem = self.make(1, tell=True)
+        self.die_with_one(name)
+        with self.assertRaises(OwnerDead):
+            sem.wait(support.PATIENCE)
+        self.assertEqual(sem.value, 0)
+        sem.post()
+        with sem:
+            self.assertFalse(sem.owner_died)
+        self.die_with_one(name)
+        with sem:
+            self.assertTrue(sem.owner_died)
+        self.assertEqual(sem.value, 1)
+
+    def test_only_this_kind_knows_its_holders(self):
+        name = self.name(Semaphore.unlink)
+        with self.assertRaises(OSError):
+            Semaphore(name, 0, CREATE).holders()
+
+    def test_ctrl_c(self):
+        _, sem = self.make(0)
+        self.assert_interrupted(sem.wait)
 
 
 class WithC(support.Case):

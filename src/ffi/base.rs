@@ -19,10 +19,11 @@
 //! unless MDG_INHERIT is given.
 //!
 //! Names are POSIX names: "/name", and "name" means the same. Any bytes but NUL and slash, not "."
-//! or "..", at most 255 bytes for a segment, 251 for a semaphore, 246 for a ring. Kinds do not
-//! collide: a segment is /dev/shm/NAME (as shm_open has it), a semaphore /dev/shm/sem.NAME (as
-//! sem_open has it), a ring /dev/shm/mdg.ring.NAME, and /dev/shm/mdg.poll.* are the FIFOs behind
-//! mdg_ring_fd.
+//! or "..", at most 255 bytes for a segment, 251 for a semaphore, 247 for one of kind MDG_SEM_UNDO, 246
+//! for a ring or a condition variable, 245 for a mutex. Kinds do not collide: a segment is
+//! /dev/shm/NAME (as shm_open has it), a semaphore /dev/shm/sem.NAME (as sem_open has it), ours are
+//! /dev/shm/mdg.KIND.NAME: mdg.ring, mdg.sem, mdg.mutex, mdg.cond; and /dev/shm/mdg.poll.* are the FIFOs
+//! behind mdg_ring_fd.
 //!
 //! Timeouts are relative nanoseconds on the monotonic clock, int64_t timeout_ns: MDG_NOWAIT never
 //! waits and answers -EAGAIN, MDG_FOREVER (any negative number) waits without limit, else -ETIMEDOUT.
@@ -40,14 +41,14 @@
 //! Waiting calls are no cancellation points of pthread_cancel(3).
 //!
 //! Codes mean the same everywhere: -EINVAL bad argument; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES no
-//! permission, or the wrong end for this handle; -ELOOP a symbolic link stands under the name; -EBUSY
-//! a living process has it; -EAGAIN would wait; -ETIMEDOUT; -EINTR; -ECANCELED by
-//! mdg_ring_cancel; -EMSGSIZE does not fit; -EOVERFLOW
-//! arithmetic or counter limit; -ENOSPC, -ENOMEM, -EMFILE, -ENFILE resources; -E2BIG newer options;
-//! -EPIPE stream shut down; -EOWNERDEAD the peer or holder died; -EPROTO not such an object, or
-//! another kind, version or geometry; -EBADMSG contents corrupt; -ESTALE replaced all the time; -EBADF
-//! not a live handle or descriptor; -ENOSYS not in this platform or version; -ENOTRECOVERABLE internal
-//! error.
+//! permission, or the wrong end for this handle; -ELOOP a symbolic link stands under the name; -EBUSY a
+//! living process has it; -EDEADLK this thread has it; -EPERM this thread does not have it; -EAGAIN
+//! would wait; -ETIMEDOUT; -EINTR; -ECANCELED by mdg_ring_cancel; -EMSGSIZE does not fit; -EOVERFLOW
+//! arithmetic or counter limit, items overwritten; -ENOSPC, -ENOMEM, -EMFILE, -ENFILE resources; -E2BIG
+//! newer options; -EPIPE stream shut down; -EOWNERDEAD the peer or holder died; -EPROTO not such an
+//! object, or another kind, version or geometry; -EBADMSG contents corrupt; -ESTALE replaced all the
+//! time; -EBADF not a live handle or descriptor; -ENOSYS not in this platform or version;
+//! -ENOTRECOVERABLE internal error.
 
 use std::ffi::{c_char, c_int};
 

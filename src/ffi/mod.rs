@@ -7,6 +7,7 @@ mod args;
 pub mod base;
 pub mod fd;
 mod guard;
+pub mod mutex;
 pub mod pipe;
 pub mod ring;
 pub mod sem;

@@ -1,8 +1,9 @@
 //! `madang/sem.h`: counting semaphores.
 //!
 //! A semaphore counts permits: waiting takes one, posting gives one back, and any process may do
-//! either. Named ones are exactly those of sem_open(3), unnamed ones are a sem_t in shared memory.
-//! A process that dies with a permit does not give it back.
+//! either. Those of the default kind are exactly those of sem_open(3), unnamed ones are a sem_t in
+//! shared memory: a process that dies with a permit does not give it back. Those of kind MDG_SEM_UNDO
+//! are the library's own: they know who holds what, and permits of the dead come back.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::NonNull;
@@ -12,16 +13,22 @@ use nix::errno::Errno;
 use super::args::{self, Opaque};
 use super::guard::{guard, guard_or, guard_void, keeping_errno};
 use crate::error::{Error, Result};
-use crate::sem::Semaphore;
+use crate::sem::{AnySemaphore, Holder, Permit, Semaphore, UndoOptions, UndoSemaphore};
 use crate::shm::Place;
 use crate::time::Timeout;
 
 /// Kind: the C library's own semaphores; sem_open(3) programs are full peers. The default.
 pub const MDG_SEM_POSIX: u32 = 0;
-/// Kind: permits of a dead holder come back by themselves. Reserved: this version answers -ENOSYS.
+/// Kind: permits of a dead holder come back by themselves. Only this library's programs are peers.
 pub const MDG_SEM_UNDO: u32 = 1;
-/// The greatest value of a semaphore.
+/// The greatest value of a semaphore of kind MDG_SEM_POSIX.
 pub const MDG_SEM_VALUE_MAX: u32 = 0x7fff_ffff;
+/// The greatest value of a semaphore of kind MDG_SEM_UNDO, and the most permits a handle holds.
+pub const MDG_SEM_UNDO_VALUE_MAX: u32 = 0xf_ffff;
+/// Flag of mdg_sem_opts, kind MDG_SEM_UNDO: waits through this handle tell of the dead. When permits
+/// of a dead holder came back, the next wait that takes one answers -EOWNERDEAD: once, and with the
+/// permit taken, to be posted as any other.
+pub const MDG_SEM_TELL: u32 = 1;
 
 /// A semaphore. Free-threaded: any thread may use it at any time, but for mdg_sem_close, which needs
 /// it alone. A handle opened before fork(2) works in both processes, and each closes its own.
@@ -31,7 +38,7 @@ pub struct mdg_sem {
 }
 
 impl Opaque for mdg_sem {
-    type Inner = Semaphore;
+    type Inner = AnySemaphore;
     const TAG: u64 = u64::from_le_bytes(*b"mdg:sem:");
     const NAME: &'static str = "mdg_sem";
 }
@@ -43,24 +50,50 @@ impl Opaque for mdg_sem {
 pub struct mdg_sem_opts {
     /// sizeof(mdg_sem_opts), set by the caller.
     pub size: usize,
-    /// Permits it starts with, at most MDG_SEM_VALUE_MAX. Ignored when the semaphore exists.
+    /// Permits it starts with, at most MDG_SEM_VALUE_MAX or MDG_SEM_UNDO_VALUE_MAX. Ignored when the
+    /// semaphore exists.
     pub value: u32,
-    /// MDG_SEM_POSIX.
+    /// MDG_SEM_POSIX or MDG_SEM_UNDO.
     pub kind: u32,
+    /// MDG_SEM_TELL; for MDG_SEM_UNDO only.
+    pub flags: u32,
+    /// For MDG_SEM_UNDO only: how many handles may be open at once, at most 4096. 0: 64 for a new one,
+    /// whatever it has for one that exists.
+    pub max_handles: u32,
 }
 
-/// Opens, or makes, the semaphore `name`: the object that sem_open(3) makes, /dev/shm/sem.NAME.
+/// One handle that holds permits of a semaphore of kind MDG_SEM_UNDO.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mdg_sem_holder {
+    /// The process, as it saw itself (a number of its own PID namespace).
+    pub pid: u32,
+    /// Permits it holds.
+    pub count: u32,
+    /// 1 if it lives; 0: it is dead, and the next who waits gives its permits back.
+    pub alive: u32,
+}
+
+/// Opens, or makes, the semaphore `name`. Of kind MDG_SEM_POSIX it is the object that sem_open(3)
+/// makes, /dev/shm/sem.NAME; of kind MDG_SEM_UNDO it is /dev/shm/mdg.sem.NAME. The two do not see each
+/// other.
 ///
 /// `*sem` receives a handle to be closed with mdg_sem_close. `opts` NULL means value 0. `oflag` takes
 /// O_CREAT and O_EXCL; its access mode is ignored, as in sem_open. `mode` gives the permissions of a
 /// new one, trimmed by the umask; opening needs read and write permission. It appears complete or not
 /// at all.
 ///
-/// Returns 0, or: -EINVAL (NULL, a bad name, a value over the greatest, an unknown kind, oflag or mode
-/// bit) · -E2BIG · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a symbolic link under the
-/// name) · -EPROTO (what stands there is too short, too long or no semaphore) · -ENOSYS (MDG_SEM_UNDO)
-/// · -ENOSPC · -ENOMEM · -EMFILE · -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE (others removed
-/// and made it again all the time). Thread-safe; not async-signal-safe.
+/// Of kind MDG_SEM_UNDO, a permit belongs to the handle through which it was taken. A handle opened
+/// before fork(2) works in the child, too, where it holds nothing: what the parent holds stays the
+/// parent's.
+///
+/// Returns 0, or: -EINVAL (NULL, a bad name, a value over the greatest, an unknown kind, flag, oflag or
+/// mode bit) · -E2BIG · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a symbolic link under the
+/// name) · -EPROTO (what stands there is too short, too long or no semaphore, or has another
+/// max_handles) · -ENOSPC · -ENOMEM · -EMFILE (descriptors, or all max_handles are open) · -ENFILE ·
+/// -EROFS (/dev/shm is read-only) · -ESTALE (others removed and made it again all the time).
+/// Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `sem` is NULL or writable; `name` is NULL or a C string; `opts` is NULL or begins with its size.
@@ -80,18 +113,26 @@ pub unsafe extern "C" fn mdg_sem_open(
         // SAFETY: the caller's promise; integers only.
         let opts = unsafe { args::options(opts, "mdg_sem_opts") }?;
         let (value, kind) = opts.map_or((0, MDG_SEM_POSIX), |opts| (opts.value, opts.kind));
+        let (bits, max_handles) = opts.map_or((0, 0), |opts| (opts.flags, opts.max_handles));
         let mode = args::mode(mode, what)?;
         // The access mode is ignored; any of the four bit patterns will do.
         let flags = args::oflag(oflag & !libc::O_ACCMODE | libc::O_RDWR, 0, what)?;
-        match kind {
-            MDG_SEM_POSIX => {}
+        let semaphore = match kind {
+            MDG_SEM_POSIX => {
+                if (bits, max_handles) != (0, 0) {
+                    let text = format!("{what}: flags and max_handles are for MDG_SEM_UNDO");
+                    return Err(Error::new(Errno::EINVAL, text));
+                }
+                AnySemaphore::Posix(Semaphore::open(name, value, flags.creation, mode)?)
+            }
             MDG_SEM_UNDO => {
-                let text = format!("{what}: MDG_SEM_UNDO is not in this version");
-                return Err(Error::new(Errno::ENOSYS, text));
+                let tell = args::flags(bits, MDG_SEM_TELL, what)? != 0;
+                let options = UndoOptions { value, max_handles, tell };
+                let semaphore = UndoSemaphore::open(name, &options, flags.creation, mode)?;
+                AnySemaphore::Undo(semaphore)
             }
             _ => return Err(Error::new(Errno::EINVAL, format!("{what}: unknown kind {kind}"))),
-        }
-        let semaphore = Semaphore::open(name, value, flags.creation, mode)?;
+        };
         // SAFETY: checked above.
         unsafe { args::give(out, semaphore) };
         Ok(0)
@@ -126,7 +167,7 @@ pub unsafe extern "C" fn mdg_sem_init(
         // SAFETY: the caller's promise.
         let semaphore = Semaphore::init(unsafe { Place::at(memory) }?, value)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, semaphore) };
+        unsafe { args::give(out, AnySemaphore::Posix(semaphore)) };
         Ok(0)
     })
 }
@@ -148,7 +189,7 @@ pub unsafe extern "C" fn mdg_sem_attach(sem: *mut *mut mdg_sem, memory: *mut c_v
         // SAFETY: the caller's promise.
         let semaphore = Semaphore::attach(unsafe { Place::at(memory) }?)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, semaphore) };
+        unsafe { args::give(out, AnySemaphore::Posix(semaphore)) };
         Ok(0)
     })
 }
@@ -156,9 +197,14 @@ pub unsafe extern "C" fn mdg_sem_attach(sem: *mut *mut mdg_sem, memory: *mut c_v
 /// Takes a permit, waiting for one at most `timeout_ns` nanoseconds of monotonic time (MDG_NOWAIT:
 /// not at all, MDG_FOREVER: without limit).
 ///
-/// Returns 0 with a permit taken, or: -EAGAIN (MDG_NOWAIT, none there) · -ETIMEDOUT · -EINTR (a signal
-/// was caught, whatever SA_RESTART says) · -EINVAL (NULL) · -EBADF; no permit is taken then.
-/// Thread-safe; not async-signal-safe; not a cancellation point.
+/// Returns 0 with a permit taken, or: -EOWNERDEAD (kind MDG_SEM_UNDO opened with MDG_SEM_TELL: *with a
+/// permit taken*, the first since permits of a dead holder came back) · -EAGAIN (MDG_NOWAIT, none
+/// there) · -ETIMEDOUT · -EINTR (a signal was caught, whatever SA_RESTART says) · -EOVERFLOW
+/// (MDG_SEM_UNDO: the handle holds MDG_SEM_UNDO_VALUE_MAX) · -EBADMSG (MDG_SEM_UNDO: its contents are
+/// corrupt) · -EMFILE, -ENOMEM (MDG_SEM_UNDO, in a forked child's first call) · -EINVAL (NULL) · -EBADF;
+/// with all but -EOWNERDEAD no permit is taken. A permit that is free is taken without a look at who
+/// lives. Who waits finds the dead within 100 ms; who never waits
+/// looks for them once in 10 ms. Thread-safe; not async-signal-safe; not a cancellation point.
 ///
 /// # Safety
 /// `sem` is NULL or a handle.
@@ -170,15 +216,25 @@ pub unsafe extern "C" fn mdg_sem_wait(sem: *mut mdg_sem, timeout_ns: i64) -> c_i
         || {
             // SAFETY: the caller's promise.
             let semaphore = unsafe { args::handle(sem.cast_const()) }?;
-            keeping_errno(|| semaphore.wait(Timeout::from_nanos(timeout_ns))).map(|()| 0)
+            match keeping_errno(|| semaphore.wait(Timeout::from_nanos(timeout_ns)))? {
+                Permit::Ordinary => Ok(0),
+                Permit::FromDead => {
+                    let text = "mdg_sem_wait: a holder died; a permit was taken all the same";
+                    Err(Error::new(Errno::EOWNERDEAD, text))
+                }
+            }
         },
     )
 }
 
 /// Gives a permit back and wakes one who waits for it. Any process may, not just who took one.
 ///
-/// Returns 0, or: -EOVERFLOW (the value is MDG_SEM_VALUE_MAX already, and stays) · -EINVAL (NULL) ·
-/// -EBADF. Thread-safe. Async-signal-safe as long as it succeeds: only a failure formats a text.
+/// Of kind MDG_SEM_UNDO: a handle that holds permits gives one of them back; one that holds none adds a
+/// permit for good, which no death takes back.
+///
+/// Returns 0, or: -EOVERFLOW (the value is the greatest already, and stays) · -EBADMSG, -EMFILE, -ENOMEM
+/// (as for mdg_sem_wait) · -EINVAL (NULL) · -EBADF. Thread-safe. Of kind MDG_SEM_POSIX async-signal-safe
+/// as long as it succeeds: only a failure formats a text; of kind MDG_SEM_UNDO it is not.
 ///
 /// # Safety
 /// `sem` is NULL or a handle.
@@ -189,7 +245,8 @@ pub unsafe extern "C" fn mdg_sem_post(sem: *mut mdg_sem) -> c_int {
 }
 
 /// Permits there are now (0 or more), out of date as soon as others use the semaphore; or -EINVAL
-/// (NULL), -EBADF. Thread-safe; async-signal-safe as long as it succeeds.
+/// (NULL), -EBADF, -EBADMSG (as for mdg_sem_wait). Of kind MDG_SEM_UNDO it has the permits of the dead
+/// come back first. Thread-safe; of kind MDG_SEM_POSIX async-signal-safe as long as it succeeds.
 ///
 /// # Safety
 /// `sem` is NULL or a handle.
@@ -197,14 +254,56 @@ pub unsafe extern "C" fn mdg_sem_post(sem: *mut mdg_sem) -> c_int {
 pub unsafe extern "C" fn mdg_sem_value(sem: *mut mdg_sem) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let value = unsafe { args::handle(sem.cast_const()) }?.value();
+        let value = unsafe { args::handle(sem.cast_const()) }?.value()?;
         // At most VALUE_MAX, which is INT_MAX.
         Ok(value.min(MDG_SEM_VALUE_MAX) as c_int)
     })
 }
 
-/// Frees the handle. The name, and permits taken through the handle, stay as they are. NULL is fine.
-/// No other thread may use the handle any more. errno is left alone. Not async-signal-safe.
+/// Lists who holds permits of a semaphore of kind MDG_SEM_UNDO: the first `count` of them in `holders`,
+/// one for each handle that holds any. The dead whose permits are still out are among them.
+///
+/// Returns how many there are, which may be more than `count` (0 just asks), or: -EINVAL (NULL, or a
+/// semaphore of kind MDG_SEM_POSIX: nobody knows who holds those) · -EBADF. A look in passing while
+/// others go on. Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `sem` is NULL or a handle; `holders` is writable for `count` of them, or `count` is 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_holders(
+    sem: *mut mdg_sem,
+    holders: *mut mdg_sem_holder,
+    count: usize,
+) -> isize {
+    guard(|| {
+        let what = "mdg_sem_holders";
+        if args::length(count, what)? > 0 {
+            args::out(holders, what)?;
+        }
+        // SAFETY: the caller's promise.
+        let AnySemaphore::Undo(semaphore) = unsafe { args::handle(sem.cast_const()) }? else {
+            let text = format!("{what}: only semaphores of kind MDG_SEM_UNDO know their holders");
+            return Err(Error::new(Errno::EINVAL, text));
+        };
+        let mut total = 0;
+        for holder in semaphore.holders() {
+            if total < count {
+                let Holder { pid, count, alive } = holder;
+                // SAFETY: checked above; the caller vouches for `count` of them.
+                unsafe {
+                    holders.add(total).write(mdg_sem_holder { pid, count, alive: alive.into() });
+                }
+            }
+            total += 1;
+        }
+        // At most as many as there are handles.
+        Ok(total as isize)
+    })
+}
+
+/// Frees the handle. The name stays as it is. So do permits of kind MDG_SEM_POSIX taken through the
+/// handle; those of kind MDG_SEM_UNDO are given back. NULL is fine. No other thread may use the handle
+/// any more. errno is left alone. Not async-signal-safe.
 ///
 /// # Safety
 /// `sem` is NULL or a handle that nobody uses any more.
@@ -214,7 +313,8 @@ pub unsafe extern "C" fn mdg_sem_close(sem: *mut mdg_sem) {
     guard_void(|| unsafe { args::close(sem) });
 }
 
-/// Removes the name of a semaphore, as sem_unlink(3) does; those who have it open go on using it.
+/// Removes the name of a semaphore, as sem_unlink(3) does; those who have it open go on using it. Where
+/// a semaphore of each kind has the name, both lose it.
 ///
 /// Returns 0, or: -EINVAL (NULL, a bad name) · -ENAMETOOLONG · -ENOENT · -EACCES (another user's:
 /// /dev/shm is sticky) · -EPROTO (a directory). Thread-safe; not async-signal-safe.
@@ -225,6 +325,6 @@ pub unsafe extern "C" fn mdg_sem_close(sem: *mut mdg_sem) {
 pub unsafe extern "C" fn mdg_sem_unlink(name: *const c_char) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        Semaphore::unlink(unsafe { args::string(name, "mdg_sem_unlink: name") }?).map(|()| 0)
+        AnySemaphore::unlink(unsafe { args::string(name, "mdg_sem_unlink: name") }?).map(|()| 0)
     })
 }

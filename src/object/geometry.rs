@@ -22,6 +22,8 @@ pub(crate) const KIND_BROADCAST: u32 = 3;
 /// The policy bit of a ring that overwrites its oldest items.
 pub(crate) const POLICY_OVERWRITE: u32 = 0x2;
 
+/// A semaphore whose permits come back; its items are the records of its participants.
+pub(crate) const KIND_SEM: u32 = 16;
 /// Policy bit of a ring of `KIND_MPMC`: no process ever waits for another, stopped or dead.
 pub(crate) const POLICY_STOPPROOF: u32 = 0x1;
 

@@ -3,6 +3,7 @@
 //!
 //! The layout is specified byte by byte in `docs/layout.md`.
 
+mod area;
 mod bell;
 mod embed;
 mod geometry;
@@ -12,10 +13,12 @@ mod region;
 mod role;
 mod superblock;
 
+pub use area::{Area, CondArea, MutexArea};
+pub(crate) use area::{COND_SIZE, MUTEX_SIZE};
 pub(crate) use embed::footprint;
 pub(crate) use geometry::{
-    CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, LINE, MAX_HANDLES_LIMIT,
-    PARTICIPANTS_OFFSET, POLICY_STOPPROOF, Pool,
+    CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, LINE,
+    MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET, POLICY_STOPPROOF, Pool,
 };
 pub(crate) use open::{Object, Request, unlink};
 pub(crate) use participant::{POLLED_ENDS, Participant, Slot};

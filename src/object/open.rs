@@ -228,6 +228,12 @@ impl Object {
         Participant::attach(&self.region, self.geometry(), &self.file, &self.what, sweep)
     }
 
+    /// Clears away what the dead participant `index` has left, with `sweep` as for
+    /// [`Participant::attach`]; not if it lives, or if another one is doing the same.
+    pub(crate) fn recover(&self, index: u32, sweep: impl FnOnce(u32, &Slot) -> bool) -> Result<()> {
+        Participant::recover(&self.region, self.geometry(), &self.file, &self.what, index, sweep)
+    }
+
     /// The slot of participant `index`; `None` if there cannot be one.
     pub(crate) fn slot(&self, index: u32) -> Option<&Slot> {
         Slot::of(&self.region, self.geometry(), index)

@@ -98,6 +98,11 @@ impl Slot {
         self.uid.load(Ordering::Relaxed)
     }
 
+    /// The process that has the slot, as it saw itself; for messages and lists.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
     fn clear(&self) {
         self.ends.store(0, Ordering::Relaxed);
         // The number of armings stays: a notifier that was slow must not take the next owner's for
@@ -153,6 +158,25 @@ impl Participant {
             Errno::EMFILE,
             format!("{what}: all {all} handles it was made for are open"),
         ))
+    }
+
+    /// Clears slot `index` after its owner's death, with `sweep` as above; nothing happens if it
+    /// lives, or if another one holds its byte to do the same.
+    pub(crate) fn recover(
+        region: &Region,
+        geometry: &Geometry,
+        file: &Anchor,
+        what: &str,
+        index: u32,
+        sweep: impl FnOnce(u32, &Slot) -> bool,
+    ) -> Result<()> {
+        let Some(slot) = Slot::of(region, geometry, index) else { return Ok(()) };
+        let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
+        let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
+        if token.is_some() && slot.is_in_use() && sweep(index, slot) {
+            slot.clear();
+        }
+        Ok(())
     }
 
     /// This participant's slot number.

@@ -3,6 +3,8 @@
 use std::ptr::NonNull;
 
 use crate::shm::Mapping;
+use crate::sync::EventCount;
+use crate::sync::atomic::AtomicU64;
 
 /// A structure of the shared layout.
 ///
@@ -10,6 +12,11 @@ use crate::shm::Mapping;
 /// It is `repr(C)` and consists of atomics (and padding bytes) only, so that any bytes are a valid
 /// value and other processes may store to it at any time.
 pub(crate) unsafe trait Shared {}
+
+// SAFETY: atomics.
+unsafe impl Shared for AtomicU64 {}
+// SAFETY: repr(C), two atomics.
+unsafe impl Shared for EventCount {}
 
 /// The bytes of one object, mapped for reading and writing; or for reading alone, where the owner of
 /// the region stores nothing.

@@ -1,11 +1,13 @@
 #![forbid(unsafe_code)]
 //! Counting semaphores: the C library's own objects, so that every program that uses `sem_open` is
-//! a peer.
+//! a peer; and, in `undo`, objects of ours whose permits come back when their holder dies.
 //!
-//! A named semaphore is the file that `sem_open` makes: one `sem_t`, nothing else, at
+//! A named semaphore of the C library is the file that `sem_open` makes: one `sem_t`, nothing else, at
 //! `/dev/shm/sem.NAME`. It is opened here without `sem_open` itself, for two reasons: `sem_open`
 //! maps whatever it finds and faults later if that is too short, and a maker killed inside it can
 //! leave a temporary file. Everything done *to* a semaphore is the C library's.
+
+mod undo;
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -21,6 +23,8 @@ use crate::name::{Kind, Name};
 use crate::shm::{Mapping, Place, named};
 use crate::sys::semaphore;
 use crate::time::{Deadline, Timeout};
+
+pub use undo::{Holder, Permit, UndoOptions, UndoSemaphore};
 
 /// The greatest value of a semaphore: `SEM_VALUE_MAX` of Linux's C libraries.
 pub const VALUE_MAX: u32 = i32::MAX as u32;
@@ -126,6 +130,60 @@ impl Semaphore {
     pub fn unlink(name: &[u8]) -> Result<()> {
         let name = Name::new(Kind::Sem, name)?;
         named::unlink(name.path(), &name.to_string())
+    }
+}
+
+/// A semaphore of either kind. Free-threaded.
+#[derive(Debug)]
+pub enum AnySemaphore {
+    /// The C library's.
+    Posix(Semaphore),
+    /// Ours.
+    Undo(UndoSemaphore),
+}
+
+impl AnySemaphore {
+    /// As [`Semaphore::wait`] and [`UndoSemaphore::wait`].
+    pub fn wait(&self, timeout: Timeout) -> Result<Permit> {
+        match self {
+            Self::Posix(semaphore) => semaphore.wait(timeout).map(|()| Permit::Ordinary),
+            Self::Undo(semaphore) => semaphore.wait(timeout),
+        }
+    }
+
+    /// As [`Semaphore::post`] and [`UndoSemaphore::post`].
+    pub fn post(&self) -> Result<()> {
+        match self {
+            Self::Posix(semaphore) => semaphore.post(),
+            Self::Undo(semaphore) => semaphore.post(),
+        }
+    }
+
+    /// As [`Semaphore::value`] and [`UndoSemaphore::value`].
+    pub fn value(&self) -> Result<u32> {
+        match self {
+            Self::Posix(semaphore) => Ok(semaphore.value()),
+            Self::Undo(semaphore) => semaphore.value(),
+        }
+    }
+
+    /// Removes the name `name` of either kind, of both where both have it, so that none stays behind
+    /// unnoticed; `ENOENT` if there is neither.
+    pub fn unlink(name: &[u8]) -> Result<()> {
+        let posix = Semaphore::unlink(name);
+        let undo = UndoSemaphore::unlink(name);
+        // No semaphore of ours can have a name that is too long for them.
+        let missing = |result: &Result<()>| {
+            result
+                .as_ref()
+                .is_err_and(|error| matches!(error.code(), Errno::ENOENT | Errno::ENAMETOOLONG))
+        };
+        match (&posix, missing(&undo)) {
+            (_, true) => posix,
+            (Ok(()), false) => undo,
+            (Err(_), false) if missing(&posix) => undo,
+            (Err(_), false) => posix,
+        }
     }
 }
 

@@ -82,7 +82,6 @@ impl EventCount {
     }
 
     /// As [`EventCount::notify_and`], where nobody waits elsewhere.
-    #[cfg(test)]
     pub(crate) fn notify(&self) {
         self.notify_and(|| true);
     }
@@ -97,13 +96,29 @@ impl EventCount {
         light_fence();
         let armed = self.armed.load(Ordering::Relaxed);
         if armed != 0 {
-            self.wake(armed, tell);
+            self.wake(armed, futex::ALL, tell);
         }
+    }
+
+    /// As [`EventCount::notify`], for who needs only one sleeper. The others stay asleep until their
+    /// slice is over, and see then that the epoch has passed.
+    pub(crate) fn notify_one(&self) {
+        light_fence();
+        let armed = self.armed.load(Ordering::Relaxed);
+        if armed != 0 {
+            self.wake(armed, 1, || true);
+        }
+    }
+
+    /// Makes it new again; nobody uses it.
+    pub(crate) fn reset(&self) {
+        self.seq.store(0, Ordering::Relaxed);
+        self.armed.store(0, Ordering::Relaxed);
     }
 
     #[cold]
     #[inline(never)]
-    fn wake(&self, mut armed: u32, tell: impl FnOnce() -> bool) {
+    fn wake(&self, mut armed: u32, most: u32, tell: impl FnOnce() -> bool) {
         if armed & HEAVY != 0 {
             // Pairs with the fence in `arm`.
             fence(Ordering::SeqCst);
@@ -113,7 +128,10 @@ impl EventCount {
             }
         }
         self.seq.fetch_add(2, Ordering::SeqCst);
-        futex::wake_all(&self.seq);
+        if futex::wake(&self.seq, most) >= most {
+            // Others may still sleep.
+            return;
+        }
         // Pairs with the fence in `arm_firmly`.
         fence(Ordering::SeqCst);
         if !tell() {
@@ -228,7 +246,7 @@ mod tests {
         event.seq.fetch_add(2, Ordering::Relaxed);
         event.arm(SLICE);
         assert_ne!(event.armed.load(Ordering::Relaxed), served);
-        event.wake(served, || true);
+        event.wake(served, futex::ALL, || true);
         assert_ne!(event.armed.load(Ordering::Relaxed), 0);
     }
 

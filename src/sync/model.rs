@@ -203,10 +203,18 @@ pub(crate) mod futex {
         Wake::Woken
     }
 
-    pub(crate) fn wake_all(_word: &AtomicU32) {
+    pub(crate) const ALL: u32 = u32::MAX;
+
+    pub(crate) fn wake_all(word: &AtomicU32) {
+        wake(word, ALL);
+    }
+
+    /// Wakes all, whatever `most` is: a wake-up that nobody asked for is always allowed.
+    pub(crate) fn wake(_word: &AtomicU32, _most: u32) -> u32 {
         step();
         let _guard = QUEUE.0.lock().unwrap();
         QUEUE.1.notify_all();
+        0
     }
 }
 

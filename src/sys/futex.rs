@@ -48,8 +48,17 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> Wake {
     }
 }
 
+/// More sleepers than there can be.
+pub(crate) const ALL: u32 = libc::c_int::MAX as u32;
+
 /// Wakes everyone who sleeps on `word`.
 pub(crate) fn wake_all(word: &AtomicU32) {
+    wake(word, ALL);
+}
+
+/// Wakes at most `most` who sleep on `word`; how many.
+pub(crate) fn wake(word: &AtomicU32, most: u32) -> u32 {
     // SAFETY: FUTEX_WAKE uses the address as a key only.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, libc::c_int::MAX) };
+    let woken = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, most) };
+    u32::try_from(woken).unwrap_or(0)
 }

@@ -6,8 +6,11 @@
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use super::latch::Latch;
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
@@ -23,8 +26,13 @@ pub(crate) struct Wiped<T> {
 /// Both must be true.
 pub(crate) unsafe trait Zeroed {}
 
+// SAFETY: integers; an all-zero latch is free; nothing to drop.
+unsafe impl<const N: usize> Zeroed for (Latch, [AtomicU32; N]) {}
+
 // SAFETY: the page belongs to this value alone, as a Box's memory would.
 unsafe impl<T: Zeroed + Send> Send for Wiped<T> {}
+// SAFETY: as above.
+unsafe impl<T: Zeroed + Sync> Sync for Wiped<T> {}
 
 impl<T: Zeroed> Wiped<T> {
     /// A new, all-zero value.

@@ -181,6 +181,7 @@ static void sem(void)
 {
     mdg_sem_opts opts = {.size = sizeof opts, .value = 1, .kind = MDG_SEM_POSIX};
     mdg_sem *sem, *same;
+    mdg_sem_holder holder;
     sem_t memory;
     EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT | O_EXCL, 0600) == 0);
     EXPECT(mdg_sem_wait(sem, MDG_FOREVER) == 0 && mdg_sem_wait(sem, MDG_NOWAIT) == -EAGAIN);
@@ -188,11 +189,46 @@ static void sem(void)
     EXPECT(mdg_sem_unlink(name) == 0);
     mdg_sem_close(sem);
     opts.kind = MDG_SEM_UNDO;
-    EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT, 0600) == -ENOSYS);
+    opts.flags = MDG_SEM_TELL;
+    opts.max_handles = 2;
+    EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_sem_wait(sem, MDG_FOREVER) == 0 && mdg_sem_holders(sem, &holder, 1) == 1);
+    EXPECT(holder.pid == (uint32_t)getpid() && holder.count == 1 && holder.alive == 1);
+    mdg_sem_close(sem);
+    opts.value = MDG_SEM_UNDO_VALUE_MAX + 1;
+    EXPECT(mdg_sem_open(&sem, name, &opts, O_CREAT, 0600) == -EINVAL);
+    EXPECT(mdg_sem_unlink(name) == 0 && mdg_sem_unlink(name) == -ENOENT);
     EXPECT(mdg_sem_init(&sem, &memory, MDG_SEM_VALUE_MAX) == 0);
     EXPECT(mdg_sem_attach(&same, &memory) == 0 && mdg_sem_post(same) == -EOVERFLOW);
     mdg_sem_close(same);
     mdg_sem_close(sem);
+}
+
+static void mutex(void)
+{
+    static long long memory[(MDG_MUTEX_SIZE + MDG_COND_SIZE) / sizeof(long long)];
+    void *behind = (char *)memory + MDG_MUTEX_SIZE;
+    mdg_mutex *mutex, *same;
+    mdg_cond *cond, *other;
+    EXPECT(mdg_mutex_open(&mutex, name, O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_mutex_lock(mutex, MDG_FOREVER) == 0 && mdg_mutex_lock(mutex, 0) == -EDEADLK);
+    EXPECT(mdg_mutex_consistent(mutex) == -EINVAL && mdg_mutex_unlock(mutex) == 0);
+    EXPECT(mdg_mutex_unlink(name) == 0);
+    mdg_mutex_close(mutex);
+    EXPECT(mdg_cond_open(&cond, name, O_CREAT | O_EXCL, 0600) == 0);
+    EXPECT(mdg_cond_unlink(name) == 0);
+    mdg_cond_close(cond);
+    EXPECT(mdg_mutex_init(&mutex, memory) == 0 && mdg_mutex_attach(&same, memory) == 0);
+    EXPECT(mdg_cond_init(&cond, behind) == 0 && mdg_cond_attach(&other, behind) == 0);
+    EXPECT(mdg_cond_wait(cond, mutex, MDG_NOWAIT) == -EPERM && mdg_mutex_unlock(same) == -EPERM);
+    EXPECT(mdg_mutex_lock(mutex, MDG_NOWAIT) == 0);
+    EXPECT(mdg_cond_wait(cond, same, 1000) == -ETIMEDOUT);
+    EXPECT(mdg_cond_signal(cond) == 0 && mdg_cond_broadcast(other) == 0);
+    EXPECT(mdg_mutex_unlock(same) == 0);
+    mdg_mutex_close(same);
+    mdg_mutex_close(mutex);
+    mdg_cond_close(other);
+    mdg_cond_close(cond);
 }
 
 static void pipes(void)
@@ -229,6 +265,7 @@ int main(void)
     descriptors();
     waiting();
     sem();
+    mutex();
     pipes();
     return 0;
 }

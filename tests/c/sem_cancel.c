@@ -32,7 +32,7 @@ static void *opener(void *unused)
     pthread_cancel(pthread_self());
     mdg_sem *other;
     mdg_shm *shm;
-    mdg_sem_opts opts = {sizeof opts, 1, MDG_SEM_POSIX};
+    mdg_sem_opts opts = {.size = sizeof opts, .value = 1, .kind = MDG_SEM_POSIX};
     int good = mdg_sem_open(&other, names[1], &opts, O_CREAT, 0600) == 0
         && mdg_sem_wait(other, MDG_FOREVER) == 0
         && mdg_sem_unlink(names[1]) == 0

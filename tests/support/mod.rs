@@ -5,11 +5,13 @@
 pub mod confine;
 pub mod face;
 pub mod history;
+pub mod mutex_face;
 pub mod pipe_face;
 pub mod process;
 pub mod ring_face;
 pub mod sem_face;
 pub mod shm_face;
+pub mod undo_face;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

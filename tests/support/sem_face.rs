@@ -83,7 +83,7 @@ impl CSem {
 impl Permits for CSem {
     fn open(name: &[u8], value: u32, oflag: c_int, mode: u32) -> Outcome<Self> {
         let (name, size) = (c_string(name), size_of::<mdg_sem_opts>());
-        let opts = mdg_sem_opts { size, value, kind: MDG_SEM_POSIX };
+        let opts = mdg_sem_opts { size, value, kind: MDG_SEM_POSIX, flags: 0, max_handles: 0 };
         // SAFETY: `out` is writable, the name a C string, the options have their size.
         Self::made(|out| unsafe { mdg_sem_open(out, name.as_ptr(), &raw const opts, oflag, mode) })
     }

@@ -1,0 +1,319 @@
+#![forbid(unsafe_code)]
+//! [`UndoSemaphore`]: one handle on such a semaphore, from opening to closing, across forks and
+//! deaths.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::memory::{Mapped, geometry};
+use super::{Core, Corrupt, Memory, Taken, VALUE_MAX};
+use crate::error::{Error, Result};
+use crate::flags::Creation;
+use crate::name::{self, Name};
+use crate::object::{self, KIND_SEM, MAX_HANDLES_LIMIT, Object, Participant, Request, Superblock};
+use crate::sync::{EventCount, Spinner, wait_until};
+use crate::sys::latch::Latch;
+use crate::sys::wipe::Wiped;
+use crate::sys::{cancel, fork};
+use crate::time::{Timeout, now};
+
+/// Handles of a semaphore that is made without a wish.
+const DEFAULT_HANDLES: u32 = 64;
+
+/// A caller that never waits looks for the dead no more often than this: it costs system calls.
+const SUSPICION: Duration = Duration::from_millis(10);
+
+/// How to make or open a semaphore whose permits come back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UndoOptions {
+    /// Permits that a new one starts with, at most 1048575.
+    pub value: u32,
+    /// Handles that may be open at once; 0: 64 for a new one, whatever it has for one that exists.
+    pub max_handles: u32,
+    /// Whether waits through this handle say [`Permit::FromDead`].
+    pub tell: bool,
+}
+
+/// A permit that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Permit {
+    /// As any other.
+    Ordinary,
+    /// The first that was taken, by those who want to know, since permits of a dead holder came back:
+    /// what they protect may have been left half-done.
+    FromDead,
+}
+
+/// Who holds permits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// The process, as it saw itself when it opened the handle.
+    pub pid: u32,
+    /// Permits taken through one handle.
+    pub count: u32,
+    /// Whether the process lives; a dead holder's permits are about to come back.
+    pub alive: bool,
+}
+
+/// A semaphore whose permits come back when their holder dies. Free-threaded.
+///
+/// A permit belongs to the handle that took it. In a forked child the handle is a new participant
+/// that holds nothing; what the parent holds stays the parent's.
+#[derive(Debug)]
+pub struct UndoSemaphore {
+    core: Core<Mapped>,
+    /// Wiped by a fork: what follows from being attached in *this* process.
+    hot: Wiped<Hot>,
+    /// After a fork it is the parent's: to be forgotten. Never locked while a fork goes on.
+    participant: Mutex<Option<Participant>>,
+    tell: bool,
+}
+
+/// The private state of a handle: a latch for its threads, its slot number + 1, and when it last
+/// looked for the dead (milliseconds, wrapping).
+type Hot = (Latch, [AtomicU32; 2]);
+const SLOT: usize = 0;
+const LOOKED: usize = 1;
+
+impl UndoSemaphore {
+    /// Opens, or makes, the semaphore `name`.
+    pub fn open(name: &[u8], options: &UndoOptions, creation: Creation, mode: u32) -> Result<Self> {
+        let name = Name::new(name::Kind::Undo, name)?;
+        let what = name.to_string();
+        let bad = |field, is: u32, most: u32| {
+            let text = format!("{what}: a {field} of {is}; the greatest is {most}");
+            Err(Error::new(Errno::EINVAL, text))
+        };
+        if options.value > VALUE_MAX {
+            return bad("value", options.value, VALUE_MAX);
+        }
+        if options.max_handles > MAX_HANDLES_LIMIT {
+            return bad("max_handles", options.max_handles, MAX_HANDLES_LIMIT);
+        }
+        let handles = if options.max_handles == 0 { DEFAULT_HANDLES } else { options.max_handles };
+        let request = Request {
+            name: Some(&name),
+            creation,
+            mode,
+            make: Ok(geometry(options.value, handles)),
+            check: &|found, what| check(found, options.max_handles, what),
+            readable_will_do: false,
+        };
+        Object::open(request, |object| Self::with(object, options.tell))
+    }
+
+    fn with(object: Object, tell: bool) -> Result<Self> {
+        let hot = Wiped::<Hot>::new()
+            .map_err(|errno| Error::from_kernel(errno, "memory for a semaphore's handle"))?;
+        let (initial, what) = (object.geometry().policy, object.what().to_owned());
+        let memory = Mapped::new(object)
+            .ok_or_else(|| Error::new(Errno::EPROTO, format!("{what}: no semaphore")))?;
+        if !memory.object().is_light() {
+            memory.event().set_heavy();
+        }
+        let core = Core::new(memory, initial);
+        let this = Self { core, hot, participant: Mutex::new(None), tell };
+        this.attach()?;
+        Ok(this)
+    }
+
+    fn object(&self) -> &Object {
+        self.core.memory().object()
+    }
+
+    fn event(&self) -> &EventCount {
+        self.core.memory().event()
+    }
+
+    #[cold]
+    fn corrupt(&self, _: Corrupt) -> Error {
+        let text = format!("{}: its words are impossible", self.object().what());
+        Error::new(Errno::EBADMSG, text)
+    }
+
+    /// Takes a slot for this process; what a parent had stays the parent's.
+    fn attach(&self) -> Result<u32> {
+        let sweep = |index, _: &_| match self.core.recover(index) {
+            Ok(0) => true,
+            Ok(_) => {
+                self.event().notify();
+                true
+            }
+            Err(Corrupt) => false,
+        };
+        // Not a cancellation point, though it opens a file.
+        let mine = cancel::without(|| self.object().attach(&sweep))?;
+        let index = mine.index();
+        let parents = self.replace(Some(mine));
+        if let Some(parents) = parents {
+            parents.forget();
+        }
+        self.hot.1[SLOT].store(index + 1, Ordering::Relaxed);
+        Ok(index)
+    }
+
+    fn replace(&self, new: Option<Participant>) -> Option<Participant> {
+        let _no_fork = fork::hold_off();
+        std::mem::replace(
+            &mut *self.participant.lock().unwrap_or_else(PoisonError::into_inner),
+            new,
+        )
+    }
+
+    /// One operation in this process's name, one thread at a time.
+    fn operate<T>(
+        &self,
+        operation: impl FnOnce(u32) -> std::result::Result<T, Corrupt>,
+    ) -> Result<T> {
+        let _turn = self.hot.0.lock();
+        let me = match self.hot.1[SLOT].load(Ordering::Relaxed) {
+            0 => self.attach()?,
+            slot => slot - 1,
+        };
+        operation(me).map_err(|corrupt| self.corrupt(corrupt))
+    }
+
+    fn try_wait(&self) -> Result<Option<Permit>> {
+        if self.core.free() == 0 {
+            return Ok(None);
+        }
+        match self.operate(|me| self.core.take(me, self.tell))? {
+            Taken::Permit { told: false } => Ok(Some(Permit::Ordinary)),
+            Taken::Permit { told: true } => Ok(Some(Permit::FromDead)),
+            Taken::None => Ok(None),
+            Taken::TooMany => {
+                let text = format!("{}: this handle holds {VALUE_MAX}", self.object().what());
+                Err(Error::new(Errno::EOVERFLOW, text))
+            }
+        }
+    }
+
+    /// Takes a permit, waiting for one at most `timeout`. `EINTR` when a signal is caught.
+    pub fn wait(&self, timeout: Timeout) -> Result<Permit> {
+        if let Some(permit) = self.try_wait()? {
+            return Ok(permit);
+        }
+        if timeout == Timeout::NoWait {
+            self.mend_if_due()?;
+            return self.try_wait()?.ok_or_else(Error::would_block);
+        }
+        // The spinner is this call's own: any thread may wait at any time.
+        let spinner = Spinner::new();
+        let mended = || self.mend().map(|_| ());
+        wait_until(self.event(), &spinner, timeout, || self.try_wait(), || {}, mended)
+    }
+
+    /// Gives back a permit that this handle holds, or, if it holds none, adds a new one; and wakes
+    /// who waits. `EOVERFLOW` at the greatest value, which stays.
+    pub fn post(&self) -> Result<()> {
+        if !self.operate(|me| self.core.give(me))? {
+            let text = format!("{}: posting: it has its greatest value", self.object().what());
+            return Err(Error::new(Errno::EOVERFLOW, text));
+        }
+        self.event().notify();
+        Ok(())
+    }
+
+    /// Permits there are now, those of the dead among them; out of date when others use it.
+    pub fn value(&self) -> Result<u32> {
+        self.mend()?;
+        Ok(self.core.free())
+    }
+
+    /// Permits that this handle holds in this process.
+    pub fn held(&self) -> Result<u32> {
+        self.operate(|me| Ok(self.core.held(me)))
+    }
+
+    /// Who holds permits, handle by handle, the dead whose permits are still out among them.
+    pub fn holders(&self) -> impl Iterator<Item = Holder> + '_ {
+        (0..self.core.memory().participants()).filter_map(|index| {
+            let slot = self.object().slot(index)?;
+            let count = self.core.held(index);
+            let in_use = slot.is_in_use() && count > 0;
+            in_use.then(|| Holder { pid: slot.pid(), count, alive: self.object().is_alive(index) })
+        })
+    }
+
+    /// Gives back what the dead hold; whether there was something.
+    fn mend(&self) -> Result<bool> {
+        self.hot.1[LOOKED].store(now().as_millis() as u32, Ordering::Relaxed);
+        let mut mended = false;
+        for index in 0..self.core.memory().participants() {
+            let in_use = self.object().slot(index).is_some_and(|slot| slot.is_in_use());
+            if !in_use || !self.core.is_owing(index) || self.object().is_alive(index) {
+                continue;
+            }
+            let mut failed = None;
+            let recover = |index, _: &_| match self.core.recover(index) {
+                Ok(count) => {
+                    mended |= count > 0;
+                    true
+                }
+                Err(corrupt) => {
+                    failed = Some(corrupt);
+                    false
+                }
+            };
+            cancel::without(|| self.object().recover(index, recover))?;
+            if let Some(corrupt) = failed {
+                return Err(self.corrupt(corrupt));
+            }
+        }
+        if mended {
+            self.event().notify();
+        }
+        Ok(mended)
+    }
+
+    fn mend_if_due(&self) -> Result<()> {
+        let now = now().as_millis() as u32;
+        let since = now.wrapping_sub(self.hot.1[LOOKED].load(Ordering::Relaxed));
+        if u128::from(since) >= SUSPICION.as_millis() {
+            self.mend()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the name; those who have it open go on using it.
+    pub fn unlink(name: &[u8]) -> Result<()> {
+        object::unlink(&Name::new(name::Kind::Undo, name)?)
+    }
+}
+
+fn check(found: &Superblock, max_handles: u32, what: &str) -> Result<()> {
+    let there = &found.geometry;
+    let refused = |text: String| Err(Error::new(Errno::EPROTO, format!("{what}: {text}")));
+    if there.kind != KIND_SEM {
+        return refused(format!("is of kind {}, which is no semaphore", there.kind));
+    }
+    if *there != geometry(there.policy, there.max_handles) || there.policy > VALUE_MAX {
+        return refused("has the geometry of a later version".to_owned());
+    }
+    if max_handles != 0 && max_handles != there.max_handles {
+        let (is, pid) = (there.max_handles, found.creator.pid);
+        let text = format!("max_handles is {max_handles} here but {is} in the object");
+        return refused(format!("{text} (created by pid {pid})"));
+    }
+    Ok(())
+}
+
+impl Drop for UndoSemaphore {
+    /// Gives back what this handle holds, and its slot, unless they are a parent's.
+    fn drop(&mut self) {
+        let Some(participant) = self.replace(None) else { return };
+        if self.hot.1[SLOT].load(Ordering::Relaxed) == 0 {
+            participant.forget();
+            return;
+        }
+        let left = self.core.leave(participant.index());
+        participant.detach(self.object().region(), self.object().geometry());
+        if left != Ok(0) {
+            self.event().notify();
+        }
+    }
+}
