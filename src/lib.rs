@@ -14,6 +14,7 @@ compile_error!("madang needs Linux: futexes, OFD locks, memfd");
 mod error;
 pub mod ffi;
 mod flags;
+pub mod inventory;
 mod name;
 mod object;
 pub mod pipe;

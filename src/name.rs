@@ -25,6 +25,11 @@ pub(crate) enum Kind {
     Shm,
     Sem,
     Ring,
+    /// As the inventory finds them.
+    Other {
+        prefix: &'static str,
+        word: &'static str,
+    },
 }
 
 impl Kind {
@@ -33,6 +38,7 @@ impl Kind {
             Self::Shm => b"",
             Self::Sem => b"sem.",
             Self::Ring => b"mdg.ring.",
+            Self::Other { prefix, .. } => prefix.as_bytes(),
         }
     }
 
@@ -41,6 +47,7 @@ impl Kind {
             Self::Shm => "segment",
             Self::Sem => "semaphore",
             Self::Ring => "ring",
+            Self::Other { word, .. } => word,
         }
     }
 }

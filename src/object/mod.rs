@@ -5,6 +5,7 @@
 
 mod embed;
 mod geometry;
+mod look;
 mod open;
 mod participant;
 mod region;
@@ -16,8 +17,9 @@ pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, LINE, MAX_HANDLES_LIMIT,
     PARTICIPANTS_OFFSET,
 };
+pub(crate) use look::{Life, Look, Occupant};
 pub(crate) use open::{Object, Request, unlink};
 pub(crate) use participant::{Participant, Slot};
 pub(crate) use region::Shared;
-pub(crate) use role::{End, Holder, Role, RoleWord};
+pub(crate) use role::{End, Holder, Role, RoleWord, deaths};
 pub(crate) use superblock::Superblock;

@@ -21,13 +21,13 @@ use crate::sys::lock::{Anchor, Token};
 
 /// Lock byte of slot 0; slot X has `SLOT_BYTE + 2 * X`. Beyond the end of any file: nothing is
 /// stored there.
-const SLOT_BYTE: u64 = 0x100;
+pub(super) const SLOT_BYTE: u64 = 0x100;
 
 /// Lock bytes of an object, roles and slots, behind the admin byte.
 pub(super) const LOCK_BYTES: u64 = SLOT_BYTE + 2 * MAX_HANDLES_LIMIT as u64;
 
 const CLEAN: u32 = 0;
-const IN_USE: u32 = 1;
+pub(super) const IN_USE: u32 = 1;
 
 /// A participant's slot in shared memory, written by the holder of its byte; `poll` is also cleared
 /// by those who notify.
@@ -62,6 +62,18 @@ const _: () = assert!(size_of::<Slot>() == PARTICIPANT_STRIDE as usize);
 
 // SAFETY: repr(C), atomics only.
 unsafe impl Shared for Slot {}
+
+/// Where the words of a slot lie, for who reads it from outside.
+pub(super) mod at {
+    use super::Slot;
+    use std::mem::offset_of;
+
+    pub(crate) const STATE: usize = offset_of!(Slot, state);
+    pub(crate) const GENERATION: usize = offset_of!(Slot, generation);
+    pub(crate) const PID: usize = offset_of!(Slot, pid);
+    pub(crate) const PUSH_INTENT: usize = offset_of!(Slot, push_intent);
+    pub(crate) const POP_INTENT: usize = offset_of!(Slot, pop_intent);
+}
 
 /// This handle's part in an object: its slot, and the token that proves its process alive.
 #[derive(Debug)]
@@ -137,6 +149,26 @@ impl Participant {
             Errno::EMFILE,
             format!("{what}: all {all} handles it was made for are open"),
         ))
+    }
+
+    /// Clears slot `index` after its owner's death, with `sweep` as above; nothing happens if it
+    /// lives, or if another one holds its byte to do the same. Whether it was cleared.
+    pub(crate) fn recover(
+        region: &Region,
+        geometry: &Geometry,
+        file: &Anchor,
+        what: &str,
+        index: u32,
+        sweep: impl FnOnce(u32, &Slot) -> bool,
+    ) -> Result<bool> {
+        let Some(slot) = Slot::of(region, geometry, index) else { return Ok(false) };
+        let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
+        let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
+        let dead = token.is_some() && slot.is_in_use() && sweep(index, slot);
+        if dead {
+            slot.clear();
+        }
+        Ok(dead)
     }
 
     /// This participant's slot number.

@@ -152,16 +152,7 @@ impl Ring {
     /// Attaches this process to an object and makes a handle of it, with the ends that `access`
     /// takes at once.
     fn with(object: Object, access: Access) -> Result<Self> {
-        let hot = Wiped::<Hot>::new()
-            .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
-        let (core, engine) = cores(&object)
-            .ok_or_else(|| Error::new(Errno::EPROTO, format!("{}: too short", object.what())))?;
-        if !object.is_light() {
-            core.control().not_empty.0.set_heavy();
-            core.control().not_full.0.set_heavy();
-        }
-        let held = Cell::new(Held::default());
-        let ring = Self { core, engine, hot, access, spinner: Spinner::new(), held, object };
+        let ring = Self::detached(object, access)?;
         let mut held = Held::default();
         let attached = ring.attach(&mut held);
         ring.held.set(held);
@@ -174,6 +165,20 @@ impl Ring {
         Ok(ring)
     }
 
+    /// A handle that is no participant (yet).
+    pub(super) fn detached(object: Object, access: Access) -> Result<Self> {
+        let hot = Wiped::<Hot>::new()
+            .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
+        let (core, engine) = cores(&object)
+            .ok_or_else(|| Error::new(Errno::EPROTO, format!("{}: too short", object.what())))?;
+        if !object.is_light() {
+            core.control().not_empty.0.set_heavy();
+            core.control().not_full.0.set_heavy();
+        }
+        let held = Cell::new(Held::default());
+        Ok(Self { core, engine, hot, access, spinner: Spinner::new(), held, object })
+    }
+
     /// Makes this process a participant; what a parent held stays the parent's.
     fn attach(&self, held: &mut Held) -> Result<()> {
         held.forget();
@@ -184,7 +189,7 @@ impl Ring {
     }
 
     /// Clears away what the dead participant `index` has left, under its lock byte.
-    fn sweep(&self, index: u32, slot: &Slot) -> bool {
+    pub(super) fn sweep(&self, index: u32, slot: &Slot) -> bool {
         if !self.engine.sweep(index, &|other| self.object.is_alive(other)) {
             return false;
         }

@@ -94,6 +94,19 @@ impl EventCount {
             self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Where `armed` lies, for who looks from outside.
+    pub(crate) const ARMED_AT: usize = std::mem::offset_of!(Self, armed);
+
+    /// Whether this value of `armed` says that somebody sleeps, or went without having been woken.
+    pub(crate) fn says_armed(armed: u32) -> bool {
+        armed & !HEAVY != 0
+    }
+
+    /// Whether somebody sleeps, or went without having been woken.
+    pub(crate) fn is_armed(&self) -> bool {
+        Self::says_armed(self.armed.load(Ordering::Relaxed))
+    }
+
     /// Makes this event count work with peers that membarrier does not reach.
     pub(crate) fn set_heavy(&self) {
         self.armed.fetch_or(HEAVY, Ordering::SeqCst);
