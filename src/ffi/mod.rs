@@ -6,6 +6,7 @@
 mod args;
 pub mod base;
 mod guard;
+pub mod object;
 pub mod pipe;
 pub mod ring;
 pub mod sem;

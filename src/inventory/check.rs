@@ -46,9 +46,11 @@ pub fn check(mechanism: Mechanism, name: &[u8]) -> Result<Verdict> {
         }
         _ => reap::is_left(&shown)?,
     };
-    let (findings, words) = if left { (1, "left behind by a dead process") } else { (0, "in use") };
-    let report = [mechanism.word(), ", ", words, "\n"].concat();
-    Ok(Verdict { findings, report })
+    let mut report = format!("{}, {}\n", mechanism.word(), if left { "left" } else { "in use" });
+    if left {
+        report += "it was left behind by a dead process\n";
+    }
+    Ok(Verdict { findings: u32::from(left), report })
 }
 
 /// The verdict on an object, and how many of its cells could not be looked at.

@@ -87,7 +87,7 @@ pub(super) fn found() -> Result<Vec<(Mechanism, Vec<u8>)>> {
     let directory = std::ffi::OsStr::from_bytes(DIRECTORY.to_bytes());
     let refused = |error: std::io::Error| {
         let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-        Error::from_kernel(errno, format_args!("{}", directory.display()))
+        Error::from_kernel(errno, "the directory of shared memory")
     };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(refused)? {

@@ -50,7 +50,6 @@ pub(crate) struct Occupant {
     pub index: u32,
     pub life: Life,
     pub pid: u32,
-    pub generation: u32,
     pub push_intent: u64,
     pub pop_intent: u64,
 }
@@ -149,7 +148,6 @@ impl Look {
                         index,
                         life: self.life(index, generation)?,
                         pid: word32(slot, at::PID),
-                        generation,
                         push_intent: word64(slot, at::PUSH_INTENT),
                         pop_intent: word64(slot, at::POP_INTENT),
                     });

@@ -97,8 +97,8 @@ impl<'a> RingLook<'a> {
         for (end, offset) in [(End::Producer, PRODUCER), (End::Consumer, CONSUMER)] {
             let (word, gone) = self.look.role(end, offset)?;
             died |= gone || deaths(word) > 0 || Holder::of(word) == Holder::Dead;
-            let exclusive = self.kind() == KIND_SPSC
-                || (self.kind() == KIND_BROADCAST && end == End::Producer);
+            let exclusive =
+                self.kind() == KIND_SPSC || (self.kind() == KIND_BROADCAST && end == End::Producer);
             if exclusive && gone {
                 let pid = self.look.u32(offset + 8)?;
                 let end = end.word();
