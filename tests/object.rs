@@ -601,16 +601,30 @@ fn huge_ring() -> ([u8; 256], u64) {
     (head, total)
 }
 
-/// Locks the ADMIN byte of a file, by a description of its own.
-fn lock_admin(file: &File) {
-    let lock = libc::flock {
+/// Lock bytes of docs/layout.md.
+const ADMIN_BYTE: i64 = 1 << 40;
+const SLOT_BYTE: i64 = ADMIN_BYTE + 0x100;
+
+fn byte(at: i64) -> libc::flock {
+    libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 1 << 40,
+        l_start: at,
         l_len: 1,
         l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    }
+}
+
+/// Locks the ADMIN byte of a file, as long as this description is open.
+fn lock_admin(file: &File) {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&byte(ADMIN_BYTE))).unwrap();
+}
+
+/// Whether another description has locked a byte.
+fn is_locked(file: &File, at: i64) -> bool {
+    let mut probe = byte(at);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)).unwrap();
+    probe.l_type != libc::F_UNLCK as libc::c_short
 }
 
 fn temporary_files<I: Inventory>() {
@@ -775,6 +789,50 @@ fn nobody_is_robbed_by_reaping() {
         .collect();
     openers.into_iter().for_each(join);
     reapers.into_iter().for_each(kill);
+}
+
+/// The same, with the remover stopped in the middle: who opens meanwhile waits for it, and then sees
+/// what has become of the name.
+#[test]
+fn an_opener_waits_for_who_removes() {
+    let _turn = serial();
+    for removed in [true, false] {
+        let name = Named::new("wait");
+        drop(open::<Ring>(&name, Kind::Spsc, libc::O_RDWR));
+        let old = fs::metadata(name.path()).unwrap().ino();
+        let (locked, done, checked) = (Gate::new(), Gate::new(), Gate::new());
+        // Forked before the lock is taken: it would keep a part in it.
+        let opener = fork(|| {
+            locked.pass();
+            let ring: Ring = open(&name, Kind::Spsc, libc::O_RDWR);
+            done.open();
+            checked.pass();
+            assert!(!Ring::stat(&ring).unlinked);
+        });
+        let remover = File::options().read(true).write(true).open(name.path()).unwrap();
+        lock_admin(&remover);
+        locked.open();
+        while !is_locked(&remover, SLOT_BYTE) {
+            std::thread::yield_now();
+        }
+        assert!(!done.is_open_within(100), "it did not wait");
+        if removed {
+            fs::remove_file(name.path()).unwrap();
+        }
+        drop(remover);
+        done.pass();
+        assert_eq!(fs::metadata(name.path()).unwrap().ino() == old, !removed);
+        checked.open();
+        join(opener);
+    }
+    // Not for ever.
+    let name = Named::new("stopped");
+    drop(open::<Ring>(&name, Kind::Spsc, libc::O_RDWR));
+    let remover = File::options().read(true).write(true).open(name.path()).unwrap();
+    lock_admin(&remover);
+    let opened = <Ring as Face>::open(Some(&name.0), &Options::default(), libc::O_RDWR, 0);
+    refused_with(opened, libc::EBUSY, "is removing it and was stopped");
+    refused_with(Rust::reap(Some(Mechanism::Ring), Some(&name.0)), libc::EBUSY, "");
 }
 
 /// Killed in the middle of repairs, over and over: the next one goes on.
