@@ -13,9 +13,10 @@ use madang::ffi::object::*;
 use madang::ffi::ring::*;
 use madang::inventory::{self, Info, Mechanism};
 use madang::ring::{Kind, Options, Ring};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::Mode;
-use support::confine::with_own_shm;
+use support::confine::{deny_bits, with_own_shm};
 use support::face::{NOWAIT, Outcome, answer, c_string, refused_with};
 use support::process::{Child, Gate, as_nobody, fork, is_root, join, kill, serial};
 use support::ring_face::{CREATE, Face, Named, SECOND};
@@ -595,7 +596,7 @@ fn huge_ring() -> ([u8; 256], u64) {
         head[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
     let checksum = !head[..0xf8].iter().fold(!0_u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ 0x82f6_3b78 * (crc & 1))
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
     });
     head[0xf8..0xfc].copy_from_slice(&checksum.to_le_bytes());
     (head, total)
@@ -833,6 +834,63 @@ fn an_opener_waits_for_who_removes() {
     let opened = <Ring as Face>::open(Some(&name.0), &Options::default(), libc::O_RDWR, 0);
     refused_with(opened, libc::EBUSY, "is removing it and was stopped");
     refused_with(Rust::reap(Some(Mechanism::Ring), Some(&name.0)), libc::EBUSY, "");
+}
+
+/// A maker that has to use a temporary name is stopped while its file has one: the file is in use.
+/// Killed there, it leaves a file that may go.
+#[test]
+fn a_killed_makers_temporary_file_is_reaped() {
+    let _turn = serial();
+    let started = Gate::new();
+    let maker = fork(|| {
+        let unnamed = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+        deny_bits(libc::SYS_openat, 2, unnamed, Errno::EOPNOTSUPP);
+        started.open();
+        loop {
+            let name = Named::new("maker");
+            let options = Options::new(1 << 16, 64);
+            drop(<Ring as Face>::open(Some(&name.0), &options, CREATE, 0o600).unwrap());
+        }
+    });
+    started.pass();
+    let pid = maker.pid();
+    let mine = format!("/{pid}.");
+    let found = || {
+        let all = Rust::list().into_iter();
+        let name = all.map(|one| String::from_utf8(one.name).unwrap()).find(|n| n.contains(&mine));
+        name.filter(|name| fs::exists(format!("/dev/shm/.mdg.tmp.{}", &name[1..])).unwrap())
+    };
+    let stop = |signal| {
+        nix::sys::signal::kill(pid, signal).unwrap();
+        if signal == nix::sys::signal::SIGSTOP {
+            nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        }
+    };
+    // Until it is caught with one that it has locked.
+    let name = loop {
+        while found().is_none() {}
+        stop(nix::sys::signal::SIGSTOP);
+        let caught = found().filter(|name| {
+            let reaped = Rust::reap(Some(Mechanism::Temporary), Some(name));
+            reaped.is_err_and(|failure| failure.code == libc::EBUSY)
+        });
+        match caught {
+            Some(name) => break name,
+            // Gone meanwhile, or caught before it locked its file: then it makes another one.
+            None => stop(nix::sys::signal::SIGCONT),
+        }
+    };
+    assert_eq!(Rust::check(Mechanism::Temporary, &name).unwrap().0, 0);
+    kill(maker);
+    assert_eq!(Rust::check(Mechanism::Temporary, &name).unwrap().0, 1);
+    assert_eq!(Rust::reap(Some(Mechanism::Temporary), Some(&name)).unwrap(), 1);
+    // It may have been killed with the second name standing as well.
+    for left in Rust::list() {
+        let name = String::from_utf8(left.name).unwrap();
+        if left.mechanism == Mechanism::Ring && name.contains(&format!("-maker-{pid}-")) {
+            assert_eq!(Rust::reap(Some(Mechanism::Ring), Some(&name)).unwrap(), 1);
+        }
+    }
 }
 
 /// Killed in the middle of repairs, over and over: the next one goes on.
