@@ -233,7 +233,8 @@ extern "C" {
  * policy, oflag or mode bit); -E2BIG; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES; -ELOOP (a
  * symbolic link under the name); -EBUSY (a living process has that end; its pid is in
  * mdg_last_error; or another process was stopped while it removed the name); -EPROTO (not a ring,
- * another layout or geometry); -EBADMSG (its indices are impossible); -EMFILE (no descriptor, or max_handles are open); -EOVERFLOW; -ENOSPC; -ENOMEM;
+ * another layout or geometry); -EBADMSG (its indices are impossible); -EMFILE (no descriptor, or
+ * max_handles are open); -EOVERFLOW; -ENOSPC; -ENOMEM;
  * -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed and made it again all the
  * time); -ENOSYS (a kind of a later version).
  * Nothing is made or held then. Thread-safe; not async-signal-safe.

@@ -19,7 +19,7 @@ const LINE: usize = 256;
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Things that [`repair`](super::repair) would mend; 0 for a sound object.
+    /// Things that [`repair`](super::repair()) would mend; 0 for a sound object.
     pub findings: u32,
     /// For a person: a line about the object, then one line for each finding. No line has more than
     /// 255 bytes.

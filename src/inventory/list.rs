@@ -16,7 +16,7 @@ use crate::ring::inspect::RingLook;
 pub enum State {
     /// Nothing is wrong with it.
     Sound = 0,
-    /// The dead have left something: see [`check`](super::check).
+    /// The dead have left something: see [`check`](super::check()).
     Damaged = 1,
     /// It has impossible words.
     Corrupt = 2,
@@ -62,7 +62,7 @@ pub struct Info {
 /// All objects of this library under `/dev/shm`, by mechanism and name. What cannot be read is in
 /// the list and says so.
 ///
-/// Cells of a ring are not looked at one by one, as [`check`](super::check) does.
+/// Cells of a ring are not looked at one by one, as [`check`](super::check()) does.
 pub fn list() -> Result<Vec<Info>> {
     let mut all = Vec::new();
     for (mechanism, name) in found()? {

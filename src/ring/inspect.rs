@@ -5,7 +5,7 @@ use std::mem::offset_of;
 
 use super::control::{CORRUPT, Control};
 use super::mpmc::inspect::Cells;
-use super::options::Options;
+use super::options::{Options, policy};
 use crate::error::Result;
 use crate::object::{
     CONTROL_OFFSET, End, Holder, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, Life, Look, Occupant, deaths,
@@ -30,7 +30,10 @@ impl<'a> RingLook<'a> {
     /// `EPROTO` for a ring that this version does not know.
     pub(crate) fn new(look: &'a Look) -> Result<Self> {
         Options::default().check(look.superblock(), look.what())?;
-        let cells = look.geometry().kind == KIND_MPMC;
+        // Other policies may have cells of another form.
+        let geometry = look.geometry();
+        let plain = geometry.policy & !(policy::OVERWRITE | policy::FAIL) == 0;
+        let cells = geometry.kind == KIND_MPMC && plain;
         Ok(Self { look, cells: cells.then(|| Cells::new(look)) })
     }
 
