@@ -1,12 +1,13 @@
 # make        the release library, target/release/libmadang.{so,a}
 # make run    the textbook listings, then a file tree through a ring, both checksums shown
 # make check  all tests
+# make bench  ours and the peers, measured side by side; QUICK=1, ROWS=spsc8,...: benches/README.md
 # make clean
 
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
-.PHONY: all run check clean
+.PHONY: all run check bench clean
 
 all:
 	$(CARGO) build --release --lib
@@ -17,6 +18,9 @@ run: all
 
 check:
 	$(CARGO) test
+
+bench: all
+	$(MAKE) -C benches bench CARGO="$(CARGO)" BUILT=$(BUILT)
 
 clean:
 	$(CARGO) clean

@@ -106,6 +106,12 @@ case_assembly_line() {
     run assembly_line
 }
 
+case_ring_broadcast() {
+    run ring_broadcast 1000 patient
+    run ring_broadcast 100000 news
+    run ring_broadcast 3
+}
+
 # ---- ring_send | ring_receive
 
 case_ring_stream() {

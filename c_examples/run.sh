@@ -32,6 +32,8 @@ show bounded_buffer_textbook 100
 show ring_producer "$id.numbers" 16
 show ring_consumer "$id.numbers" 10000
 show assembly_line 'x=1+2' 'y=30+12'
+show ring_broadcast 1000 patient
+show ring_broadcast 100000 news
 
 echo "== pipes"
 show pipe_greetings

@@ -5,6 +5,7 @@
 #define MADANG_H
 
 #include <madang/base.h>
+#include <madang/fd.h>
 #include <madang/object.h>
 #include <madang/pipe.h>
 #include <madang/ring.h>

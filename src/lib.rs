@@ -12,6 +12,7 @@
 compile_error!("madang needs Linux: futexes, OFD locks, memfd");
 
 mod error;
+pub mod fd;
 pub mod ffi;
 mod flags;
 pub mod inventory;
@@ -24,6 +25,16 @@ pub mod shm;
 mod sync;
 mod sys;
 mod time;
+
+/// Installs a handler of SIGBUS for this process, once: where a peer has made the file of a ring or
+/// a segment shorter, touching it gives zeros instead of death, and calls on it answer `EBADMSG`
+/// ([`shm::Shm::is_cut`] for segments). Any other SIGBUS goes to the handler that was there before,
+/// or kills as it would have.
+///
+/// Nothing installs it but this call. Up to 4096 mappings are guarded at once.
+pub fn sigbus_guard() -> Result<()> {
+    sys::sigbus::install().map_err(|errno| Error::from_kernel(errno, "guarding against SIGBUS"))
+}
 
 pub use error::{Error, Result};
 pub use flags::{Access, Creation, OpenFlags};

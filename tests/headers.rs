@@ -12,7 +12,7 @@ use std::process::Command;
 
 use support::{c_compiler, compile_c, library_dir, root, scratch};
 
-const MECHANISMS: [&str; 6] = ["base", "object", "pipe", "ring", "sem", "shm"];
+const MECHANISMS: [&str; 7] = ["base", "fd", "object", "pipe", "ring", "sem", "shm"];
 
 /// The module's own documentation becomes the comment at the top of its header.
 fn preamble(source: &str) -> String {

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use madang::ffi::ring::*;
-use madang::ring::Options;
+use madang::ring::{Kind, Options, policy};
 use nix::fcntl::{FcntlArg, fcntl};
 use support::face::NOWAIT;
 use support::process::serial;
@@ -331,4 +331,58 @@ fn a_ring_written_from_the_tables_is_a_ring() {
     }
     assert_eq!(ring.pop(&mut [0; 12], NOWAIT).unwrap_err().code, libc::EAGAIN);
     assert_eq!(ring.pop(&mut [0; 12], 1).unwrap_err().code, libc::EOWNERDEAD);
+}
+
+#[test]
+fn a_stopproof_ring_is_what_the_tables_say() {
+    let _turn = serial();
+    let name = Named::new("stopproof");
+    let options = Options {
+        kind: Some(Kind::Mpmc),
+        policy: policy::STOPPROOF,
+        max_handles: 5,
+        ..Options::new(8, 12)
+    };
+    let ring = C::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
+    for value in 0..21 {
+        ring.push(&item(value), NOWAIT).unwrap();
+        if value < 18 {
+            ring.pop(&mut [0; 12], NOWAIT).unwrap();
+        }
+    }
+    ring.reserve(1, NOWAIT).unwrap();
+    ring.peek(1, NOWAIT).unwrap();
+    let bytes = fs::read(name.path()).unwrap();
+    let superblock = over("Superblock", &bytes[..4096]);
+    let (places, cells, stride) = (16_usize, 18_usize, 24_usize);
+    let cells_offset = 128 + 8 * places;
+    assert_eq!(superblock.number("policy"), 1);
+    assert_eq!(superblock.number("items_offset"), items_offset(5));
+    assert_eq!(superblock.number("items_len"), (cells_offset + cells * stride) as u64);
+    assert_eq!(bytes.len() as u64, items_offset(5) + superblock.number("items_len"));
+    let control = over("Control page", &bytes[4096..8192]);
+    assert_eq!([control.number("tail"), control.number("head")], [21, 19]);
+
+    let part = &bytes[items_offset(5) as usize..];
+    let table = over("Stop-proof rings", &part[..cells_offset]);
+    assert!(table.number("hint") < 1 << 32);
+    let word = |at: usize| u64::from_le_bytes(part[at..at + 8].try_into().unwrap());
+    let first = table.fields["first_place"].at;
+    // 18 cells take 5 bits. Positions 19 and 20 are in lap 1, and inside; 18 was popped.
+    for position in 5..21_u64 {
+        let place = word(first + 8 * (position % 16) as usize);
+        let (turn, cell) = (place >> 5, (place & 31) as usize);
+        let lap = position / 16;
+        if position < 19 {
+            assert_eq!((turn, cell), (2 * lap + 2, 0), "position {position}");
+            continue;
+        }
+        assert_eq!(turn, 2 * lap + 1, "position {position}");
+        let at = cells_offset + cell * stride;
+        assert_eq!(word(at), position << 16 | 2, "offered by slot 0");
+        assert_eq!(part[at + 8..at + 20], item(position));
+    }
+    let state =
+        |state| (0..cells).filter(|i| word(cells_offset + i * stride) & 15 == state).count();
+    assert_eq!([0, 1, 2, 3].map(state), [cells - 4, 1, 2, 1]);
 }

@@ -12,7 +12,7 @@ use std::ptr;
 use madang::ffi::object::*;
 use madang::ffi::ring::*;
 use madang::inventory::{self, Info, Mechanism};
-use madang::ring::{Kind, Options, Ring};
+use madang::ring::{Kind, Options, Ring, policy};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::Mode;
@@ -163,6 +163,7 @@ on_both_faces! { Rust, C in turn:
     doorbells
     other_users
     all_at_once
+    other_kinds
 }
 
 fn options(kind: Kind) -> Options {
@@ -714,6 +715,60 @@ fn is_read_only<I: Inventory>(name: &Named) {
     assert!(File::options().write(true).open(name.path()).is_err());
     assert_eq!(check::<I>(name).0, 0);
     refused_with(I::repair(Mechanism::Ring, &name.0), libc::EACCES, "");
+}
+
+/// Stop-proof rings and broadcasts: sound while they are used, mended when their users are dead.
+fn other_kinds<I: Inventory>() {
+    let all = [
+        (Kind::Mpmc, policy::STOPPROOF),
+        (Kind::Mpmc, policy::STOPPROOF | policy::OVERWRITE),
+        (Kind::Broadcast, 0),
+        (Kind::Broadcast, policy::OVERWRITE),
+    ];
+    for (kind, policy) in all {
+        let name = Named::new("kinds");
+        let options = Options { policy, ..options(kind) };
+        let open = |oflag| -> I::Ring {
+            I::Ring::open(Some(&name.0), &options, oflag | libc::O_CREAT, 0o600).unwrap()
+        };
+        let (producer, consumer) = (open(libc::O_WRONLY), open(libc::O_RDONLY));
+        for value in 0..100 {
+            producer.push(&item(value), NOWAIT).unwrap();
+            if value % 7 > 0 {
+                while consumer.pop(&mut [0; 12], NOWAIT).is_ok() {}
+            }
+            is_sound::<I>(&name);
+        }
+        drop((producer, consumer));
+        is_sound::<I>(&name);
+        let corpses = [libc::O_WRONLY, libc::O_RDONLY].map(|oflag| {
+            frozen(|| {
+                let ring = open(oflag);
+                let _ = if oflag == libc::O_WRONLY {
+                    ring.push(&item(7), NOWAIT).unwrap();
+                    ring.reserve(1, NOWAIT).map(drop)
+                } else {
+                    ring.peek(1, NOWAIT).map(drop)
+                };
+                std::mem::forget(ring);
+            })
+        });
+        is_sound::<I>(&name);
+        corpses.into_iter().for_each(kill);
+        let (findings, report) = check::<I>(&name);
+        // A broadcast has one producer, whose end is noted by itself.
+        assert_eq!(findings, if kind == Kind::Broadcast { 3 } else { 2 }, "{report}");
+        assert_eq!(I::repair(Mechanism::Ring, &name.0).unwrap(), findings);
+        is_sound::<I>(&name);
+        let (consumer, producer) = (open(libc::O_RDONLY), open(libc::O_WRONLY));
+        assert_eq!(producer.stat().recovered, 2);
+        while consumer.pop(&mut [0; 12], NOWAIT).is_ok() {}
+        producer.push(&item(8), NOWAIT).unwrap();
+        let mut popped = [0; 12];
+        consumer.pop(&mut popped, NOWAIT).unwrap();
+        assert_eq!(popped, item(8));
+        is_sound::<I>(&name);
+    }
 }
 
 /// All of a mechanism, and all there is: in a /dev/shm of its own, for there are other tests.

@@ -291,7 +291,7 @@ fn rust_slices() {
     assert_eq!(producer.push_many(&[1; 24], forever), Ok(3));
     assert_eq!(consumer.pop(&mut [0; 9], forever).unwrap_err().errno(), libc::EMSGSIZE);
     assert_eq!(consumer.pop_many(&mut [0; 1], forever).unwrap_err().errno(), libc::EMSGSIZE);
-    producer.shutdown();
+    producer.shutdown().unwrap();
     let mut rest = [0; 64];
     assert_eq!(consumer.pop_many(&mut rest, forever), Ok(3));
     assert_eq!(consumer.pop_many(&mut rest, forever).unwrap_err().errno(), libc::EPIPE);

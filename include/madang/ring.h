@@ -27,19 +27,41 @@
 #define MDG_RING_MPMC 2
 
 /**
- * Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
+ * Kind: one producer at a time, any number of consumers; each consumer sees every item that is
+ * committed after it has joined. It joins when it opens the ring O_RDONLY, or with its first pop or
+ * peek. A full ring waits for its slowest living consumer, unless a policy says otherwise.
  */
 #define MDG_RING_BROADCAST 3
 
 /**
- * Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
+ * Policy: no process waits for another that has begun an operation and not finished it, be it dead
+ * or stopped. For MDG_RING_MPMC; may be combined with one of the others. Costs time, and memory for
+ * two more items per handle that may be open.
+ */
+#define MDG_RING_STOPPROOF 1
+
+/**
+ * Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC and
+ * MDG_RING_BROADCAST; consumers of the latter need permission to read the ring only.
  */
 #define MDG_RING_OVERWRITE 2
+
+/**
+ * Policy: a push into a full ring takes the slowest consumer out instead of waiting for it; that one
+ * is told with -EOVERFLOW, and joins again. For MDG_RING_BROADCAST.
+ */
+#define MDG_RING_EVICT 4
 
 /**
  * Policy: a push into a full ring is -EAGAIN at once, whatever its timeout.
  */
 #define MDG_RING_FAIL 8
+
+/**
+ * Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
+ * there, not with the first one after it has joined.
+ */
+#define MDG_RING_OLDEST 1
 
 /**
  * State of an end: nobody has held it yet.
@@ -102,11 +124,12 @@ typedef struct mdg_ring_opts {
   uint64_t capacity;
   /**
    * Bytes of an item; a new ring needs it. Items stand one behind the other without padding, the
-   * first on a 128-byte boundary.
+   * first on a 128-byte boundary; those of MDG_RING_MPMC, and of a broadcast that overwrites, do not:
+   * there a run in place is one item, on an 8-byte boundary.
    */
   uint32_t item_size;
   /**
-   * MDG_RING_SPSC, MDG_RING_MPMC.
+   * MDG_RING_SPSC, MDG_RING_MPMC, MDG_RING_BROADCAST.
    */
   uint32_t kind;
   /**
@@ -114,14 +137,23 @@ typedef struct mdg_ring_opts {
    */
   uint32_t max_handles;
   /**
-   * MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
+   * MDG_RING_OVERWRITE, MDG_RING_EVICT or MDG_RING_FAIL; 0: a push into a full ring waits.
+   * MDG_RING_STOPPROOF may be added.
    */
   uint32_t policy;
+  /**
+   * MDG_RING_OLDEST. For this handle; not compared with the ring.
+   */
+  uint32_t flags;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } mdg_ring_opts;
 
 /**
  * A look at a ring, taken while others work on. At a quiet moment
- * written = read + dropped + lost + length.
+ * written = read + dropped + lost + length. The numbers are the ring's, whatever handle is asked.
  */
 typedef struct mdg_ring_stats {
   /**
@@ -138,11 +170,12 @@ typedef struct mdg_ring_stats {
    */
   uint32_t item_size;
   /**
-   * MDG_RING_SPSC, MDG_RING_MPMC.
+   * MDG_RING_SPSC, MDG_RING_MPMC, MDG_RING_BROADCAST.
    */
   uint32_t kind;
   /**
-   * Items inside.
+   * Items inside. MDG_RING_BROADCAST: how far the slowest consumer is behind, or, while there is none,
+   * what is there for one with MDG_RING_OLDEST; with MDG_RING_OVERWRITE, what is not overwritten.
    */
   uint64_t length;
   /**
@@ -150,11 +183,13 @@ typedef struct mdg_ring_stats {
    */
   uint64_t written;
   /**
-   * Items ever taken.
+   * Items ever taken. MDG_RING_BROADCAST: passed by all consumers that were there; with
+   * MDG_RING_OVERWRITE 0, as nobody tells.
    */
   uint64_t read;
   /**
-   * Items given up for newer ones (MDG_RING_OVERWRITE).
+   * Items given up for newer ones (MDG_RING_OVERWRITE), by evicting a consumer (MDG_RING_EVICT), or in
+   * a broadcast while there was no consumer.
    */
   uint64_t dropped;
   /**
@@ -202,7 +237,7 @@ typedef struct mdg_ring_stats {
    */
   uint64_t pending;
   /**
-   * MDG_RING_OVERWRITE, MDG_RING_FAIL.
+   * MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_EVICT, MDG_RING_FAIL.
    */
   uint32_t policy;
   /**
@@ -222,21 +257,23 @@ extern "C" {
  * end at once, O_RDONLY the consuming end; O_RDWR takes each end when it is first used, which is the
  * way to open a ring before fork(2). O_CREAT makes the ring when it is missing, O_EXCL in addition
  * fails when it is there; an anonymous ring is always made. mode gives the permissions of a new
- * one, trimmed by the umask; every end needs read and write permission. A ring appears complete, with
- * its memory reserved, or not at all.
+ * one, trimmed by the umask; every end needs read and write permission, but a consumer of a broadcast
+ * that overwrites, opened O_RDONLY, needs to read only: without more it takes no slot of max_handles, is
+ * seen by nobody, and waits by looking again every millisecond. A ring appears complete, with its memory
+ * reserved, or not at all.
  *
  * Opening what exists: opts NULL, or a zero field, accepts what the ring has; a field that differs
  * is -EPROTO, with both values in mdg_last_error. Making one needs capacity and item_size. An end
  * whose holder died is taken over with everything that was committed.
  *
  * Returns 0, or: -EINVAL (NULL, a bad name, no capacity or item_size for a new ring, an unknown kind,
- * policy, oflag or mode bit); -E2BIG; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES; -ELOOP (a
- * symbolic link under the name); -EBUSY (a living process has that end; its pid is in
- * mdg_last_error; or another process was stopped while it removed the name); -EPROTO (not a ring,
- * another layout or geometry); -EBADMSG (its indices are impossible); -EMFILE (no descriptor, or
- * max_handles are open); -EOVERFLOW; -ENOSPC; -ENOMEM;
- * -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed and made it again all the
- * time); -ENOSYS (a kind of a later version).
+ * policy, flag, oflag or mode bit, or one that is not for that kind); -E2BIG; -ENAMETOOLONG;
+ * -ENOENT; -EEXIST; -EACCES; -ELOOP (a symbolic link under the name); -EBUSY (a living process has
+ * that end; its pid is in mdg_last_error; or another process was stopped while it removed the name);
+ * -EPROTO (not a ring, another layout or geometry); -EBADMSG (its indices are
+ * impossible); -EMFILE (no descriptor, or max_handles are open); -EOVERFLOW; -ENOSPC;
+ * -ENOMEM; -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed and made it again all
+ * the time).
  * Nothing is made or held then. Thread-safe; not async-signal-safe.
  */
 int mdg_ring_open(struct mdg_ring **ring,
@@ -294,10 +331,39 @@ int mdg_ring_attach(struct mdg_ring **ring,
                     int oflag);
 
 /**
- * Another handle on the same ring, for another thread or another end; also of an anonymous or
- * unlinked ring. oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open.
+ * Opens the ring whose memory fd refers to, such as one that mdg_fd_receive gave: what
+ * mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
  *
- * Returns 0, or: -EINVAL (NULL, other oflag bits); -EBADF; -EBUSY; -EBADMSG; -EMFILE; -ENOMEM.
+ * oflag is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
+ * unless it is sealed against shrinking, so that its sender cannot make this process fault by
+ * truncating it. Anonymous rings are sealed. opts as in mdg_ring_open for a ring that exists.
+ *
+ * Returns 0, or: -EINVAL (NULL, other oflag bits); -E2BIG; -EBADF; -EPROTO (not a ring, another
+ * layout or geometry, not sealed as required); -EBUSY (a living process has that end); -EBADMSG;
+ * -EACCES (descriptor not open for reading and writing, or its file may not be opened again);
+ * -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_from_fd(struct mdg_ring **ring,
+                     int fd,
+                     const struct mdg_ring_opts *opts,
+                     int oflag);
+
+/**
+ * The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
+ * the handle: do not close it.
+ *
+ * Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment); -EBADF.
+ * Thread-safe; async-signal-safe as long as it succeeds.
+ */
+int mdg_ring_memory(const struct mdg_ring *ring);
+
+/**
+ * Another handle on the same ring, for another thread or another end; also of an anonymous or
+ * unlinked ring. oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. A consumer of a broadcast
+ * begins with the first item that is committed after it has joined.
+ *
+ * Returns 0, or: -EINVAL (NULL, other oflag bits); -EBADF; -EBUSY; -EBADMSG; -EMFILE; -ENOMEM;
+ * -EACCES (ring may only be read, and oflag is not O_RDONLY).
  * Thread-safe as far as ring is not closed meanwhile; not async-signal-safe.
  */
 int mdg_ring_dup(struct mdg_ring **copy,
@@ -330,8 +396,10 @@ int mdg_ring_push(struct mdg_ring *ring,
  * SA_RESTART says); -EPIPE (shut down and drained: end of stream); -EOWNERDEAD (empty, and the
  * producer died; everything it committed was delivered before); -EBUSY (another process has the
  * consuming end); -EACCES (opened O_WRONLY); -EINVAL (NULL, or a peeked run not given back);
- * -EBADF; -EBADMSG (corrupt); item is untouched then. Not async-signal-safe; not a cancellation
- * point.
+ * -EBADF; -EBADMSG (corrupt); item is untouched then. Or -EOVERFLOW, for a consumer of a broadcast:
+ * items went by before it had read them, or it was evicted; how many it has lost is in mdg_last_error
+ * and added to mdg_ring_lost, it stands at the oldest item that is there, and the next pop goes on;
+ * what is in item is undefined then. Not async-signal-safe; not a cancellation point.
  */
 int mdg_ring_pop(struct mdg_ring *ring,
                  void *item,
@@ -339,7 +407,7 @@ int mdg_ring_pop(struct mdg_ring *ring,
 
 /**
  * Waits for room for one item, then pushes as many of the count items at items as fit, with one
- * commit for all.
+ * commit for all (in kinds whose items do not stand in a row, one commit each).
  *
  * Returns how many (1 or more; 0 only for a count of 0), or what mdg_ring_push returns, or
  * -EOVERFLOW (more bytes than memory has). Not async-signal-safe; not a cancellation point.
@@ -353,9 +421,13 @@ ssize_t mdg_ring_push_many(struct mdg_ring *ring,
  * Waits for one item, then pops as many as there are, at most count, into items.
  *
  * Returns how many (1 or more; 0 only for a count of 0), or what mdg_ring_pop returns, or
- * -EOVERFLOW (more bytes than memory has). Not async-signal-safe; not a cancellation point.
+ * -EOVERFLOW (more bytes than memory has). What is in items behind those returned is undefined. Not
+ * async-signal-safe; not a cancellation point.
  */
-ssize_t mdg_ring_pop_many(struct mdg_ring *ring, void *items, size_t count, int64_t timeout_ns);
+ssize_t mdg_ring_pop_many(struct mdg_ring *ring,
+                          void *items,
+                          size_t count,
+                          int64_t timeout_ns);
 
 /**
  * Waits for room for one item, then hands out free slots in place: *items receives the address of
@@ -376,7 +448,9 @@ ssize_t mdg_ring_reserve(struct mdg_ring *ring,
 
 /**
  * Commits the first count items of the reserved run, in one step, and gives the rest back. A
- * count of 0 gives the whole run back.
+ * count of 0 gives the whole run back. With MDG_RING_STOPPROOF others may have filled the ring
+ * since; a commit still succeeds, and the ring then holds more than its capacity, by at most one item
+ * per handle.
  *
  * Returns 0, or: -EINVAL (NULL, or more than was reserved; the run stays); -EPIPE (shut down) or
  * -EBADMSG (corrupt), with nothing committed and the run given back; -EBADF. Not async-signal-safe.
@@ -392,6 +466,9 @@ int mdg_ring_commit(struct mdg_ring *ring,
  * The memory is the ring's; read it only, and do not rely on its staying the same if the producer
  * cannot be trusted. One run at a time: until it is given back, popping and peeking are -EINVAL.
  *
+ * In a broadcast that overwrites, or evicts, the producer may write over what is peeked at any moment:
+ * mdg_ring_release tells, and nothing that was computed from it counts before that.
+ *
  * Returns the length of the run, or what mdg_ring_pop returns (-EINVAL for a count of 0, too); a
  * failure leaves *items untouched. Not async-signal-safe; not a cancellation point.
  */
@@ -401,18 +478,33 @@ ssize_t mdg_ring_peek(struct mdg_ring *ring,
                       int64_t timeout_ns);
 
 /**
- * Takes the first count items of the peeked run off the ring and leaves the rest in it.
+ * Takes the first count items of the peeked run off the ring and leaves the rest in it; with a count
+ * of 0 all of it.
  *
- * Returns 0, or: -EINVAL (NULL, or more than was peeked); -EBADF. Not async-signal-safe.
+ * Returns 0, or: -EINVAL (NULL, or more than was peeked; the run stays); -EBADF; -EOVERFLOW (a
+ * broadcast's producer has written over the run, or was free to: discard what was read; it counts as
+ * lost, as in mdg_ring_pop). Not async-signal-safe.
  */
-int mdg_ring_release(struct mdg_ring *ring, size_t count);
+int mdg_ring_release(struct mdg_ring *ring,
+                     size_t count);
+
+/**
+ * Tells how many items this handle, a consumer of a broadcast, has lost: what -EOVERFLOW has told of,
+ * added up since the handle was opened (in a forked child, since the fork). What it has received and
+ * what it has lost are all that was committed since it began.
+ *
+ * Returns the number, 0 for other kinds and ends, or: -EINVAL (NULL); -EBADF. Belongs to the handle's
+ * thread; async-signal-safe as long as it succeeds.
+ */
+int64_t mdg_ring_lost(const struct mdg_ring *ring);
 
 /**
  * Ends the stream: from now on pushes are -EPIPE, and pops deliver what is inside and then are
  * -EPIPE. Wakes everyone who waits. Any participant may call it, from any thread, again too. It
  * cannot be undone; unlink the ring and make a new one.
  *
- * Returns 0, or -EINVAL (NULL), -EBADF. Thread-safe; async-signal-safe as long as it succeeds.
+ * Returns 0, or -EINVAL (NULL), -EBADF, -EACCES (a consumer that may only read the ring). Thread-safe;
+ * async-signal-safe as long as it succeeds.
  */
 int mdg_ring_shutdown(struct mdg_ring *ring);
 

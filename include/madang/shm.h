@@ -146,6 +146,28 @@ int mdg_shm_resize(struct mdg_shm *shm,
                    size_t size);
 
 /**
+ * Installs a handler of SIGBUS in this process, once; calling it again changes nothing. Where a peer
+ * has made the file behind a segment or a named ring shorter, touching it is SIGBUS, whose default is
+ * death. With the guard it gives pages of zeros, private to this process, and says so: calls on a ring
+ * are -EBADMSG from the next one that looks at its peers, mdg_shm_intact is -EBADMSG. Any other SIGBUS
+ * goes to the handler that was there before, or kills as it would have. Nothing in the library installs
+ * it but this call; a program that installs a handler of its own later replaces it. Up to 4096 mappings
+ * are guarded at once. Sealed memory (mdg_shm_anonymous, anonymous rings) needs no guard.
+ *
+ * Returns 0, or a code of sigaction(2). Thread-safe; not async-signal-safe.
+ */
+int mdg_sigbus_guard(void);
+
+/**
+ * Tells whether all of the segment is still there, as far as the guard (mdg_sigbus_guard) knows.
+ *
+ * Returns 0, or: -EBADMSG (somebody has made the object shorter, and this process has touched what was
+ * cut off: it reads zeros there, and what it writes there is lost); -EINVAL (NULL); -EBADF.
+ * Thread-safe; async-signal-safe as long as it succeeds.
+ */
+int mdg_shm_intact(const struct mdg_shm *shm);
+
+/**
  * Writes changed bytes of a mapped file to its storage and waits for it (msync(2), MS_SYNC); for
  * memory there is nothing to do.
  *

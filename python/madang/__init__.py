@@ -9,7 +9,7 @@ from . import object  # madang.object; not in __all__: it is the name of a built
 from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
 from .pipe import MESSAGE_MAX, Fifo, Pipe
-from .ring import Ring, RingEnd, RingStats
+from .ring import Ring, RingEnd, RingKind, RingPolicy, RingStats
 from .sem import Semaphore
 from .shm import Shm
 
@@ -23,6 +23,8 @@ __all__ = [
     "Pipe",
     "Ring",
     "RingEnd",
+    "RingKind",
+    "RingPolicy",
     "RingStats",
     "SEALED",
     "Semaphore",

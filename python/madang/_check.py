@@ -44,6 +44,8 @@ class RingOpts(ctypes.Structure):
         ("kind", c_uint32),
         ("max_handles", c_uint32),
         ("policy", c_uint32),
+        ("flags", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -68,6 +70,10 @@ class RingStatsStruct(ctypes.Structure):
         ("consumer_state", c_uint32),
         ("max_handles", c_uint32),
         ("flags", c_uint32),
+        ("lost", c_uint64),
+        ("pending", c_uint64),
+        ("policy", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -131,6 +137,7 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_ring_commit": (c_int, _handle, c_size_t),
     "mdg_ring_peek": (c_ssize_t, _handle, _out, c_size_t, _timeout),
     "mdg_ring_release": (c_int, _handle, c_size_t),
+    "mdg_ring_lost": (c_int64, _handle),
     "mdg_ring_shutdown": (c_int, _handle),
     "mdg_ring_stat": (c_int, _handle, POINTER(RingStatsStruct)),
     "mdg_ring_close": (None, _handle),

@@ -5,7 +5,7 @@ import ctypes
 import os
 import threading
 import weakref
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
 
 from ._check import Input, Name, RingOpts, RingStatsStruct, c_name, check, lib
@@ -13,6 +13,29 @@ from ._check import unsigned, wait
 from ._handle import Handle, chars_type
 
 _SHUTDOWN, _CORRUPT, _UNLINKED = 1, 2, 4
+_OLDEST = 0x1
+
+
+class RingKind(IntEnum):
+    """The kinds of ring."""
+
+    SPSC = 1
+    """One producer and one consumer."""
+    MPMC = 2
+    """Many of both; each item goes to one consumer."""
+    BROADCAST = 3
+    """One producer, many consumers; each of them gets every item."""
+
+
+class RingPolicy(IntFlag):
+    """What a push into a full ring does, instead of waiting."""
+
+    OVERWRITE = 0x2
+    """Gives up the oldest item."""
+    EVICT = 0x4
+    """Takes the slowest consumer of a broadcast out."""
+    FAIL = 0x8
+    """Raises BlockingIOError."""
 
 
 class RingEnd(IntEnum):
@@ -43,6 +66,9 @@ class RingStats(NamedTuple):
     consumer_state: Union[RingEnd, int]
     max_handles: int
     flags: int
+    lost: int
+    pending: int
+    policy: RingPolicy
 
     @property
     def is_shutdown(self) -> bool:
@@ -72,6 +98,11 @@ class Ring:
     One object belongs to one thread at a time (RuntimeError otherwise); ``dup()`` makes one for
     another thread. ``close()`` never removes the name: ``Ring.unlink(name)`` does. Iterating yields
     items until the stream is shut down and drained.
+
+    ``kind`` and ``policy`` say what to make, or to insist on; see ``RingKind`` and ``RingPolicy``. A
+    consumer of a broadcast begins with the first item after it has joined, or, if ``oldest``, with
+    the oldest one that is still there. When it has lost items, its next ``pop``, ``pop_many``,
+    ``peek`` or ``release`` raises OSError with ``EOVERFLOW``, once; ``lost()`` counts them.
     """
 
     def __init__(
@@ -85,6 +116,7 @@ class Ring:
         kind: int = 0,
         max_handles: int = 0,
         policy: int = 0,
+        oldest: bool = False,
     ) -> None:
         if flags is None:
             flags = os.O_RDWR if name is not None else os.O_CREAT | os.O_RDWR
@@ -95,6 +127,7 @@ class Ring:
             unsigned(kind, "kind", 0xFFFFFFFF),
             unsigned(max_handles, "max_handles", 0xFFFFFFFF),
             unsigned(policy, "policy", 0xFFFFFFFF),
+            _OLDEST if oldest else 0,
         )
         raw = None if name is None else c_name(name)
         out = ctypes.c_void_p()
@@ -247,6 +280,10 @@ class Ring:
         handle = self._open()
         check(lib.mdg_ring_shutdown(handle.pointer))
 
+    def lost(self) -> int:
+        """How many items this consumer of a broadcast has lost since it was opened."""
+        return self._run(lambda pointer: check(lib.mdg_ring_lost(pointer)))
+
     def stat(self) -> RingStats:
         """Counters and the state of both ends."""
         stats = RingStatsStruct(ctypes.sizeof(RingStatsStruct))
@@ -256,6 +293,7 @@ class Ring:
         for end in ("producer_state", "consumer_state"):
             if fields[end] in RingEnd._value2member_map_:
                 fields[end] = RingEnd(fields[end])
+        fields["policy"] = RingPolicy(fields["policy"])
         return RingStats(**fields)
 
     def __iter__(self) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ import signal
 import threading
 
 import support
-from madang import OwnerDead, Ring, RingEnd
+from madang import OwnerDead, Ring, RingEnd, RingKind, RingPolicy
 
 CREATE = os.O_CREAT | os.O_EXCL
 
@@ -32,6 +32,55 @@ class Rings(support.Case):
         self.assertEqual([consumer.pop(0) for _ in range(8)], [b"%04d" % i for i in range(8)])
         self.assertRaises(BlockingIOError, consumer.pop, 0)
         self.assertRaises(TimeoutError, consumer.pop, 0.02)
+
+    def broadcast(self, policy, **options):
+        name = self.name(Ring.unlink)
+        producer = Ring(
+            name, 4, 4, CREATE | os.O_WRONLY, kind=RingKind.BROADCAST, policy=policy, **options
+        )
+        self.addCleanup(producer.close)
+        return producer, name
+
+    def lost(self, call, count):
+        with self.assertRaises(OSError) as caught:
+            call()
+        self.assertEqual(caught.exception.errno, errno.EOVERFLOW)
+        self.assertIn("%d items" % count, str(caught.exception))
+
+    def test_broadcast(self):
+        producer, name = self.broadcast(0)
+        first, second = (Ring(name, flags=os.O_RDONLY) for _ in range(2))
+        with first, second:
+            for i in range(4):
+                producer.push(b"%04d" % i, 0)
+            self.assertRaises(BlockingIOError, producer.push, b"full", 0)
+            with Ring(name, flags=os.O_RDONLY, oldest=True) as late:
+                for ring in (first, second, late):
+                    self.assertEqual(ring.pop_many(9, 0), b"0000000100020003")
+                    self.assertEqual(ring.lost(), 0)
+            stats = producer.stat()
+            self.assertEqual((stats.kind, stats.policy), (RingKind.BROADCAST, RingPolicy(0)))
+            self.assertEqual((stats.written, stats.read, stats.lost, stats.pending), (4, 4, 0, 0))
+        self.assertRaises(OSError, Ring, None, 4, 4, oldest=True)
+
+    def test_broadcast_that_loses(self):
+        for policy in (RingPolicy.OVERWRITE, RingPolicy.EVICT):
+            producer, name = self.broadcast(policy)
+            with Ring(name, flags=os.O_RDONLY) as consumer:
+                for i in range(5):
+                    producer.push(b"%04d" % i, 0)
+                self.lost(lambda: consumer.pop(0), 1)
+                self.assertEqual(consumer.lost(), 1)
+                self.assertEqual(consumer.pop(0), b"0001")
+                consumer.peek(1, 0)
+                producer.push(b"0005")
+                producer.push(b"0006")
+                self.lost(consumer.release, 1)
+                self.assertEqual(consumer.lost(), 2)
+                self.assertEqual(consumer.pop_many(9, 0), b"0003000400050006")
+                stats = producer.stat()
+                self.assertEqual(stats.policy, policy)
+                self.assertEqual(stats.written, stats.read + stats.dropped + stats.length)
 
     def test_item_length(self):
         producer, _, _ = self.make()

@@ -82,6 +82,23 @@ pub(super) unsafe fn handle<'a, O: Opaque>(handle: *const O) -> Result<&'a O::In
     Ok(unsafe { &(*handle).inner })
 }
 
+/// The object behind a handle that is a live one, else `None`: [`handle`] says why.
+///
+/// # Safety
+/// As for [`handle`].
+#[inline(always)]
+pub(super) unsafe fn live<'a, O: Opaque>(handle: *const O) -> Option<&'a O::Inner> {
+    let handle = handle.cast::<Handle<O::Inner>>();
+    if handle.is_null() || !handle.is_aligned() {
+        return None;
+    }
+    // SAFETY: as in `handle`.
+    unsafe {
+        let tag = (*handle.cast::<AtomicU64>()).load(Ordering::Relaxed);
+        if tag == O::TAG { Some(&(*handle).inner) } else { None }
+    }
+}
+
 /// Marks a handle after a panic: what its object holds may be half-changed.
 ///
 /// # Safety

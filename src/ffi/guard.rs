@@ -58,6 +58,12 @@ impl Answer for isize {
     }
 }
 
+impl Answer for i64 {
+    fn failure(errno: i32) -> Self {
+        -i64::from(errno)
+    }
+}
+
 #[cold]
 #[inline(never)]
 fn fail<A: Answer>(error: &Error) -> A {

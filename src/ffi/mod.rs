@@ -5,6 +5,7 @@
 
 mod args;
 pub mod base;
+pub mod fd;
 mod guard;
 pub mod object;
 pub mod pipe;

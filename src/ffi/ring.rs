@@ -5,6 +5,7 @@
 //! either side. No lock is involved; without anybody sleeping no operation enters the kernel.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::PoisonError;
 
@@ -12,24 +13,38 @@ use nix::errno::Errno;
 
 use super::args::{self, Opaque};
 use super::guard::{Answer, guard, guard_or, guard_void};
-use super::shm::mdg_shm;
+use super::shm::{MDG_SEALED, mdg_shm};
 use crate::error::{Error, Result};
 use crate::flags::Access;
 use crate::ring::{EndState, Kind, Options, Ring, Stats};
-use crate::shm::Shm;
+use crate::shm::{Seals, Shm};
 use crate::time::{Nanos, Timeout};
 
 /// Kind: one producer and one consumer at a time. The default.
 pub const MDG_RING_SPSC: u32 = 1;
 /// Kind: any number of producers and consumers; each item goes to one consumer.
 pub const MDG_RING_MPMC: u32 = 2;
-/// Kind: every consumer sees every item. Reserved: this version answers -ENOSYS.
+/// Kind: one producer at a time, any number of consumers; each consumer sees every item that is
+/// committed after it has joined. It joins when it opens the ring O_RDONLY, or with its first pop or
+/// peek. A full ring waits for its slowest living consumer, unless a policy says otherwise.
 pub const MDG_RING_BROADCAST: u32 = 3;
 
-/// Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC.
+/// Policy: no process waits for another that has begun an operation and not finished it, be it dead
+/// or stopped. For MDG_RING_MPMC; may be combined with one of the others. Costs time, and memory for
+/// two more items per handle that may be open.
+pub const MDG_RING_STOPPROOF: u32 = 0x1;
+/// Policy: a push into a full ring gives up the oldest item instead of waiting. For MDG_RING_MPMC and
+/// MDG_RING_BROADCAST; consumers of the latter need permission to read the ring only.
 pub const MDG_RING_OVERWRITE: u32 = 0x2;
+/// Policy: a push into a full ring takes the slowest consumer out instead of waiting for it; that one
+/// is told with -EOVERFLOW, and joins again. For MDG_RING_BROADCAST.
+pub const MDG_RING_EVICT: u32 = 0x4;
 /// Policy: a push into a full ring is -EAGAIN at once, whatever its timeout.
 pub const MDG_RING_FAIL: u32 = 0x8;
+
+/// Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
+/// there, not with the first one after it has joined.
+pub const MDG_RING_OLDEST: u32 = 0x1;
 
 /// State of an end: nobody has held it yet.
 pub const MDG_RING_END_NEVER: u32 = 0;
@@ -76,18 +91,24 @@ pub struct mdg_ring_opts {
     /// Items that fit: rounded up to a power of two, and all of them are usable. A new ring needs it.
     pub capacity: u64,
     /// Bytes of an item; a new ring needs it. Items stand one behind the other without padding, the
-    /// first on a 128-byte boundary.
+    /// first on a 128-byte boundary; those of MDG_RING_MPMC, and of a broadcast that overwrites, do not:
+    /// there a run in place is one item, on an 8-byte boundary.
     pub item_size: u32,
-    /// MDG_RING_SPSC, MDG_RING_MPMC.
+    /// MDG_RING_SPSC, MDG_RING_MPMC, MDG_RING_BROADCAST.
     pub kind: u32,
     /// Handles that may be open at once, in all processes: at most 4096, 64 by default.
     pub max_handles: u32,
-    /// MDG_RING_OVERWRITE or MDG_RING_FAIL; 0: a push into a full ring waits.
+    /// MDG_RING_OVERWRITE, MDG_RING_EVICT or MDG_RING_FAIL; 0: a push into a full ring waits.
+    /// MDG_RING_STOPPROOF may be added.
     pub policy: u32,
+    /// MDG_RING_OLDEST. For this handle; not compared with the ring.
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// A look at a ring, taken while others work on. At a quiet moment
-/// written = read + dropped + lost + length.
+/// written = read + dropped + lost + length. The numbers are the ring's, whatever handle is asked.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -99,15 +120,18 @@ pub struct mdg_ring_stats {
     pub capacity: u64,
     /// Bytes of an item.
     pub item_size: u32,
-    /// MDG_RING_SPSC, MDG_RING_MPMC.
+    /// MDG_RING_SPSC, MDG_RING_MPMC, MDG_RING_BROADCAST.
     pub kind: u32,
-    /// Items inside.
+    /// Items inside. MDG_RING_BROADCAST: how far the slowest consumer is behind, or, while there is none,
+    /// what is there for one with MDG_RING_OLDEST; with MDG_RING_OVERWRITE, what is not overwritten.
     pub length: u64,
     /// Items ever committed.
     pub written: u64,
-    /// Items ever taken.
+    /// Items ever taken. MDG_RING_BROADCAST: passed by all consumers that were there; with
+    /// MDG_RING_OVERWRITE 0, as nobody tells.
     pub read: u64,
-    /// Items given up for newer ones (MDG_RING_OVERWRITE).
+    /// Items given up for newer ones (MDG_RING_OVERWRITE), by evicting a consumer (MDG_RING_EVICT), or in
+    /// a broadcast while there was no consumer.
     pub dropped: u64,
     /// Ends whose holder was found dead.
     pub recovered: u64,
@@ -131,7 +155,7 @@ pub struct mdg_ring_stats {
     pub lost: u64,
     /// Places that a producer has claimed and not filled yet; not in `written`. MDG_RING_MPMC only.
     pub pending: u64,
-    /// MDG_RING_OVERWRITE, MDG_RING_FAIL.
+    /// MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_EVICT, MDG_RING_FAIL.
     pub policy: u32,
     /// 0.
     pub reserved: u32,
@@ -167,22 +191,165 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
     let Some(opts) = opts else { return Ok(Options::default()) };
     let kind = match opts.kind {
         0 => None,
-        MDG_RING_BROADCAST => {
-            let text = format!("ring kind {} is not in this version", opts.kind);
-            return Err(Error::new(Errno::ENOSYS, text));
-        }
         kind => Some(
             Kind::from_number(kind)
                 .ok_or_else(|| Error::new(Errno::EINVAL, format!("unknown ring kind {kind}")))?,
         ),
     };
+    let flags = args::flags(opts.flags, MDG_RING_OLDEST, "mdg_ring_opts")?;
+    if opts.reserved != 0 {
+        return Err(Error::new(Errno::EINVAL, "mdg_ring_opts: reserved must be 0"));
+    }
     Ok(Options {
         capacity: opts.capacity,
         item_size: opts.item_size,
         kind,
         max_handles: opts.max_handles,
         policy: opts.policy,
+        oldest: flags & MDG_RING_OLDEST != 0,
     })
+}
+
+/// [`mdg_ring_push`] when it has to wait, or to fail. This and its like are functions by themselves,
+/// and `extern "C"`, which cannot unwind, so that the fast paths of the entries need no stack.
+///
+/// # Safety
+/// As for [`mdg_ring_push`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn push_slowly(
+    ring: *mut mdg_ring,
+    item: *const c_void,
+    timeout_ns: i64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
+            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// [`mdg_ring_pop`] when it has to wait, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_pop`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn pop_slowly(ring: *mut mdg_ring, item: *mut c_void, timeout_ns: i64) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
+            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
+        })
+    }
+}
+
+/// [`mdg_ring_push_many`] when it has to wait, to push fewer, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_push_many`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn push_many_slowly(
+    ring: *mut mdg_ring,
+    items: *const c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items, count, ring)?;
+            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
+                .map(self::count)
+        })
+    }
+}
+
+/// [`mdg_ring_pop_many`] when it has to wait, to pop fewer, or to fail.
+///
+/// # Safety
+/// As for [`mdg_ring_pop_many`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn pop_many_slowly(
+    ring: *mut mdg_ring,
+    items: *mut c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            check_items(items.cast_const(), count, ring)?;
+            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
+        })
+    }
+}
+
+/// [`mdg_ring_push`] where many push; else the slow way.
+///
+/// # Safety
+/// As for [`mdg_ring_push`], with a live handle and an item.
+#[inline(never)]
+unsafe extern "C" fn push_straight(
+    live: &Ring,
+    item: *const c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if live.push_straight(item.cast()) {
+            return 0;
+        }
+        push_slowly(ring, item, timeout_ns)
+    }
+}
+
+/// [`mdg_ring_pop`] where many pop; else the slow way.
+///
+/// # Safety
+/// As for [`mdg_ring_pop`], with a live handle and a buffer.
+#[inline(never)]
+unsafe extern "C" fn pop_straight(
+    live: &Ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if live.pop_straight(item.cast()) {
+            return 0;
+        }
+        pop_slowly(ring, item, timeout_ns)
+    }
+}
+
+/// [`mdg_ring_push`] of an item of any size, with room for it.
+///
+/// # Safety
+/// As for `Ring::push_at_once` with one item.
+#[inline(never)]
+unsafe extern "C" fn push_sized(ring: &Ring, item: *const u8) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ring.push_at_once(item, 1) };
+    0
+}
+
+/// [`mdg_ring_pop`] of an item of any size that is there.
+///
+/// # Safety
+/// As for `Ring::pop_at_once` with one item.
+#[inline(never)]
+unsafe extern "C" fn pop_sized(ring: &Ring, item: *mut u8) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { ring.pop_at_once(item, 1) };
+    0
 }
 
 /// Opens, or makes, the ring `name`, or an anonymous one if `name` is NULL.
@@ -191,21 +358,23 @@ fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
 /// end at once, O_RDONLY the consuming end; O_RDWR takes each end when it is first used, which is the
 /// way to open a ring before fork(2). O_CREAT makes the ring when it is missing, O_EXCL in addition
 /// fails when it is there; an anonymous ring is always made. `mode` gives the permissions of a new
-/// one, trimmed by the umask; every end needs read and write permission. A ring appears complete, with
-/// its memory reserved, or not at all.
+/// one, trimmed by the umask; every end needs read and write permission, but a consumer of a broadcast
+/// that overwrites, opened O_RDONLY, needs to read only: without more it takes no slot of max_handles, is
+/// seen by nobody, and waits by looking again every millisecond. A ring appears complete, with its memory
+/// reserved, or not at all.
 ///
 /// Opening what exists: `opts` NULL, or a zero field, accepts what the ring has; a field that differs
 /// is -EPROTO, with both values in mdg_last_error. Making one needs capacity and item_size. An end
 /// whose holder died is taken over with everything that was committed.
 ///
 /// Returns 0, or: -EINVAL (NULL, a bad name, no capacity or item_size for a new ring, an unknown kind,
-/// policy, oflag or mode bit) · -E2BIG · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a
-/// symbolic link under the name) · -EBUSY (a living process has that end; its pid is in
-/// mdg_last_error; or another process was stopped while it removed the name) · -EPROTO (not a ring,
-/// another layout or geometry) · -EBADMSG (its indices are impossible) · -EMFILE (no descriptor, or
-/// max_handles are open) · -EOVERFLOW · -ENOSPC · -ENOMEM ·
-/// -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE (others removed and made it again all the
-/// time) · -ENOSYS (a kind of a later version).
+/// policy, flag, oflag or mode bit, or one that is not for that kind) · -E2BIG · -ENAMETOOLONG ·
+/// -ENOENT · -EEXIST · -EACCES · -ELOOP (a symbolic link under the name) · -EBUSY (a living process has
+/// that end; its pid is in mdg_last_error; or another process was stopped while it removed the name) ·
+/// -EPROTO (not a ring, another layout or geometry) · -EBADMSG (its indices are
+/// impossible) · -EMFILE (no descriptor, or max_handles are open) · -EOVERFLOW · -ENOSPC ·
+/// -ENOMEM · -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE (others removed and made it again all
+/// the time).
 /// Nothing is made or held then. Thread-safe; not async-signal-safe.
 ///
 /// # Safety
@@ -315,6 +484,64 @@ pub unsafe extern "C" fn mdg_ring_attach(
     }
 }
 
+/// Opens the ring whose memory `fd` refers to, such as one that mdg_fd_receive gave: what
+/// mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
+///
+/// `oflag` is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
+/// unless it is sealed against shrinking, so that its sender cannot make this process fault by
+/// truncating it. Anonymous rings are sealed. `opts` as in mdg_ring_open for a ring that exists.
+///
+/// Returns 0, or: -EINVAL (NULL, other oflag bits) · -E2BIG · -EBADF · -EPROTO (not a ring, another
+/// layout or geometry, not sealed as required) · -EBUSY (a living process has that end) · -EBADMSG ·
+/// -EACCES (descriptor not open for reading and writing, or its file may not be opened again) ·
+/// -EMFILE · -ENFILE · -ENOMEM · -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or writable; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_from_fd(
+    ring: *mut *mut mdg_ring,
+    fd: c_int,
+    opts: *const mdg_ring_opts,
+    oflag: c_int,
+) -> c_int {
+    guard(|| {
+        let what = "mdg_ring_from_fd";
+        let out = args::out(ring, "mdg_ring_from_fd: ring")?;
+        // SAFETY: the caller's promise; integers only.
+        let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
+        let access = access(oflag & !MDG_SEALED, what)?;
+        let seals = if oflag & MDG_SEALED != 0 { Seals::Required } else { Seals::Unchecked };
+        if fd < 0 {
+            return Err(Error::new(Errno::EBADF, format!("{what}: descriptor {fd}")));
+        }
+        // SAFETY: not -1; the kernel says EBADF if it is not open, and it is borrowed for this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let made = Ring::from_fd(fd, &options, access, seals)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, made) };
+        Ok(0)
+    })
+}
+
+/// The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
+/// the handle: do not close it.
+///
+/// Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment) · -EBADF.
+/// Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `ring` is NULL or a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_memory(ring: *const mdg_ring) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let memory = unsafe { args::handle(ring) }?.memory();
+        let in_segment = || Error::new(Errno::EINVAL, "mdg_ring_memory: the ring is in a segment");
+        Ok(memory.ok_or_else(in_segment)?.as_raw_fd())
+    })
+}
+
 /// # Safety
 /// As for [`mdg_ring_init`].
 unsafe fn in_segment(
@@ -349,9 +576,11 @@ fn access(oflag: c_int, what: &str) -> Result<Access> {
 }
 
 /// Another handle on the same ring, for another thread or another end; also of an anonymous or
-/// unlinked ring. `oflag` is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open.
+/// unlinked ring. `oflag` is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. A consumer of a broadcast
+/// begins with the first item that is committed after it has joined.
 ///
-/// Returns 0, or: -EINVAL (NULL, other oflag bits) · -EBADF · -EBUSY · -EBADMSG · -EMFILE · -ENOMEM.
+/// Returns 0, or: -EINVAL (NULL, other oflag bits) · -EBADF · -EBUSY · -EBADMSG · -EMFILE · -ENOMEM ·
+/// -EACCES (`ring` may only be read, and `oflag` is not O_RDONLY).
 /// Thread-safe as far as `ring` is not closed meanwhile; not async-signal-safe.
 ///
 /// # Safety
@@ -396,10 +625,17 @@ pub unsafe extern "C" fn mdg_ring_push(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let item = args::pointer(item.cast::<u8>(), "mdg_ring_push: item")?;
-            ring.push_raw(item, Nanos(timeout_ns)).map(|()| 0)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !item.is_null() && live.has_room_for(1) => {
+                if live.item_size() != 8 {
+                    return push_sized(live, item.cast());
+                }
+                live.push_word(item.cast());
+                0
+            }
+            Some(live) if !item.is_null() => push_straight(live, item, timeout_ns, ring),
+            _ => push_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -410,8 +646,10 @@ pub unsafe extern "C" fn mdg_ring_push(
 /// SA_RESTART says) · -EPIPE (shut down and drained: end of stream) · -EOWNERDEAD (empty, and the
 /// producer died; everything it committed was delivered before) · -EBUSY (another process has the
 /// consuming end) · -EACCES (opened O_WRONLY) · -EINVAL (NULL, or a peeked run not given back) ·
-/// -EBADF · -EBADMSG (corrupt); `item` is untouched then. Not async-signal-safe; not a cancellation
-/// point.
+/// -EBADF · -EBADMSG (corrupt); `item` is untouched then. Or -EOVERFLOW, for a consumer of a broadcast:
+/// items went by before it had read them, or it was evicted; how many it has lost is in mdg_last_error
+/// and added to mdg_ring_lost, it stands at the oldest item that is there, and the next pop goes on;
+/// what is in `item` is undefined then. Not async-signal-safe; not a cancellation point.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread; `item` is NULL or writable for item_size bytes.
@@ -423,15 +661,22 @@ pub unsafe extern "C" fn mdg_ring_pop(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let item = args::out(item.cast::<u8>(), "mdg_ring_pop: item")?;
-            ring.pop_raw(item, Nanos(timeout_ns)).map(|()| 0)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !item.is_null() && live.has_items(1) => {
+                if live.item_size() != 8 {
+                    return pop_sized(live, item.cast());
+                }
+                live.pop_word(item.cast());
+                0
+            }
+            Some(live) if !item.is_null() => pop_straight(live, item, timeout_ns, ring),
+            _ => pop_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
 /// Waits for room for one item, then pushes as many of the `count` items at `items` as fit, with one
-/// commit for all.
+/// commit for all (in kinds whose items do not stand in a row, one commit each).
 ///
 /// Returns how many (1 or more; 0 only for a `count` of 0), or what mdg_ring_push returns, or
 /// -EOVERFLOW (more bytes than memory has). Not async-signal-safe; not a cancellation point.
@@ -447,18 +692,21 @@ pub unsafe extern "C" fn mdg_ring_push_many(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            check_items(items, count, ring)?;
-            ring.push_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns))
-                .map(self::count)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !items.is_null() && count > 0 && live.has_room_for(count) => {
+                live.push_at_once(items.cast(), count);
+                self::count(count)
+            }
+            _ => push_many_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
 /// Waits for one item, then pops as many as there are, at most `count`, into `items`.
 ///
 /// Returns how many (1 or more; 0 only for a `count` of 0), or what mdg_ring_pop returns, or
-/// -EOVERFLOW (more bytes than memory has). Not async-signal-safe; not a cancellation point.
+/// -EOVERFLOW (more bytes than memory has). What is in `items` behind those returned is undefined. Not
+/// async-signal-safe; not a cancellation point.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread; `items` is writable for `count` items, or NULL.
@@ -471,10 +719,13 @@ pub unsafe extern "C" fn mdg_ring_pop_many(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            check_items(items.cast_const(), count, ring)?;
-            ring.pop_many_raw(items.cast(), count, Timeout::from_nanos(timeout_ns)).map(self::count)
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if !items.is_null() && count > 0 && live.has_items(count) => {
+                live.pop_at_once(items.cast(), count);
+                self::count(count)
+            }
+            _ => pop_many_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
@@ -510,7 +761,9 @@ pub unsafe extern "C" fn mdg_ring_reserve(
 }
 
 /// Commits the first `count` items of the reserved run, in one step, and gives the rest back. A
-/// `count` of 0 gives the whole run back.
+/// `count` of 0 gives the whole run back. With MDG_RING_STOPPROOF others may have filled the ring
+/// since; a commit still succeeds, and the ring then holds more than its capacity, by at most one item
+/// per handle.
 ///
 /// Returns 0, or: -EINVAL (NULL, or more than was reserved; the run stays) · -EPIPE (shut down) or
 /// -EBADMSG (corrupt), with nothing committed and the run given back · -EBADF. Not async-signal-safe.
@@ -529,6 +782,9 @@ pub unsafe extern "C" fn mdg_ring_commit(ring: *mut mdg_ring, count: usize) -> c
 ///
 /// The memory is the ring's; read it only, and do not rely on its staying the same if the producer
 /// cannot be trusted. One run at a time: until it is given back, popping and peeking are -EINVAL.
+///
+/// In a broadcast that overwrites, or evicts, the producer may write over what is peeked at any moment:
+/// mdg_ring_release tells, and nothing that was computed from it counts before that.
 ///
 /// Returns the length of the run, or what mdg_ring_pop returns (-EINVAL for a `count` of 0, too); a
 /// failure leaves `*items` untouched. Not async-signal-safe; not a cancellation point.
@@ -553,9 +809,12 @@ pub unsafe extern "C" fn mdg_ring_peek(
     }
 }
 
-/// Takes the first `count` items of the peeked run off the ring and leaves the rest in it.
+/// Takes the first `count` items of the peeked run off the ring and leaves the rest in it; with a `count`
+/// of 0 all of it.
 ///
-/// Returns 0, or: -EINVAL (NULL, or more than was peeked) · -EBADF. Not async-signal-safe.
+/// Returns 0, or: -EINVAL (NULL, or more than was peeked; the run stays) · -EBADF · -EOVERFLOW (a
+/// broadcast's producer has written over the run, or was free to: discard what was read; it counts as
+/// lost, as in mdg_ring_pop). Not async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread.
@@ -565,23 +824,34 @@ pub unsafe extern "C" fn mdg_ring_release(ring: *mut mdg_ring, count: usize) -> 
     unsafe { with(ring, |ring| ring.release(count).map(|()| 0)) }
 }
 
+/// Tells how many items this handle, a consumer of a broadcast, has lost: what -EOVERFLOW has told of,
+/// added up since the handle was opened (in a forked child, since the fork). What it has received and
+/// what it has lost are all that was committed since it began.
+///
+/// Returns the number, 0 for other kinds and ends, or: -EINVAL (NULL) · -EBADF. Belongs to the handle's
+/// thread; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `ring` is NULL or a handle of this thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_lost(ring: *const mdg_ring) -> i64 {
+    // SAFETY: the caller's promise.
+    unsafe { with(ring.cast_mut(), |ring| Ok(ring.lost().try_into().unwrap_or(i64::MAX))) }
+}
+
 /// Ends the stream: from now on pushes are -EPIPE, and pops deliver what is inside and then are
 /// -EPIPE. Wakes everyone who waits. Any participant may call it, from any thread, again too. It
 /// cannot be undone; unlink the ring and make a new one.
 ///
-/// Returns 0, or -EINVAL (NULL), -EBADF. Thread-safe; async-signal-safe as long as it succeeds.
+/// Returns 0, or -EINVAL (NULL), -EBADF, -EACCES (a consumer that may only read the ring). Thread-safe;
+/// async-signal-safe as long as it succeeds.
 ///
 /// # Safety
 /// `ring` is NULL or a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_ring_shutdown(ring: *mut mdg_ring) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe {
-        with(ring, |ring| {
-            ring.shutdown();
-            Ok(0)
-        })
-    }
+    unsafe { with(ring, |ring| ring.shutdown().map(|()| 0)) }
 }
 
 fn state(end: EndState) -> u32 {

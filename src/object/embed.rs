@@ -91,7 +91,7 @@ impl Object {
             // Release: whoever sees the magic number, the last, sees what it stands for.
             word.store(value, Ordering::Release);
         }
-        Self::existing_in(Arc::clone(file), Place::Segment(offset), &what)
+        Self::existing_in(Arc::clone(file), Place::Segment(offset), true, &what)
     }
 
     /// Whether the object is still the one that was opened: in a segment, another may have been made
@@ -112,7 +112,7 @@ impl Object {
     ) -> Result<Self> {
         let what = describe(segment, offset);
         let file = Arc::clone(check(segment, offset, &what)?);
-        let object = Self::existing_in(file, Place::Segment(offset as u64), &what)?;
+        let object = Self::existing_in(file, Place::Segment(offset as u64), true, &what)?;
         check_found(object.superblock(), &what)?;
         Ok(object)
     }

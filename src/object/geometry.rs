@@ -19,6 +19,11 @@ pub(crate) const KIND_SPSC: u32 = 1;
 pub(crate) const KIND_MPMC: u32 = 2;
 /// One producer, many consumers that each see every item.
 pub(crate) const KIND_BROADCAST: u32 = 3;
+/// The policy bit of a ring that overwrites its oldest items.
+pub(crate) const POLICY_OVERWRITE: u32 = 0x2;
+
+/// Policy bit of a ring of `KIND_MPMC`: no process ever waits for another, stopped or dead.
+pub(crate) const POLICY_STOPPROOF: u32 = 0x1;
 
 /// What an object is: everything else in its layout follows from this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +37,41 @@ pub(crate) struct Geometry {
     pub policy: u32,
 }
 
+/// The parts of a stop-proof ring's items, counted from `items_offset`: a line with the hint, the
+/// places, the cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pool {
+    /// A power of two; each has a word. See `ring::stopproof` for how many there must be.
+    pub places: u64,
+    pub cells: u64,
+    pub cells_offset: u64,
+    /// From one cell to the next.
+    pub stride: u64,
+    /// Bytes of all of it.
+    pub len: u64,
+}
+
 impl Geometry {
     /// Where the items begin.
     pub(crate) fn items_offset(&self) -> u64 {
         let participants = u64::from(self.max_handles) * u64::from(PARTICIPANT_STRIDE);
         (PARTICIPANTS_OFFSET + participants).next_multiple_of(u64::from(LINE))
+    }
+
+    /// Whether the items lie in a [`Pool`].
+    pub(crate) fn is_stopproof(&self) -> bool {
+        self.kind == KIND_MPMC && self.policy & POLICY_STOPPROOF != 0
+    }
+
+    /// The parts of a stop-proof ring's items; `None` when no file can be that large.
+    pub(crate) fn pool(&self) -> Option<Pool> {
+        let (line, handles) = (u64::from(LINE), u64::from(self.max_handles));
+        let places = self.capacity.checked_add(handles)?.checked_next_power_of_two()?;
+        let cells = self.capacity.checked_add(2 * handles)?;
+        let cells_offset = places.checked_mul(8)?.checked_next_multiple_of(line)?;
+        let cells_offset = cells_offset.checked_add(line)?;
+        let (stride, len) = (self.stride(), cells.checked_mul(self.stride())?);
+        Some(Pool { places, cells, cells_offset, stride, len: cells_offset.checked_add(len)? })
     }
 
     /// From one item to the next: in kinds whose cells have a word of their own that word, and the
@@ -45,12 +80,27 @@ impl Geometry {
         let item = u64::from(self.item_size);
         match self.kind {
             KIND_MPMC => 8 + item.next_multiple_of(8),
+            KIND_BROADCAST if self.overwrites() => 8 + item.next_multiple_of(8),
             _ => item,
         }
     }
 
+    /// Whether a push into a full ring gives up the oldest item.
+    pub(crate) fn overwrites(&self) -> bool {
+        self.policy & POLICY_OVERWRITE != 0
+    }
+
+    /// Whether somebody who may only read the object's memory can take part: a consumer that stores
+    /// nothing.
+    pub(crate) fn serves_readers(&self) -> bool {
+        self.kind == KIND_BROADCAST && self.overwrites()
+    }
+
     /// Bytes of all items; `None` when no file can be that large.
     pub(crate) fn items_len(&self) -> Option<u64> {
+        if self.is_stopproof() {
+            return self.pool().map(|pool| pool.len);
+        }
         self.capacity.checked_mul(self.stride())
     }
 

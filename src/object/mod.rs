@@ -15,7 +15,7 @@ mod superblock;
 pub(crate) use embed::footprint;
 pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, LINE, MAX_HANDLES_LIMIT,
-    PARTICIPANTS_OFFSET,
+    PARTICIPANTS_OFFSET, POLICY_STOPPROOF, Pool,
 };
 pub(crate) use look::{Life, Look, Occupant};
 pub(crate) use open::{Object, Request, unlink};

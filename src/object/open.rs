@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
-use crate::shm::{Mapping, named, sealed_memory};
+use crate::shm::{Mapping, named, require_seal, sealed_memory};
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 
@@ -37,6 +37,8 @@ pub(crate) struct Request<'a> {
     pub make: Result<Geometry>,
     /// Checks what was found against what the caller asked for.
     pub check: &'a dyn Fn(&Superblock, &str) -> Result<()>,
+    /// Whether permission to read is enough for the caller, if the object is one for that.
+    pub readable_will_do: bool,
 }
 
 /// Where an object is.
@@ -96,8 +98,22 @@ impl Object {
         what: &str,
         build: impl Fn(Self) -> Result<T>,
     ) -> Result<Option<T>> {
-        let Some(file) = named::open_regular(path, true, what)? else { return Ok(None) };
-        let object = Self::existing(file, Place::Named, what)?;
+        let object = match named::open_regular(path, true, what) {
+            Ok(Some(file)) => Self::existing(file, Place::Named, true, what)?,
+            Ok(None) => return Ok(None),
+            Err(refused)
+                if request.readable_will_do
+                    && matches!(refused.code(), Errno::EACCES | Errno::EROFS) =>
+            {
+                let Some(file) = named::open_regular(path, false, what)? else { return Ok(None) };
+                let object = Self::existing(file, Place::Named, false, what)?;
+                if !object.geometry().serves_readers() {
+                    return Err(refused);
+                }
+                object
+            }
+            Err(refused) => return Err(refused),
+        };
         (request.check)(&object.superblock, what)?;
         let status = named::status(object.file.file(), what)?;
         let anchor = object.file.clone();
@@ -120,7 +136,7 @@ impl Object {
             named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
         let copy = new.file().try_clone().map_err(|error| no_descriptor(&error, what))?;
-        let object = Self::map(Arc::new(copy), superblock, Place::Named, what)?;
+        let object = Self::map(Arc::new(copy), superblock, Place::Named, true, what)?;
         let built = new.with_owner_access(what, || build(object))?;
         Ok(new.publish(path, what)?.map(|_file| built))
     }
@@ -129,20 +145,45 @@ impl Object {
         let what = "anonymous ring";
         let file = sealed_memory(c"madang", size_of_file(&geometry, what)?, false, what)?;
         initialise(&file, geometry, what)?;
-        Self::existing(file, Place::Anonymous, what)
+        Self::existing(file, Place::Anonymous, true, what)
+    }
+
+    /// Opens the object that is the whole of what `fd` refers to. With `sealed` it is refused unless
+    /// nobody can ever shrink it.
+    pub(crate) fn from_fd(
+        fd: BorrowedFd<'_>,
+        sealed: bool,
+        check: &dyn Fn(&Superblock, &str) -> Result<()>,
+    ) -> Result<Self> {
+        let what = "ring from a descriptor";
+        if sealed {
+            require_seal(fd, what)?;
+        }
+        if !named::is_regular(&named::status(fd, what)?) {
+            return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
+        }
+        let copy = fd.try_clone_to_owned().map_err(|error| no_descriptor(&error, what))?;
+        let object = Self::existing(copy, Place::Anonymous, true, what)?;
+        check(&object.superblock, what)?;
+        Ok(object)
     }
 
     /// Checks and maps a named object that is there, whoever is in it.
     pub(crate) fn visit(file: OwnedFd, what: &str) -> Result<Self> {
-        Self::existing(file, Place::Named, what)
+        Self::existing(file, Place::Named, true, what)
     }
 
     /// Checks and maps an object that is there.
-    fn existing(file: OwnedFd, place: Place, what: &str) -> Result<Self> {
-        Self::existing_in(Arc::new(file), place, what)
+    fn existing(file: OwnedFd, place: Place, writable: bool, what: &str) -> Result<Self> {
+        Self::existing_in(Arc::new(file), place, writable, what)
     }
 
-    pub(super) fn existing_in(file: Arc<OwnedFd>, place: Place, what: &str) -> Result<Self> {
+    pub(super) fn existing_in(
+        file: Arc<OwnedFd>,
+        place: Place,
+        writable: bool,
+        what: &str,
+    ) -> Result<Self> {
         let size = named::status(&file, what)?.st_size as u64;
         let room = match place {
             Place::Segment(offset) => Room::AtMost(size.saturating_sub(offset)),
@@ -153,12 +194,18 @@ impl Object {
             Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
         })?;
         let superblock = Superblock::decode(bytes, room, what)?;
-        Self::map(file, superblock, place, what)
+        Self::map(file, superblock, place, writable, what)
     }
 
-    fn map(file: Arc<OwnedFd>, superblock: Superblock, place: Place, what: &str) -> Result<Self> {
+    fn map(
+        file: Arc<OwnedFd>,
+        superblock: Superblock,
+        place: Place,
+        writable: bool,
+        what: &str,
+    ) -> Result<Self> {
         let len = file_len(&superblock.geometry);
-        let region = Region::new(Mapping::part(&file, place.offset(), len, true)?);
+        let region = Region::new(Mapping::part(&file, place.offset(), len, writable)?);
         let file =
             Anchor::new(file, place.offset()).map_err(|errno| Error::from_kernel(errno, what))?;
         let light = membarrier::register().is_ok();
@@ -179,7 +226,8 @@ impl Object {
             let text = format!("{}: its size was changed to {size}", self.what);
             return Err(Error::new(Errno::EPROTO, text));
         }
-        Self::map(Arc::clone(self.file.file()), self.superblock, self.place, &self.what)
+        let (file, writable) = (Arc::clone(self.file.file()), self.region.is_writable());
+        Self::map(file, self.superblock, self.place, writable, &self.what)
     }
 
     /// Takes a participant slot for this process: at opening, and again in a forked child. `sweep`
@@ -238,6 +286,14 @@ impl Object {
     /// The file, for locks and questions about them.
     pub(crate) fn anchor(&self) -> &Anchor {
         &self.file
+    }
+
+    /// The descriptor of the object's own file; `None` if it lies in another's.
+    pub(crate) fn memory(&self) -> Option<BorrowedFd<'_>> {
+        match self.place {
+            Place::Named | Place::Anonymous => Some(self.file.file().as_fd()),
+            Place::Segment(_) => None,
+        }
     }
 
     /// Whether the object had a name that is gone.

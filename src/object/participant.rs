@@ -96,6 +96,11 @@ impl Slot {
         self.state.load(Ordering::Acquire) == IN_USE
     }
 
+    /// How often the slot was taken.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
     fn clear(&self) {
         self.ends.store(0, Ordering::Relaxed);
         self.poll.store(0, Ordering::Relaxed);

@@ -11,17 +11,27 @@ use crate::shm::Mapping;
 /// value and other processes may store to it at any time.
 pub(crate) unsafe trait Shared {}
 
-/// The bytes of one object, mapped for reading and writing.
+/// The bytes of one object, mapped for reading and writing; or for reading alone, where the owner of
+/// the region stores nothing.
 #[derive(Debug)]
 pub(crate) struct Region {
     mapping: Mapping,
 }
 
 impl Region {
-    /// Takes over a writable mapping.
+    /// Takes over a mapping.
     pub(crate) fn new(mapping: Mapping) -> Self {
-        assert!(mapping.is_writable());
         Self { mapping }
+    }
+
+    /// Whether the object was found shorter than it was: see `sys::sigbus`.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.mapping.is_cut()
+    }
+
+    /// Whether the bytes may be written. If not, a store through a view of them is SIGSEGV.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.mapping.is_writable()
     }
 
     /// The structure at `offset`; `None` if it does not lie inside or is misaligned there.

@@ -202,6 +202,15 @@ impl RoleWord {
         self.holder()
     }
 
+    /// As `probe`, for who may not store anything.
+    pub(crate) fn look(&self, end: End, file: &Anchor) -> Holder {
+        match Fields::of(self.word.load(Ordering::Acquire)).state {
+            HELD if !file.is_held(end.byte()) => Holder::Dead,
+            ENDED if !file.is_held(end.byte()) => Holder::Closed,
+            _ => self.holder(),
+        }
+    }
+
     /// Notes that the holder, if it is this process, has ended the stream: it owes nothing any
     /// more, and its exit is no death.
     pub(crate) fn end_by_this_process(&self) {

@@ -10,8 +10,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::{SFlag, fstat};
 
-use super::wait::{LONG, Waiter, shows};
 use crate::error::{Error, Result};
+use crate::sync::descriptor::{LONG, Waiter, shows};
 use crate::sys::pipe as sys;
 
 /// Writes of at most this many bytes are never split or interleaved; the Linux value.

@@ -12,9 +12,9 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, lstat};
 use nix::unistd::{mkfifo, pipe2, unlink as unlink_file};
 
-use super::wait::{LONG, Waiter, shows};
 use crate::error::{Error, Result};
 use crate::flags::Access;
+use crate::sync::descriptor::{LONG, Waiter, shows};
 use crate::sys::pipe::{Watch, has_writer};
 use crate::time::Timeout;
 

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 
 use super::end::{Direction, End};
-use super::wait::{Waiter, shows};
 use crate::error::{Error, Result};
+use crate::sync::descriptor::{Waiter, shows};
 use crate::sys::pipe as sys;
 
 /// The right to write one message; given back on drop.

@@ -19,8 +19,8 @@ use nix::errno::Errno;
 
 use super::end::{Direction, End, PIPE_BUF};
 use super::lock::Turn;
-use super::wait::Waiter;
 use crate::error::{Error, Result};
+use crate::sync::descriptor::Waiter;
 use crate::sys::pipe as sys;
 use crate::time::Timeout;
 

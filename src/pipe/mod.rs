@@ -22,7 +22,6 @@ mod lock;
 mod message;
 mod receive;
 mod stream;
-mod wait;
 
 use std::os::fd::OwnedFd;
 

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use super::end::{Direction, End, PIPE_BUF};
 use super::lock;
 use super::message::{HEADER, Header, PAYLOAD};
-use super::wait::Waiter;
 use crate::error::{Error, Result};
+use crate::sync::descriptor::Waiter;
 use crate::time::Timeout;
 
 /// How long a receiver that must not wait gives a live sender for the next chunk of a message that

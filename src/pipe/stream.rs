@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 
 use super::end::{Direction, End};
-use super::wait::Waiter;
 use crate::error::{Error, Result};
+use crate::sync::descriptor::Waiter;
 use crate::time::Timeout;
 
 /// Reads what is there, at least one byte; `Ok(0)` is end of file, or an empty buffer.

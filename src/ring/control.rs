@@ -20,7 +20,7 @@ pub(crate) struct Line<T>(pub T);
 pub(crate) struct Control {
     /// Positions ever committed, or claimed where many push.
     pub tail: Line<AtomicU64>,
-    /// Positions ever taken, or claimed where many pop.
+    /// Positions ever taken, or claimed where many pop; in a broadcast, given up by the producer.
     pub head: Line<AtomicU64>,
     /// Consumers sleep on this one.
     pub not_empty: Line<EventCount>,
@@ -44,11 +44,13 @@ pub(crate) struct Control {
     pub dropped: Line<AtomicU64>,
     /// 1 once a handle asked for a descriptor to wait on: who notifies looks at all slots then.
     pub polled: Line<AtomicU32>,
+    /// Consumers of a broadcast are, or were, in slots below this.
+    pub readers: Line<AtomicU32>,
 }
 
 const _: () = assert!(align_of::<Line<u8>>() == LINE as usize);
 #[cfg(not(loom))]
-const _: () = assert!(std::mem::offset_of!(Control, polled) == 0x600);
+const _: () = assert!(std::mem::offset_of!(Control, readers) == 0x680);
 const _: () = assert!(size_of::<Control>() <= 4096);
 
 // SAFETY: repr(C), atomics only (RoleWord and EventCount are made of atomics).

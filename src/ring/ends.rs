@@ -52,8 +52,8 @@ impl Producer {
     }
 
     /// As [`Ring::shutdown`].
-    pub fn shutdown(&self) {
-        self.0.shutdown();
+    pub fn shutdown(&self) -> Result<()> {
+        self.0.shutdown()
     }
 
     /// As [`Ring::stat`].
@@ -63,7 +63,8 @@ impl Producer {
 }
 
 impl Consumer {
-    /// Opens, or makes, the ring `name` for consuming; `EBUSY` if a living process does that.
+    /// Opens, or makes, the ring `name` for consuming; `EBUSY` if a living process does that and the
+    /// ring is of a kind with one consumer.
     pub fn open(name: &[u8], options: &Options, creation: Creation, mode: u32) -> Result<Self> {
         Ring::open(name, options, OpenFlags::new(Access::ReadOnly, creation), mode).map(Self)
     }
@@ -78,9 +79,14 @@ impl Consumer {
         self.0.pop_many(items, timeout)
     }
 
+    /// As [`Ring::lost`].
+    pub fn lost(&self) -> u64 {
+        self.0.lost()
+    }
+
     /// As [`Ring::shutdown`].
-    pub fn shutdown(&self) {
-        self.0.shutdown();
+    pub fn shutdown(&self) -> Result<()> {
+        self.0.shutdown()
     }
 
     /// As [`Ring::stat`].

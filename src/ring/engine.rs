@@ -5,9 +5,11 @@
 
 use std::ptr::NonNull;
 
+use super::broadcast::{self, Gated, Miss, Overwrite, Start};
 use super::mpmc::{self, Blocked};
-use super::seat::{InHands, Seat};
+use super::seat::{Grip, InHands, Seat};
 use super::spsc::Corrupt;
+use super::stopproof;
 use crate::object::End;
 
 /// Items in place, and how many.
@@ -18,11 +20,26 @@ pub(crate) type InPlace = (NonNull<u8>, u64);
 pub(crate) enum Trouble {
     /// Words that no history leads to.
     Corrupt,
+    /// So many items went by that this consumer has not read; it goes on behind them.
+    Lost(u64),
 }
 
 impl From<Corrupt> for Trouble {
     fn from(_: Corrupt) -> Self {
         Self::Corrupt
+    }
+}
+
+impl Seat {
+    /// Counts what this consumer has lost.
+    fn missed<T>(&self, result: Result<T, Miss>) -> Result<T, Trouble> {
+        result.map_err(|miss| match miss {
+            Miss::Corrupt => Trouble::Corrupt,
+            Miss::Lost(count) => {
+                self.lost.set(self.lost.get().saturating_add(count));
+                Trouble::Lost(count)
+            }
+        })
     }
 }
 
@@ -49,15 +66,45 @@ pub(crate) enum Engine {
         /// Whether a push into a full ring gives up the oldest item.
         overwrite: bool,
     },
+    /// Many of both, none of whom ever waits for another. Positions in hands are cells here.
+    StopProof {
+        core: stopproof::Core<stopproof::Mapped>,
+        /// As above.
+        overwrite: bool,
+    },
+    /// One producer that never waits, many consumers.
+    Overwrite(Overwrite<broadcast::Mapped>),
+    /// One producer that waits for the slowest of many consumers.
+    Gated(Gated<broadcast::Mapped>),
 }
 
 impl Engine {
     /// Whether many handles may hold `end` at once.
-    pub(crate) fn is_shared(&self, _end: End) -> bool {
+    pub(crate) fn is_shared(&self, end: End) -> bool {
         match self {
             Self::Spsc => false,
-            Self::Mpmc { .. } => true,
+            Self::Mpmc { .. } | Self::StopProof { .. } => true,
+            Self::Overwrite(_) | Self::Gated(_) => end == End::Consumer,
         }
+    }
+
+    /// Whether a producer may wait for what consumers do.
+    #[inline(always)]
+    pub(crate) fn waits_for_room(&self) -> bool {
+        !matches!(self, Self::Overwrite(_))
+    }
+
+    /// Takes `end` for this handle, which has the right to it; a consumer begins at `start`.
+    pub(crate) fn take(&self, seat: &Seat, end: End, start: Start) -> Result<(), Trouble> {
+        match (self, end) {
+            (Self::Spsc | Self::Mpmc { .. } | Self::StopProof { .. }, _) => {}
+            (Self::Overwrite(core), End::Producer) => seat.push.position.set(core.take_push()),
+            (Self::Overwrite(core), End::Consumer) => seat.pop.position.set(core.join(start)),
+            (Self::Gated(core), End::Producer) => core.take_push(&seat.push)?,
+            (Self::Gated(core), End::Consumer) => core.join(seat.me(), &seat.pop, start),
+        }
+        seat.grip(end).held.set(1);
+        Ok(())
     }
 
     /// Pushes at most `count` items.
@@ -88,6 +135,21 @@ impl Engine {
                 }
                 Ok(pushed)
             }
+            Self::StopProof { core, overwrite } => {
+                // SAFETY: the caller's promise.
+                let mut pushed = unsafe { core.push(seat.me(), items, size, count) }?;
+                while pushed == 0 && *overwrite && core.discard()? {
+                    // SAFETY: the caller's promise.
+                    pushed = unsafe { core.push(seat.me(), items, size, count) }?;
+                }
+                Ok(pushed)
+            }
+            Self::Overwrite(core) => {
+                // SAFETY: the caller's promise.
+                Ok(unsafe { core.push(&seat.push.position, items, size, count) })
+            }
+            // SAFETY: the caller's promise.
+            Self::Gated(core) => Ok(unsafe { core.push(&seat.push, items, size, count) }),
         }
     }
 
@@ -115,11 +177,29 @@ impl Engine {
                 // SAFETY: the caller's promise.
                 Ok(unsafe { core.pop(seat.me(), items, size, count) }?)
             }
+            Self::StopProof { core, .. } => {
+                if seat.pop.run.get() == InHands::KEPT {
+                    // SAFETY: the caller's promise; the cell is ours since it was peeked.
+                    unsafe { core.take(seat.pop.position.get(), items) };
+                    seat.pop.run.set(InHands::NOTHING);
+                    return Ok(1);
+                }
+                // SAFETY: the caller's promise.
+                Ok(unsafe { core.pop(seat.me(), items, size, count) }?)
+            }
+            Self::Overwrite(core) => {
+                // SAFETY: the caller's promise.
+                seat.missed(unsafe { core.pop(&seat.pop.position, items, size, count) })
+            }
+            Self::Gated(core) => {
+                // SAFETY: the caller's promise; this handle has joined.
+                seat.missed(unsafe { core.pop(seat.me(), &seat.pop, items, size, count) })
+            }
         }
     }
 
     /// Hands out room for at most `count` items in place.
-    pub(crate) fn reserve(&self, seat: &Seat, _count: u64) -> Result<Option<InPlace>, Trouble> {
+    pub(crate) fn reserve(&self, seat: &Seat, count: u64) -> Result<Option<InPlace>, Trouble> {
         match self {
             Self::Spsc => Ok(None),
             Self::Mpmc { core, overwrite } => {
@@ -136,21 +216,43 @@ impl Engine {
                 seat.push.run.set(InHands(1));
                 Ok(Some((item, 1)))
             }
+            Self::StopProof { core, overwrite } => {
+                let mut reserved = core.reserve(seat.me())?;
+                while reserved.is_none() && *overwrite && core.discard()? {
+                    reserved = core.reserve(seat.me())?;
+                }
+                let Some(cell) = reserved else { return Ok(None) };
+                seat.push.position.set(cell);
+                seat.push.run.set(InHands(1));
+                Ok(Some((core.item(cell), 1)))
+            }
+            Self::Overwrite(core) => {
+                let item = core.reserve(seat.push.position.get());
+                Ok(handed_out(&seat.push, Some((item, 1))))
+            }
+            Self::Gated(core) => Ok(handed_out(&seat.push, core.reserve(&seat.push, count))),
         }
     }
 
     /// Commits the first `count` of the items that were handed out.
-    pub(crate) fn commit(&self, seat: &Seat, count: u64) {
+    pub(crate) fn commit(&self, seat: &Seat, count: u64) -> Result<(), Trouble> {
+        let position = seat.push.position.get();
+        seat.push.run.set(InHands::NOTHING);
         match self {
             Self::Spsc => {}
-            Self::Mpmc { core, .. } if count == 0 => core.give_back(seat.push.position.get()),
-            Self::Mpmc { core, .. } => core.commit(seat.push.position.get()),
+            Self::Mpmc { core, .. } if count == 0 => core.give_back(position),
+            Self::Mpmc { core, .. } => core.commit(position),
+            Self::StopProof { core, .. } if count == 0 => core.give_back(position),
+            Self::StopProof { core, .. } => core.commit(seat.me(), position)?,
+            Self::Overwrite(_) | Self::Gated(_) if count == 0 => {}
+            Self::Overwrite(core) => seat.push.position.set(core.commit(position)),
+            Self::Gated(core) => core.commit(&seat.push, count),
         }
-        seat.push.run.set(InHands::NOTHING);
+        Ok(())
     }
 
     /// Hands out at most `count` items in place.
-    pub(crate) fn peek(&self, seat: &Seat, _count: u64) -> Result<Option<InPlace>, Trouble> {
+    pub(crate) fn peek(&self, seat: &Seat, count: u64) -> Result<Option<InPlace>, Trouble> {
         match self {
             Self::Spsc => Ok(None),
             Self::Mpmc { core, .. } => {
@@ -163,18 +265,42 @@ impl Engine {
                 seat.pop.run.set(InHands(1));
                 Ok(Some((item, 1)))
             }
+            Self::StopProof { core, .. } => {
+                if seat.pop.run.get() != InHands::KEPT {
+                    let Some(cell) = core.peek(seat.me())? else { return Ok(None) };
+                    seat.pop.position.set(cell);
+                }
+                seat.pop.run.set(InHands(1));
+                Ok(Some((core.item(seat.pop.position.get()), 1)))
+            }
+            Self::Overwrite(core) => {
+                let item = seat.missed(core.peek(&seat.pop.position))?;
+                Ok(handed_out(&seat.pop, item.map(|item| (item, 1))))
+            }
+            Self::Gated(core) => {
+                let run = seat.missed(core.peek(seat.me(), &seat.pop, count))?;
+                Ok(handed_out(&seat.pop, run))
+            }
         }
     }
 
     /// Takes the first `count` of the items that were handed out off the ring; the others stay this
     /// handle's, for its next pop.
-    pub(crate) fn release(&self, seat: &Seat, count: u64) {
+    pub(crate) fn release(&self, seat: &Seat, count: u64) -> Result<(), Trouble> {
+        seat.pop.run.set(InHands::NOTHING);
         match self {
             Self::Spsc => {}
-            Self::Mpmc { .. } if count == 0 => return seat.pop.run.set(InHands::KEPT),
+            Self::Mpmc { .. } | Self::StopProof { .. } if count == 0 => {
+                seat.pop.run.set(InHands::KEPT);
+                return Ok(());
+            }
             Self::Mpmc { core, .. } => core.release(seat.pop.position.get()),
+            Self::StopProof { core, .. } => core.release(seat.pop.position.get()),
+            Self::Overwrite(_) | Self::Gated(_) if count == 0 => {}
+            Self::Overwrite(core) => seat.missed(core.release(&seat.pop.position))?,
+            Self::Gated(core) => seat.missed(core.release(seat.me(), &seat.pop, count))?,
         }
-        seat.pop.run.set(InHands::NOTHING);
+        Ok(())
     }
 
     /// Gives back what a handle that closes still has in hands.
@@ -189,6 +315,29 @@ impl Engine {
                     core.lose(seat.pop.position.get());
                 }
             }
+            Self::StopProof { core, .. } => {
+                if seat.push.run.get() != InHands::NOTHING {
+                    core.give_back(seat.push.position.get());
+                }
+                if seat.pop.run.get() != InHands::NOTHING {
+                    core.lose(seat.pop.position.get());
+                }
+            }
+            Self::Overwrite(_) => {}
+            Self::Gated(core) => {
+                if seat.pop.held.get() != 0 {
+                    core.leave(seat.me());
+                }
+            }
+        }
+    }
+
+    /// Items that a consumer has before it, or places that a producer has, as far as the indices
+    /// tell: for deciding how long to spin, and nothing else.
+    pub(crate) fn ahead(&self, end: End) -> u64 {
+        match self {
+            Self::Spsc | Self::StopProof { .. } | Self::Overwrite(_) | Self::Gated(_) => 0,
+            Self::Mpmc { core, .. } => core.ahead(end),
         }
     }
 
@@ -197,42 +346,76 @@ impl Engine {
         match self {
             Self::Spsc => true,
             Self::Mpmc { core, .. } => core.is_empty(),
+            Self::StopProof { core, .. } => core.is_empty(),
+            // Each consumer has its own end of the stream: it has just found nothing.
+            Self::Overwrite(_) | Self::Gated(_) => true,
         }
     }
 
-    /// Whether the next operation at `end` waits for somebody who has begun and not finished, rather
-    /// than for items or room.
-    pub(crate) fn is_blocked(&self, end: End) -> bool {
+    /// Whether the next operation of a handle at `end` waits for somebody who may be dead, rather than
+    /// for items or room.
+    pub(crate) fn is_blocked(&self, seat: &Seat, end: End) -> bool {
         match self {
-            Self::Spsc => false,
+            Self::Spsc | Self::StopProof { .. } | Self::Overwrite(_) => false,
             Self::Mpmc { core, .. } => core.blocked(end) != Blocked::No,
+            Self::Gated(core) => end == End::Producer && core.is_full(&seat.push),
         }
     }
 
     /// Clears away what the dead have left in the way of the next operation at `end`.
     pub(crate) fn mend(&self, end: End, alive: &dyn Fn(u32) -> bool) -> Result<bool, Trouble> {
         match self {
-            Self::Spsc => Ok(false),
+            // In a stop-proof ring nothing the dead leave is in the way of anybody.
+            Self::Spsc | Self::StopProof { .. } => Ok(false),
             Self::Mpmc { core, .. } => Ok(core.mend(end, alive)?),
+            Self::Overwrite(_) => Ok(false),
+            Self::Gated(core) => Ok(end == End::Producer && core.bury(alive)),
         }
     }
 
     /// Clears away what the dead participant `index` has left; see `Participant::attach`.
     pub(crate) fn sweep(&self, index: u32, alive: &dyn Fn(u32) -> bool) -> bool {
         match self {
-            Self::Spsc => true,
+            // A consumer's cursor is cleared with its slot.
+            Self::Spsc | Self::Overwrite(_) | Self::Gated(_) => true,
             Self::Mpmc { core, .. } => core.sweep(index, alive),
+            Self::StopProof { core, .. } => {
+                core.sweep(index);
+                true
+            }
         }
     }
 
     /// The numbers, for the kinds that are not counted by their indices alone.
-    pub(crate) fn tally(&self) -> Option<Tally> {
+    pub(crate) fn tally(&self, alive: &dyn Fn(u32) -> bool) -> Option<Tally> {
         match self {
             Self::Spsc => None,
             Self::Mpmc { core, .. } => {
                 let mpmc::Tally { written, read, dropped, lost, length, pending } = core.tally();
                 Some(Tally { written, read, dropped, lost, length, pending })
             }
+            Self::StopProof { core, .. } => {
+                let stopproof::Tally { written, read, dropped, lost, length, pending } =
+                    core.tally(alive);
+                Some(Tally { written, read, dropped, lost, length, pending })
+            }
+            Self::Overwrite(core) => Some(core.tally().into()),
+            Self::Gated(core) => Some(core.tally().into()),
         }
     }
+}
+
+impl From<broadcast::Tally> for Tally {
+    fn from(tally: broadcast::Tally) -> Self {
+        let broadcast::Tally { written, read, dropped, length } = tally;
+        Self { written, read, dropped, length, ..Self::default() }
+    }
+}
+
+/// Notes what is handed out.
+fn handed_out(grip: &Grip, run: Option<InPlace>) -> Option<InPlace> {
+    if let Some((_, count)) = run {
+        grip.run.set(InHands(count));
+    }
+    run
 }

@@ -1,25 +1,28 @@
 //! [`Ring`]: one handle on a ring, from opening to closing, across forks and deaths.
 
 use std::cell::Cell;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
+use super::broadcast::{self, Gated, Overwrite, Start};
 use super::control::{CORRUPT, Control, SHUTDOWN};
 use super::engine::{Engine, Trouble};
 use super::mpmc;
 use super::options::{Options, policy};
 use super::seat::Hot;
 use super::spsc::{Core, Corrupt, Side};
+use super::stopproof;
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{self, Name};
 use crate::object::{
-    self, CONTROL_OFFSET, End, KIND_MPMC, Object, PARTICIPANTS_OFFSET, Participant, Request, Role,
-    RoleWord, Slot, Superblock,
+    self, CONTROL_OFFSET, End, KIND_BROADCAST, KIND_MPMC, Object, PARTICIPANTS_OFFSET, Participant,
+    Request, Role, RoleWord, Slot, Superblock,
 };
-use crate::shm::Shm;
+use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
 use crate::sys::wipe::Wiped;
@@ -40,6 +43,8 @@ pub struct Ring {
     /// Wiped by a fork: what follows from being attached in *this* process.
     pub(super) hot: Wiped<Hot>,
     access: Access,
+    /// Where it begins as a consumer of a broadcast.
+    start: Start,
     pub(super) spinner: Spinner,
     /// Taken out and put back by value, never borrowed: a fork in another thread may copy it at any
     /// moment.
@@ -85,12 +90,14 @@ impl Ring {
             mode,
             make: options.geometry(&what),
             check: &|found, what| options.check(found, what),
+            readable_will_do: flags.access == Access::ReadOnly,
         };
         // Nothing can be made from these options: say so even if the object happens to exist.
         if flags.creation == Creation::CreateNew {
             request.make.clone()?;
         }
-        Object::open(request, |object| Self::with(object, flags.access))
+        let start = options.start();
+        Object::open(request, |object| Self::with(object, flags.access, start))
     }
 
     /// Makes a ring without a name, for children and, by [`Ring::duplicate`], for threads.
@@ -103,8 +110,10 @@ impl Ring {
             mode: 0o600,
             make: options.geometry(what),
             check: &|_, _| Ok(()),
+            readable_will_do: false,
         };
-        Object::open(request, |object| Self::with(object, access))
+        let start = options.start();
+        Object::open(request, |object| Self::with(object, access, start))
     }
 
     /// Bytes that a ring takes up in a segment: a multiple of 4096.
@@ -125,7 +134,8 @@ impl Ring {
     pub fn init(segment: &Shm, offset: usize, options: &Options, access: Access) -> Result<Self> {
         let what = "ring in a segment";
         options.validate(what)?;
-        Self::with(Object::init_in(segment, offset, options.geometry(what)?)?, access)
+        let object = Object::init_in(segment, offset, options.geometry(what)?)?;
+        Self::with(object, access, options.start())
     }
 
     /// Opens the ring that [`Ring::init`] has made at `offset` of a segment.
@@ -137,26 +147,60 @@ impl Ring {
     ) -> Result<Self> {
         options.validate("ring in a segment")?;
         let check = |found: &Superblock, what: &str| options.check(found, what);
-        let ring = Self::with(Object::attach_in(segment, offset, &check)?, access)?;
+        let ring =
+            Self::with(Object::attach_in(segment, offset, &check)?, access, options.start())?;
         if ring.object.is_the_same() {
             return Ok(ring);
         }
         Err(ring.refuse(Errno::ESTALE, "another ring is being made in its place"))
     }
 
-    /// Another handle on the same ring, for another thread; also of an anonymous or unlinked one.
+    /// Opens the ring whose memory `fd` refers to: what [`Ring::memory`] of another process gave. The
+    /// descriptor is duplicated; the caller keeps its own.
+    pub fn from_fd(
+        fd: BorrowedFd<'_>,
+        options: &Options,
+        access: Access,
+        seals: Seals,
+    ) -> Result<Self> {
+        options.validate("ring from a descriptor")?;
+        let check = |found: &Superblock, what: &str| options.check(found, what);
+        let object = Object::from_fd(fd, seals == Seals::Required, &check)?;
+        Self::with(object, access, options.start())
+    }
+
+    /// The descriptor of the ring's memory, to be passed to another process. `None` for a ring in a
+    /// segment, whose memory is the segment's.
+    pub fn memory(&self) -> Option<BorrowedFd<'_>> {
+        self.object.memory()
+    }
+
+    /// Another handle on the same ring, for another thread; also of an anonymous or unlinked one. A
+    /// consumer of a broadcast begins with the first item after it has joined.
     pub fn duplicate(&self, access: Access) -> Result<Self> {
-        Self::with(self.object.duplicate()?, access)
+        if self.is_readable_only() && access != Access::ReadOnly {
+            return Err(self.refuse(Errno::EACCES, "this process may only read it"));
+        }
+        Self::with(self.object.duplicate()?, access, Start::Now)
+    }
+
+    /// Whether this is a consumer that may only read the ring's memory: it is in no slot, stores
+    /// nothing, and waits by looking again and again.
+    pub(super) fn is_readable_only(&self) -> bool {
+        !self.object.region().is_writable()
     }
 
     /// Attaches this process to an object and makes a handle of it, with the ends that `access`
     /// takes at once.
-    fn with(object: Object, access: Access) -> Result<Self> {
-        let ring = Self::detached(object, access)?;
-        let mut held = Held::default();
-        let attached = ring.attach(&mut held);
-        ring.held.set(held);
-        attached?;
+    fn with(object: Object, access: Access, start: Start) -> Result<Self> {
+        let writable = object.region().is_writable();
+        let ring = Self::detached(object, access, start)?;
+        if writable {
+            let mut held = Held::default();
+            let attached = ring.attach(&mut held);
+            ring.held.set(held);
+            attached?;
+        }
         match access {
             Access::WriteOnly => ring.claim(End::Producer)?,
             Access::ReadOnly => ring.claim(End::Consumer)?,
@@ -166,17 +210,18 @@ impl Ring {
     }
 
     /// A handle that is no participant (yet).
-    pub(super) fn detached(object: Object, access: Access) -> Result<Self> {
+    pub(super) fn detached(object: Object, access: Access, start: Start) -> Result<Self> {
         let hot = Wiped::<Hot>::new()
             .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
         let (core, engine) = cores(&object)
             .ok_or_else(|| Error::new(Errno::EPROTO, format!("{}: too short", object.what())))?;
-        if !object.is_light() {
+        if !object.is_light() && object.region().is_writable() {
             core.control().not_empty.0.set_heavy();
             core.control().not_full.0.set_heavy();
         }
         let held = Cell::new(Held::default());
-        Ok(Self { core, engine, hot, access, spinner: Spinner::new(), held, object })
+        let spinner = Spinner::new();
+        Ok(Self { core, engine, hot, access, start, spinner, held, object })
     }
 
     /// Makes this process a participant; what a parent held stays the parent's.
@@ -257,16 +302,38 @@ impl Ring {
     #[cold]
     pub(super) fn corrupt(&self, _: Corrupt) -> Error {
         let control = self.control();
-        control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
-        control.not_empty.0.notify();
-        control.not_full.0.notify();
+        if !self.is_readable_only() {
+            control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            control.not_empty.0.notify();
+            control.not_full.0.notify();
+        }
+        if self.object.region().is_cut() {
+            return self.cut();
+        }
         self.refuse(Errno::EBADMSG, "its indices, or the words of its cells, are impossible")
+    }
+
+    pub(super) fn cut(&self) -> Error {
+        self.refuse(Errno::EBADMSG, "somebody has made its file shorter")
     }
 
     pub(super) fn trouble(&self, trouble: Trouble) -> Error {
         match trouble {
             Trouble::Corrupt => self.corrupt(Corrupt),
+            Trouble::Lost(count) => {
+                let why = format!(
+                    "{count} items went by before this consumer had read them; it goes on with the \
+                     oldest that is there"
+                );
+                self.refuse(Errno::EOVERFLOW, why)
+            }
         }
+    }
+
+    /// How many items this handle, a consumer of a broadcast, has lost since it was opened: what
+    /// `EOVERFLOW` has told of. In a forked child it counts anew.
+    pub fn lost(&self) -> u64 {
+        self.hot.seat.lost.get()
     }
 
     /// Makes this process hold `end`, attaching it first if a fork made it new.
@@ -288,6 +355,13 @@ impl Ring {
     }
 
     fn claim_with(&self, held: &mut Held, end: End) -> Result<()> {
+        let seat = &self.hot.seat;
+        if self.is_readable_only() {
+            return self
+                .engine
+                .take(seat, end, self.start)
+                .map_err(|trouble| self.trouble(trouble));
+        }
         if self.hot.seat.participant().is_none() {
             self.attach(held)?;
         }
@@ -297,30 +371,38 @@ impl Ring {
                 slot.ends.fetch_or(end.bit(), Ordering::AcqRel);
             }
             self.role_word(end).joined(participant);
-            self.hot.seat.grip(end).held.set(1);
-            return Ok(());
+            return self
+                .engine
+                .take(seat, end, self.start)
+                .map_err(|trouble| self.trouble(trouble));
         }
         let (word, file) = (self.role_word(end), self.object.anchor());
         let Some(role) = Role::claim(word, end, participant, file, self.object.what())? else {
             let why = format!("the {} end is held by pid {}", end.word(), word.pid());
             return Err(self.refuse(Errno::EBUSY, why));
         };
-        let taken = match end {
-            End::Producer => self.core.take_push(&self.hot.push),
-            End::Consumer => self.core.take_pop(&self.hot.pop),
+        let taken = match (&self.engine, end) {
+            (Engine::Spsc, End::Producer) => {
+                self.core.take_push(&self.hot.push).map_err(Into::into)
+            }
+            (Engine::Spsc, End::Consumer) => self.core.take_pop(&self.hot.pop).map_err(Into::into),
+            (engine, end) => engine.take(seat, end, self.start),
         };
-        if let Err(corrupt) = taken {
+        if let Err(trouble) = taken {
             self.side(end).let_go();
             role.release(word);
-            return Err(self.corrupt(corrupt));
+            return Err(self.trouble(trouble));
         }
         *held.role(end) = Some(role);
         Ok(())
     }
 
     /// Ends the stream: pushes fail with `EPIPE` from now on, pops deliver what is inside and then
-    /// fail with `EPIPE`. Calling it again changes nothing.
-    pub fn shutdown(&self) {
+    /// fail with `EPIPE`. Calling it again changes nothing. `EACCES` for who may only read the ring.
+    pub fn shutdown(&self) -> Result<()> {
+        if self.is_readable_only() {
+            return Err(self.refuse(Errno::EACCES, "this process may only read it"));
+        }
         let control = self.control();
         // Release: pairs with the Acquire in `look`.
         control.flags.0.fetch_or(SHUTDOWN, Ordering::AcqRel);
@@ -328,6 +410,7 @@ impl Ring {
         control.consumer.0.end_by_this_process();
         control.not_empty.0.notify();
         control.not_full.0.notify();
+        Ok(())
     }
 }
 
@@ -350,7 +433,16 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
     // SAFETY: all of it lies inside the object's mapping, which the handle keeps as long as the
     // cores; geometry was validated at open. Ends are used only while held (`claim`).
     let core = unsafe { Core::new(control, items, geometry.capacity, geometry.item_size) };
+    let overwrite = geometry.policy & policy::OVERWRITE != 0;
     let engine = match geometry.kind {
+        KIND_MPMC if geometry.is_stopproof() => {
+            let (pool, capacity) = (geometry.pool()?, geometry.capacity);
+            // SAFETY: as above; the pool is that of the geometry.
+            let memory = unsafe {
+                stopproof::Mapped::new(control, items, capacity, &pool, geometry.item_size)
+            };
+            Engine::StopProof { core: stopproof::Core::new(memory), overwrite }
+        }
         KIND_MPMC => {
             // SAFETY: as above; the stride is that of the geometry.
             let memory = unsafe {
@@ -364,8 +456,27 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
                     geometry.item_size,
                 )
             };
-            let overwrite = geometry.policy & policy::OVERWRITE != 0;
             Engine::Mpmc { core: mpmc::Core::new(memory), overwrite }
+        }
+        KIND_BROADCAST => {
+            // SAFETY: as above. A region that may only be read is given to consumers of the
+            // overwriting kind alone (`Object::open`, `Ring::claim`).
+            let memory = unsafe {
+                broadcast::Mapped::new(
+                    control,
+                    slots,
+                    geometry.max_handles,
+                    items,
+                    geometry.capacity,
+                    geometry.stride(),
+                    geometry.item_size,
+                )
+            };
+            if geometry.overwrites() {
+                Engine::Overwrite(Overwrite::new(memory))
+            } else {
+                Engine::Gated(Gated::new(memory, geometry.policy & policy::EVICT != 0))
+            }
         }
         _ => Engine::Spsc,
     };

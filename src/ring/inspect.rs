@@ -52,8 +52,10 @@ impl<'a> RingLook<'a> {
         let tail = self.look.u64(TAIL)?;
         // A producer may have gone on with room that a consumer made after the first look.
         let room = self.look.u64(HEAD)?.wrapping_add(self.look.geometry().capacity);
-        let behind = tail.wrapping_sub(head) as i64;
-        let ahead = room.wrapping_sub(tail) as i64;
+        // In a stop-proof ring each may be one position late.
+        let late = i64::from(self.look.geometry().is_stopproof());
+        let behind = (tail.wrapping_sub(head) as i64).saturating_add(late);
+        let ahead = (room.wrapping_sub(tail) as i64).saturating_add(late);
         // In a broadcast `head` is not the consumers' index.
         if self.kind() != KIND_BROADCAST && (behind < 0 || ahead < 0) {
             let text = format!(
@@ -68,7 +70,10 @@ impl<'a> RingLook<'a> {
     /// Places that are taken: items, and places in progress.
     pub(crate) fn length(&self) -> Result<u64> {
         let (head, tail) = self.indices()?;
-        Ok(tail.wrapping_sub(head).min(self.look.geometry().capacity))
+        let inside = tail.wrapping_sub(head);
+        // Negative where both are late, see above.
+        let inside = if inside as i64 >= 0 { inside } else { 0 };
+        Ok(inside.min(self.look.geometry().capacity))
     }
 
     /// Looks at all that is shared; `EBADMSG` says which word is impossible. How many cells were not

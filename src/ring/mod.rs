@@ -3,18 +3,22 @@
 //! [`Ring`] is one handle; [`Producer`] and [`Consumer`] are its two ends as types. What kinds of
 //! ring there are says [`Kind`].
 
+mod broadcast;
 mod control;
+mod copy;
 mod ends;
 mod engine;
 mod handle;
 pub(crate) mod inspect;
 mod mpmc;
 mod options;
+mod pace;
 mod repair;
 mod report;
 mod seat;
 mod spsc;
 mod stats;
+mod stopproof;
 mod transfer;
 mod waiting;
 

@@ -3,9 +3,10 @@
 
 use nix::errno::Errno;
 
+use super::broadcast::Start;
 use crate::error::{Error, Result};
 use crate::object::{
-    Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, MAX_HANDLES_LIMIT, Superblock,
+    Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, MAX_HANDLES_LIMIT, POLICY_STOPPROOF, Superblock,
 };
 
 /// Participant slots of a ring that is made without a wish.
@@ -14,8 +15,13 @@ const DEFAULT_HANDLES: u32 = 64;
 /// Bits of [`Options::policy`], fixed when a ring is made. The numbers are those of the C constants
 /// and of the shared layout.
 pub mod policy {
+    /// No process waits for another that has begun and not finished, be it dead or stopped. For
+    /// [`Kind::Mpmc`](super::Kind::Mpmc).
+    pub const STOPPROOF: u32 = super::POLICY_STOPPROOF;
     /// A push into a full ring gives up the oldest item instead of waiting.
     pub const OVERWRITE: u32 = 0x2;
+    /// A push into a full broadcast takes its slowest consumer out instead of waiting for it.
+    pub const EVICT: u32 = 0x4;
     /// A push into a full ring never waits: it is `EAGAIN` whatever its timeout.
     pub const FAIL: u32 = 0x8;
 }
@@ -46,8 +52,8 @@ impl Kind {
     fn policies(self) -> u32 {
         match self {
             Self::Spsc => policy::FAIL,
-            Self::Mpmc => policy::FAIL | policy::OVERWRITE,
-            Self::Broadcast => 0,
+            Self::Mpmc => policy::FAIL | policy::OVERWRITE | policy::STOPPROOF,
+            Self::Broadcast => policy::FAIL | policy::OVERWRITE | policy::EVICT,
         }
     }
 }
@@ -65,12 +71,15 @@ pub struct Options {
     pub max_handles: u32,
     /// Bits that change how the ring behaves: see [`policy`].
     pub policy: u32,
+    /// This handle, a consumer of a broadcast, begins with the oldest item that is still there; else
+    /// with the first one after it has joined. Not a property of the ring.
+    pub oldest: bool,
 }
 
 impl Options {
     /// A ring of `capacity` items of `item_size` bytes, everything else by default.
     pub const fn new(capacity: u64, item_size: u32) -> Self {
-        Self { capacity, item_size, kind: None, max_handles: 0, policy: 0 }
+        Self { capacity, item_size, kind: None, max_handles: 0, policy: 0, oldest: false }
     }
 
     /// Errors that no object can mend.
@@ -78,6 +87,14 @@ impl Options {
         if self.policy & (policy::FAIL | policy::OVERWRITE) == policy::FAIL | policy::OVERWRITE {
             let text = format!("{what}: a ring that overwrites is never full, so cannot fail");
             return Err(Error::new(Errno::EINVAL, text));
+        }
+        if self.policy & policy::EVICT != 0 && self.policy & (policy::FAIL | policy::OVERWRITE) != 0
+        {
+            let text = format!("{what}: a full ring overwrites, evicts or fails: one of them");
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        if self.kind.is_some_and(|kind| !self.fits(kind)) {
+            return Err(Self::no_oldest(what));
         }
         let unknown = self.policy & !self.kind.unwrap_or(Kind::Spsc).policies();
         if unknown != 0 {
@@ -96,8 +113,26 @@ impl Options {
         Ok(())
     }
 
+    /// Whether the wish for the oldest item makes sense.
+    fn fits(&self, kind: Kind) -> bool {
+        !self.oldest || kind == Kind::Broadcast
+    }
+
+    fn no_oldest(what: &str) -> Error {
+        let text = format!("{what}: only a consumer of a broadcast can begin with the oldest item");
+        Error::new(Errno::EINVAL, text)
+    }
+
+    /// Where a consumer of a broadcast begins.
+    pub(super) fn start(&self) -> Start {
+        if self.oldest { Start::Oldest } else { Start::Now }
+    }
+
     /// The ring to make.
     pub(super) fn geometry(&self, what: &str) -> Result<Geometry> {
+        if !self.fits(self.kind.unwrap_or(Kind::Spsc)) {
+            return Err(Self::no_oldest(what));
+        }
         if self.capacity == 0 || self.item_size == 0 {
             let text = format!("{what}: making it needs a capacity and an item_size");
             return Err(Error::new(Errno::EINVAL, text));
@@ -125,6 +160,9 @@ impl Options {
                 format!("{what}: is of kind {}, which this version does not know", there.kind);
             return Err(Error::new(Errno::EPROTO, text));
         };
+        if !self.fits(kind) {
+            return Err(Self::no_oldest(what));
+        }
         if there.policy & !kind.policies() != 0 {
             let text = format!("{what}: has policy bits {:#x}, of a later version", there.policy);
             return Err(Error::new(Errno::EPROTO, text));

@@ -5,6 +5,7 @@
 //! done for all of them at once: each slot under its lock byte, each position and role by one
 //! compare-and-swap. Killed anywhere, it leaves what it has not come to, for the next one.
 
+use super::broadcast::Start;
 use super::handle::Ring;
 use crate::error::Result;
 use crate::flags::Access;
@@ -13,7 +14,7 @@ use crate::object::{End, Holder, Object};
 impl Ring {
     /// Clears away what the dead have left; how many things. `object` was found sound.
     pub(crate) fn repair(object: Object) -> Result<u32> {
-        let ring = Self::detached(object, Access::ReadWrite)?;
+        let ring = Self::detached(object, Access::ReadWrite, Start::Now)?;
         let events = [&ring.control().not_empty.0, &ring.control().not_full.0];
         let armed = events.iter().filter(|event| event.is_armed()).count() as u32;
         let mut mended = 0;

@@ -17,7 +17,8 @@ impl Ring {
     pub fn stat(&self) -> Stats {
         let control = self.control();
         let (producer, consumer) = (self.probe(End::Producer), self.probe(End::Consumer));
-        let tally = self.engine.tally().unwrap_or_else(|| self.tally());
+        let tally =
+            self.engine.tally(&|index| self.object.is_alive(index)).unwrap_or_else(|| self.tally());
         let flags = control.flags.0.load(Ordering::Acquire);
         let geometry = self.object.geometry();
         Stats {
@@ -40,7 +41,7 @@ impl Ring {
             producer: producer.into(),
             consumer: consumer.into(),
             shutdown: flags & SHUTDOWN != 0,
-            corrupt: flags & CORRUPT != 0,
+            corrupt: flags & CORRUPT != 0 || self.object.region().is_cut(),
             unlinked: self.object.is_unlinked(),
         }
     }

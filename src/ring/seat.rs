@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use super::pace::Pace;
 use super::spsc::Side;
 use crate::object::End;
 use crate::sys::wipe::Zeroed;
@@ -29,6 +30,8 @@ pub(crate) struct Seat {
     participant: Cell<u32>,
     pub push: Grip,
     pub pop: Grip,
+    /// Items that went by without this handle, a consumer of a broadcast.
+    pub lost: Cell<u64>,
 }
 
 /// What a handle has in hands at one end.
@@ -39,11 +42,14 @@ pub(crate) struct Grip {
     pub held: Cell<u32>,
     /// A position that was claimed and not finished: handed out, or kept back for the next call.
     pub run: Cell<InHands>,
+    pub pace: Pace,
     /// Since when, in nanoseconds of the monotonic clock, somebody's unfinished position has been in
     /// the way; 0 if none is.
     pub blocked_since: Cell<u64>,
-    /// Where it begins; or, for a consumer of a broadcast, what it reads next.
+    /// Where it begins; or, for the ends of a broadcast, what is written or read next.
     pub position: Cell<u64>,
+    /// How far `position` of a broadcast may go without another look at the ring.
+    pub limit: Cell<u64>,
 }
 
 /// How a claimed position is in hands.
@@ -59,6 +65,14 @@ impl InHands {
     /// Items handed out to the caller.
     pub(crate) fn handed_out(self) -> u64 {
         if self == Self::KEPT { 0 } else { self.0 }
+    }
+}
+
+impl Grip {
+    /// Whether the end is held and nothing of it is in hands.
+    #[inline(always)]
+    pub(crate) fn is_free(&self) -> bool {
+        self.held.get() != 0 && self.run.get() == InHands::NOTHING
     }
 }
 

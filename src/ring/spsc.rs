@@ -32,15 +32,12 @@
 //! index is never read back: its lies cost items, not memory safety.
 
 use std::cell::Cell;
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use super::control::Control;
-
-/// Longest item copied word by word. The producer has usually just filled the item with 8-byte
-/// stores; loading it again in wider pieces cannot be forwarded from the store buffer and would
-/// wait until that has drained behind the contended lines of the ring.
-const WORDWISE_MAX: usize = 1024;
+use super::copy::{copy_in, copy_out};
+use super::pace::Pace;
 
 /// One side's private state. All zero means: this end is not held in this process.
 #[derive(Debug)]
@@ -57,6 +54,7 @@ pub(crate) struct Side {
     run: Cell<u64>,
     /// 1 if this process holds the end.
     held: Cell<u32>,
+    pace: Pace,
 }
 
 /// The peer's index is impossible.
@@ -164,8 +162,25 @@ impl Core {
         self.look_pop(side).map(drop)
     }
 
-    /// Room there is now, by the consumer's index.
+    /// Room there is now, by the consumer's index. Pauses in a fast stream that has little of it.
     pub(crate) fn look_push(&self, side: &Side) -> Result<u64, Corrupt> {
+        let room = self.room(side)?;
+        if side.pace.pays(room, self.capacity()) {
+            return side.pace.gather(room, self.capacity(), || self.room(side));
+        }
+        Ok(room)
+    }
+
+    /// Items there are now, by the producer's index. Pauses in a fast stream that has few of them.
+    pub(crate) fn look_pop(&self, side: &Side) -> Result<u64, Corrupt> {
+        let there = self.there(side)?;
+        if side.pace.pays(there, self.capacity()) {
+            return side.pace.gather(there, self.capacity(), || self.there(side));
+        }
+        Ok(there)
+    }
+
+    fn room(&self, side: &Side) -> Result<u64, Corrupt> {
         // Acquire: pairs with the Release store in `free`: what the consumer read, it has read.
         let head = self.control().head.0.load(Ordering::Acquire);
         let used = side.index.get().wrapping_sub(head);
@@ -176,8 +191,7 @@ impl Core {
         Ok(self.capacity() - used)
     }
 
-    /// Items there are now, by the producer's index.
-    pub(crate) fn look_pop(&self, side: &Side) -> Result<u64, Corrupt> {
+    fn there(&self, side: &Side) -> Result<u64, Corrupt> {
         // Acquire: pairs with the Release store in `commit`: the items' bytes are there.
         let tail = self.control().tail.0.load(Ordering::Acquire);
         let there = tail.wrapping_sub(side.index.get());
@@ -202,7 +216,7 @@ impl Core {
     pub(crate) unsafe fn push_one(&self, side: &Side, item: *const u8) {
         let index = side.index.get();
         // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.
-        unsafe { copy(self.slot(index).as_ptr(), item, self.item_size) };
+        unsafe { copy_in(self.slot(index).as_ptr(), item, self.item_size) };
         self.commit(side, index.wrapping_add(1));
     }
 
@@ -214,7 +228,37 @@ impl Core {
     pub(crate) unsafe fn pop_one(&self, side: &Side, item: *mut u8) {
         let index = side.index.get();
         // SAFETY: the slot is the consumer's until it is freed; the caller vouches for the buffer.
-        unsafe { copy(item, self.slot(index).as_ptr(), self.item_size) };
+        unsafe { copy_out(item, self.slot(index).as_ptr(), self.item_size) };
+        self.free(side, index.wrapping_add(1));
+    }
+
+    /// As [`Core::push_one`], for items of eight bytes.
+    ///
+    /// # Safety
+    /// As for [`Core::push_one`]; `item_size` is 8.
+    #[inline(always)]
+    pub(crate) unsafe fn push_word(&self, side: &Side, item: *const u8) {
+        let index = side.index.get();
+        // SAFETY: as in `push_one`; the masked index is below the capacity.
+        unsafe {
+            let slot = self.slots.cast::<u64>().add((index & self.mask) as usize);
+            slot.write_unaligned(item.cast::<u64>().read_unaligned());
+        }
+        self.commit(side, index.wrapping_add(1));
+    }
+
+    /// As [`Core::pop_one`], for items of eight bytes.
+    ///
+    /// # Safety
+    /// As for [`Core::pop_one`]; `item_size` is 8.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_word(&self, side: &Side, item: *mut u8) {
+        let index = side.index.get();
+        // SAFETY: as in `pop_one`; the masked index is below the capacity.
+        unsafe {
+            let slot = self.slots.cast::<u64>().add((index & self.mask) as usize);
+            item.cast::<u64>().write_unaligned(slot.read_unaligned());
+        }
         self.free(side, index.wrapping_add(1));
     }
 
@@ -228,8 +272,10 @@ impl Core {
         let (bytes, rest) = (first as usize * self.item_size, (count - first) as usize);
         // SAFETY: both runs lie inside the slots, and in what the caller vouches for.
         unsafe {
-            copy(self.slot(index).as_ptr(), items, bytes);
-            copy(self.slots.as_ptr(), items.add(bytes), rest * self.item_size);
+            copy_in(self.slot(index).as_ptr(), items, bytes);
+            if rest > 0 {
+                copy_in(self.slots.as_ptr(), items.add(bytes), rest * self.item_size);
+            }
         }
         self.commit(side, index.wrapping_add(count));
     }
@@ -244,8 +290,10 @@ impl Core {
         let (bytes, rest) = (first as usize * self.item_size, (count - first) as usize);
         // SAFETY: both runs lie inside the slots, and in what the caller vouches for.
         unsafe {
-            copy(items, self.slot(index).as_ptr(), bytes);
-            copy(items.add(bytes), self.slots.as_ptr(), rest * self.item_size);
+            copy_out(items, self.slot(index).as_ptr(), bytes);
+            if rest > 0 {
+                copy_out(items.add(bytes), self.slots.as_ptr(), rest * self.item_size);
+            }
         }
         self.free(side, index.wrapping_add(count));
     }
@@ -281,74 +329,15 @@ impl Core {
     #[inline(always)]
     fn commit(&self, side: &Side, index: u64) {
         side.index.set(index);
-        // Release: pairs with the Acquire in `look_pop`.
+        // Release: pairs with the Acquire in `there`.
         self.control().tail.0.store(index, Ordering::Release);
     }
 
     #[inline(always)]
     fn free(&self, side: &Side, index: u64) {
         side.index.set(index);
-        // Release: pairs with the Acquire in `look_push`.
+        // Release: pairs with the Acquire in `room`.
         self.control().head.0.store(index, Ordering::Release);
-    }
-}
-
-/// Copies item bytes between shared and private memory.
-///
-/// # Safety
-/// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
-#[inline(always)]
-pub(super) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
-    if len == 8 {
-        // SAFETY: the caller's promise; volatile keeps it one plain move.
-        unsafe { to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()) };
-        return;
-    }
-    if len > WORDWISE_MAX {
-        // SAFETY: the caller's promise.
-        unsafe { ptr::copy_nonoverlapping(from, to, len) };
-        return;
-    }
-    // SAFETY: the caller's promise; `len` is passed on.
-    unsafe { copy_words(to, from, len) };
-}
-
-/// As [`copy`], in moves of eight bytes and smaller ones for the rest.
-///
-/// # Safety
-/// As for [`copy`].
-unsafe fn copy_words(to: *mut u8, from: *const u8, len: usize) {
-    #[repr(C, packed)]
-    struct Word<T>(T);
-    /// # Safety
-    /// As for [`copy`], with `at + size_of::<T>() <= len`.
-    #[inline(always)]
-    unsafe fn move_at<T>(to: *mut u8, from: *const u8, at: usize) {
-        // SAFETY: in range by the caller's promise; a packed struct has alignment 1. Volatile: the
-        // compiler must not join these moves into wider ones or into memcpy.
-        unsafe {
-            let word = from.add(at).cast::<Word<T>>().read_volatile();
-            to.add(at).cast::<Word<T>>().write_volatile(word);
-        }
-    }
-    let mut at = 0;
-    // SAFETY: every move stays below `len`.
-    unsafe {
-        while len - at >= 8 {
-            move_at::<u64>(to, from, at);
-            at += 8;
-        }
-        if len - at >= 4 {
-            move_at::<u32>(to, from, at);
-            at += 4;
-        }
-        if len - at >= 2 {
-            move_at::<u16>(to, from, at);
-            at += 2;
-        }
-        if len - at == 1 {
-            move_at::<u8>(to, from, at);
-        }
     }
 }
 
@@ -356,20 +345,6 @@ unsafe fn copy_words(to: *mut u8, from: *const u8, len: usize) {
 mod tests {
     use super::*;
     use crate::ring::seat::Hot;
-
-    #[test]
-    fn every_length_is_copied_exactly() {
-        let from: Vec<u8> = (0..3000_u32).map(|i| (i * 7 + 1) as u8).collect();
-        for len in (0..70).chain([255, 1023, 1024, 1025, 2047]) {
-            for shift in 0..3 {
-                let mut to = vec![0_u8; len + 8];
-                // SAFETY: both vectors are long enough.
-                unsafe { copy(to.as_mut_ptr().add(shift), from.as_ptr().add(shift), len) };
-                assert_eq!(to[shift..shift + len], from[shift..shift + len], "{len}");
-                assert!(to[shift + len..].iter().all(|&byte| byte == 0), "{len}: wrote beyond");
-            }
-        }
-    }
 
     /// A ring in ordinary memory, with chosen indices.
     struct Bench {

@@ -12,6 +12,112 @@ use crate::error::{Error, Result};
 use crate::object::End;
 use crate::time::Timeout;
 
+/// What a C entry does when everything is at hand: nothing here waits, fails or panics, and nothing
+/// but a wake-up leaves these functions.
+impl Ring {
+    /// Whether `count` items can be pushed without a look at the other side.
+    #[inline(always)]
+    pub(crate) fn has_room_for(&self, count: usize) -> bool {
+        // Relaxed: a shutdown that races with a push may come after it.
+        self.hot.push.ready() >= count as u64
+            && self.core.control().flags.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether `count` items can be popped without a look at the other side.
+    #[inline(always)]
+    pub(crate) fn has_items(&self, count: usize) -> bool {
+        self.hot.pop.ready() >= count as u64
+    }
+
+    /// Pushes one item of eight bytes.
+    ///
+    /// # Safety
+    /// `has_room_for(1)`; `item_size` is 8; `item` is readable for eight bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn push_word(&self, item: *const u8) {
+        let control = self.core.control();
+        // SAFETY: the caller's promise.
+        unsafe { self.core.push_word(&self.hot.push, item) };
+        control.not_empty.0.notify();
+    }
+
+    /// Pops one item of eight bytes.
+    ///
+    /// # Safety
+    /// `has_items(1)`; `item_size` is 8; `item` is writable for eight bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_word(&self, item: *mut u8) {
+        let control = self.core.control();
+        // SAFETY: the caller's promise.
+        unsafe { self.core.pop_word(&self.hot.pop, item) };
+        control.not_full.0.notify();
+    }
+
+    /// Pushes `count` items.
+    ///
+    /// # Safety
+    /// `has_room_for(count)`, at least one; `items` is readable for so many.
+    #[inline(always)]
+    pub(crate) unsafe fn push_at_once(&self, items: *const u8, count: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.core.push_run(&self.hot.push, items, count as u64) };
+        self.core.control().not_empty.0.notify();
+    }
+
+    /// Pops `count` items.
+    ///
+    /// # Safety
+    /// `has_items(count)`, at least one; `items` is writable for so many.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_at_once(&self, items: *mut u8, count: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.core.pop_run(&self.hot.pop, items, count as u64) };
+        self.core.control().not_full.0.notify();
+    }
+}
+
+/// The same for rings with many producers and consumers.
+impl Ring {
+    /// Pushes one item if that goes straight ahead.
+    ///
+    /// # Safety
+    /// `item` is readable for [`Ring::item_size`] bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn push_straight(&self, item: *const u8) -> bool {
+        let (seat, control) = (&self.hot.seat, self.core.control());
+        let Engine::Mpmc { core, .. } = &self.engine else { return false };
+        // Relaxed: a shutdown that races with a push may come after it.
+        if !seat.push.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        // SAFETY: the end is held, which includes being attached; the caller vouches for the item.
+        let pushed = unsafe { core.push_one(seat.me(), item) };
+        if pushed {
+            control.not_empty.0.notify();
+        }
+        pushed
+    }
+
+    /// Pops one item if that goes straight ahead.
+    ///
+    /// # Safety
+    /// `item` is writable for [`Ring::item_size`] bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_straight(&self, item: *mut u8) -> bool {
+        let (seat, control) = (&self.hot.seat, self.core.control());
+        let Engine::Mpmc { core, .. } = &self.engine else { return false };
+        if !seat.pop.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        // SAFETY: the end is held, which includes being attached; the caller vouches for the buffer.
+        let popped = unsafe { core.pop_one(seat.me(), item) };
+        if popped {
+            control.not_full.0.notify();
+        }
+        popped
+    }
+}
+
 impl Ring {
     /// Waits for room for one item and pushes it.
     ///
@@ -149,7 +255,9 @@ impl Ring {
             let moved = unsafe { self.engine.pop(seat, items, size, count) };
             self.some(moved)
         })?;
-        self.control().not_full.0.notify();
+        if self.engine.waits_for_room() {
+            self.control().not_full.0.notify();
+        }
         Ok(done as usize)
     }
 
@@ -215,7 +323,10 @@ impl Ring {
         let count = if refused { 0 } else { count as u64 };
         match self.engine {
             Engine::Spsc => self.core.commit_run(&self.hot.push, count),
-            _ => self.engine.commit(&self.hot.seat, count),
+            _ => {
+                let done = self.engine.commit(&self.hot.seat, count);
+                done.map_err(|trouble| self.trouble(trouble))?;
+            }
         }
         self.control().not_empty.0.notify();
         if refused { self.refused() } else { Ok(()) }
@@ -228,21 +339,28 @@ impl Ring {
     }
 
     /// Frees the first `count` items of the run that [`Ring::peek`] handed out, and leaves the rest
-    /// in the ring.
+    /// in the ring. `EOVERFLOW`: a broadcast's producer may have written over them while they were
+    /// read in place; what was read there is void, and counted as lost.
     pub fn release(&self, count: usize) -> Result<()> {
         let run = self.run(End::Consumer);
         if count as u64 > run {
             let text = format!("releasing {count} items of a run of {run}");
             return Err(Error::new(Errno::EINVAL, text));
         }
-        if run > 0 {
-            match self.engine {
-                Engine::Spsc => self.core.free_run(&self.hot.pop, count as u64),
-                _ => self.engine.release(&self.hot.seat, count as u64),
+        if run == 0 {
+            return Ok(());
+        }
+        let released = match self.engine {
+            Engine::Spsc => {
+                self.core.free_run(&self.hot.pop, count as u64);
+                Ok(())
             }
+            _ => self.engine.release(&self.hot.seat, count as u64),
+        };
+        if self.engine.waits_for_room() {
             self.control().not_full.0.notify();
         }
-        Ok(())
+        released.map_err(|trouble| self.trouble(trouble))
     }
 
     /// How many whole items `bytes` holds; `EMSGSIZE` if that leaves a part of one.

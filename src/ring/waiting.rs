@@ -11,7 +11,7 @@ use super::handle::Ring;
 use super::options::policy;
 use crate::error::{Error, Result};
 use crate::object::{End, Holder};
-use crate::sync::wait_until;
+use crate::sync::{look_until, wait_until};
 use crate::time::{Timeout, now};
 
 /// How long a position must have been in the way before a call that does not wait asks the kernel
@@ -25,6 +25,11 @@ impl Ring {
         // Acquire, and before the look at the indices: what was committed before a shutdown is
         // seen by everyone who sees the shutdown.
         let flags = self.control().flags.0.load(Ordering::Acquire);
+        if self.object.region().is_cut() {
+            // For the fast paths, which look at nothing but the flags.
+            self.control().flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            return Err(self.cut());
+        }
         if flags & CORRUPT != 0 {
             return Err(self.refuse(Errno::EBADMSG, "it was found corrupt"));
         }
@@ -65,7 +70,12 @@ impl Ring {
     pub(super) fn probe(&self, end: End) -> Holder {
         let word = self.role_word(end);
         if !self.engine.is_shared(end) {
-            return word.probe(end, self.object.anchor());
+            let file = self.object.anchor();
+            return if self.is_readable_only() {
+                word.look(end, file)
+            } else {
+                word.probe(end, file)
+            };
         }
         let mut holder = match word.holder() {
             // The last to come is in the slots, dead or alive, or was just cleared away.
@@ -174,13 +184,29 @@ impl Ring {
         };
         let result = match attempt() {
             Ok(Some(done)) => Ok(done),
-            Ok(None) => self.wait(end, timeout, attempt),
+            Ok(None) => {
+                let done = self.wait(end, timeout, attempt);
+                if done.is_ok() {
+                    self.keep_distance(end);
+                }
+                done
+            }
             Err(error) => Err(error),
         };
         if result.is_ok() {
             Errno::set_raw(errno);
         }
         result
+    }
+
+    /// After a wait in a fast stream: a moment for more to be there, see `pace`.
+    fn keep_distance(&self, end: End) {
+        let pace = &self.hot.seat.grip(end).pace;
+        let look = || Ok::<_, ()>(self.engine.ahead(end));
+        let (count, capacity) = (self.engine.ahead(end), self.capacity());
+        if pace.pays(count, capacity) {
+            let _ = pace.gather(count, capacity, look);
+        }
     }
 
     /// Waits at `end` until `attempt`, which has just failed, gives something.
@@ -202,6 +228,12 @@ impl Ring {
             self.mend(end)?;
             // Once more: the dead one may have committed between our look and its death.
             return attempt()?.ok_or_else(|| self.peer_died(peer));
+        }
+        if self.is_readable_only() {
+            return look_until(&self.spinner, timeout, attempt, || match self.probe(peer) {
+                Holder::Dead => Err(self.peer_died(peer)),
+                _ => Ok(()),
+            });
         }
         let waits = match end {
             End::Producer => &self.control().push_waits.0,
@@ -239,7 +271,7 @@ impl Ring {
     /// lives costs system calls, so a caller that polls does not do it every time.
     fn is_suspicious(&self, end: End) -> bool {
         let since = &self.hot.seat.grip(end).blocked_since;
-        if !self.engine.is_blocked(end) {
+        if !self.engine.is_blocked(&self.hot.seat, end) {
             since.set(0);
             return false;
         }

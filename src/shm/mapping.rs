@@ -7,6 +7,7 @@ use memmap2::{MmapOptions, MmapRaw, RemapOptions};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::sys::sigbus::Guarded;
 
 /// A shared mapping of a file, from its start where nothing else is said.
 ///
@@ -14,6 +15,8 @@ use crate::error::{Error, Result};
 /// whoever reads them does so through atomics or raw copies.
 #[derive(Debug)]
 pub(crate) struct Mapping {
+    /// Before the mapping, so that it is dropped first.
+    guarded: Guarded,
     map: MmapRaw,
     writable: bool,
 }
@@ -45,7 +48,8 @@ impl Mapping {
         options.offset(offset).len(len);
         let file = file.as_fd().as_raw_fd();
         let map = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
-        Ok(Self { map: map.map_err(|error| refused(&error, len))?, writable })
+        let map = map.map_err(|error| refused(&error, len))?;
+        Ok(Self { guarded: Guarded::new(map.as_ptr().addr(), len), map, writable })
     }
 
     /// The first byte; valid for `len` bytes as long as this mapping lives and is not resized.
@@ -69,7 +73,14 @@ impl Mapping {
         let options = RemapOptions::new().may_move(true);
         // SAFETY: nothing of this crate keeps an address across a remap (a segment's user is told
         // not to), and no reference into the mapping exists.
-        unsafe { self.map.remap(len, options) }.map_err(|error| refused(&error, len))
+        unsafe { self.map.remap(len, options) }.map_err(|error| refused(&error, len))?;
+        self.guarded = Guarded::new(self.map.as_ptr().addr(), len);
+        Ok(())
+    }
+
+    /// Whether the file was found shorter than the mapping, by the guard against SIGBUS.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.guarded.is_cut()
     }
 
     /// Writes changed pages of a file to its storage, and waits for it.

@@ -11,5 +11,5 @@ mod segment;
 
 pub(crate) use mapping::Mapping;
 pub use place::Place;
-pub(crate) use segment::sealed_memory;
 pub use segment::{Seals, Shm};
+pub(crate) use segment::{require_seal, sealed_memory};

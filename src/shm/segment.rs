@@ -109,11 +109,7 @@ impl Shm {
         let writable = writable(access, what)?;
         let status = named::status(fd, what)?;
         if seals == Seals::Required {
-            let found = fcntl(fd, FcntlArg::F_GET_SEALS).unwrap_or(0);
-            if !SealFlag::from_bits_truncate(found).contains(SealFlag::F_SEAL_SHRINK) {
-                let text = format!("{what}: not sealed against shrinking");
-                return Err(Error::new(Errno::EPROTO, text));
-            }
+            require_seal(fd, what)?;
         }
         if !named::is_regular(&status) {
             return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
@@ -178,6 +174,12 @@ impl Shm {
     /// The segment in words: `segment "/OS"`.
     pub(crate) fn what(&self) -> &str {
         &self.what
+    }
+
+    /// Whether the object was found shorter than this mapping, which somebody else must have done:
+    /// the guard against SIGBUS ([`sigbus_guard`](crate::sigbus_guard)) has put pages of zeros there.
+    pub fn is_cut(&self) -> bool {
+        self.mapping.is_cut()
     }
 
     /// Changes the size of the object, as ftruncate does, and of this mapping, which may move.
@@ -248,6 +250,15 @@ impl AsFd for Shm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Refuses a descriptor whose memory somebody could shrink.
+pub(crate) fn require_seal(fd: BorrowedFd<'_>, what: &str) -> Result<()> {
+    let found = fcntl(fd, FcntlArg::F_GET_SEALS).unwrap_or(0);
+    if SealFlag::from_bits_truncate(found).contains(SealFlag::F_SEAL_SHRINK) {
+        return Ok(());
+    }
+    Err(Error::new(Errno::EPROTO, format!("{what}: not sealed against shrinking")))
 }
 
 /// Memory of a fixed size that nobody can truncate, not even its owner.

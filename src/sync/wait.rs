@@ -5,11 +5,16 @@ use std::cell::Cell;
 use std::hint::spin_loop;
 use std::time::Duration;
 
+use std::sync::atomic::AtomicU32;
+
 use super::EventCount;
 use crate::error::{Error, Result};
-use crate::sys::futex::Wake;
-use crate::sys::processors;
+use crate::sys::futex::{self, Wake};
+use crate::sys::many_processors;
 use crate::time::{Deadline, Timeout, now};
+
+/// Shortest and longest nap of one whom nobody can wake.
+const NAPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
 
 /// Longest sleep without a look at the counterpart's life. A death in the middle of one is noticed
 /// at its end, that is within 100 ms; it also bounds what a lost notifier can cost.
@@ -18,39 +23,66 @@ const SLICE: Duration = Duration::from_millis(100);
 /// Most turns of a spin, about as long as one futex wake-up takes (25 µs): spinning costs at most
 /// twice what sleeping at once would have cost.
 const MOST_TURNS: u32 = 1000;
-/// Fewest turns, where spinning seldom helps.
-const FEWEST_TURNS: u32 = 32;
-/// Every so many vain spins one runs to the full length, to find out whether times have changed.
+/// Turns of a spin after one that helped, at least.
+const FEWEST_TURNS: u32 = 64;
+/// After so many vain spins one is a long one, to find out whether times have changed; if not, the
+/// next comes after twice as many, at most so many.
 const EXPLORE: u32 = 16;
+const EXPLORE_MOST: u32 = 1024;
+/// Turns of that one: as long as a counterpart takes that must be woken first, answers, and spins
+/// then. Two who both sleep between question and answer would otherwise never find out that neither
+/// need.
+const EXPLORING_TURNS: u32 = 4 * MOST_TURNS;
 
-/// How long to spin before sleeping: learns from what helped last. No spinning on one processor,
-/// where the other side cannot run meanwhile.
+/// How long to spin before sleeping: learns from what helped last, down to not at all where it never
+/// helps (both sides on one processor, say, for which no spin is long enough).
 #[derive(Debug)]
 pub(crate) struct Spinner {
     turns: Cell<u32>,
-    vain: Cell<u32>,
+    /// Vain spins still to come before a long one.
+    explore_in: Cell<u32>,
+    /// How many there were last.
+    explore_after: Cell<u32>,
     most: u32,
 }
 
 impl Spinner {
     pub(crate) fn new() -> Self {
-        let most = if processors() > 1 { MOST_TURNS } else { 0 };
-        Self { turns: Cell::new(most), vain: Cell::new(0), most }
+        Self::up_to(if many_processors() { MOST_TURNS } else { 0 })
+    }
+
+    fn up_to(most: u32) -> Self {
+        Self {
+            turns: Cell::new(most),
+            explore_in: Cell::new(EXPLORE),
+            explore_after: Cell::new(EXPLORE),
+            most,
+        }
     }
 
     fn spin<T>(&self, attempt: &mut impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
-        let explore = self.vain.get() % EXPLORE == EXPLORE - 1;
-        let turns = if explore { self.most } else { self.turns.get() };
+        if self.most == 0 {
+            return Ok(None);
+        }
+        let explore = self.explore_in.get() == 0;
+        let turns = if explore { EXPLORING_TURNS } else { self.turns.get() };
         for turn in 0..turns {
             spin_loop();
             if let Some(done) = attempt()? {
-                self.vain.set(0);
-                self.turns.set((2 * turn).clamp(FEWEST_TURNS, self.most.max(FEWEST_TURNS)));
+                self.explore_in.set(EXPLORE);
+                self.explore_after.set(EXPLORE);
+                self.turns.set((2 * turn).clamp(FEWEST_TURNS, self.most));
                 return Ok(Some(done));
             }
         }
-        self.vain.set(self.vain.get().wrapping_add(1));
-        self.turns.set((turns / 2).max(FEWEST_TURNS).min(self.most));
+        if explore {
+            let after = (2 * self.explore_after.get()).min(EXPLORE_MOST);
+            self.explore_after.set(after);
+            self.explore_in.set(after);
+        } else {
+            self.explore_in.set(self.explore_in.get() - 1);
+            self.turns.set(turns / 2);
+        }
         Ok(None)
     }
 }
@@ -105,6 +137,45 @@ pub(crate) fn wait_until<T>(
     }
 }
 
+/// As [`wait_until`], for one who cannot announce that it sleeps, as it may not store anything:
+/// spins, then looks again after naps that grow to a millisecond.
+pub(crate) fn look_until<T>(
+    spinner: &Spinner,
+    timeout: Timeout,
+    mut attempt: impl FnMut() -> Result<Option<T>>,
+    mut alive: impl FnMut() -> Result<()>,
+) -> Result<T> {
+    if timeout == Timeout::NoWait {
+        return Err(Error::would_block());
+    }
+    if let Some(done) = spinner.spin(&mut attempt)? {
+        return Ok(done);
+    }
+    let deadline = Deadline::start(timeout)?;
+    let (mut nap, mut looked) = (NAPS.0, now());
+    // A word of our own: the nap ends with its time, or with a signal.
+    let word = AtomicU32::new(0);
+    loop {
+        let Some(longest) = deadline.left(nap) else { return Err(Error::timed_out()) };
+        let wake = futex::wait(&word, 0, longest);
+        nap = (2 * nap).min(NAPS.1);
+        let mut verdict = Ok(());
+        if now().saturating_sub(looked) >= SLICE || deadline.passed() {
+            verdict = alive();
+            looked = now();
+        }
+        let verdict = verdict.and_then(|()| match wake {
+            _ if deadline.passed() => Err(Error::timed_out()),
+            Wake::Interrupted => Err(Error::interrupted()),
+            _ => Ok(()),
+        });
+        if let Some(done) = attempt()? {
+            return Ok(done);
+        }
+        verdict?;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,7 +183,7 @@ mod tests {
     #[test]
     fn the_end_of_a_wait_looks_once_more() {
         let event = EventCount::default();
-        let spinner = Spinner { turns: Cell::new(0), vain: Cell::new(0), most: 0 };
+        let spinner = Spinner::up_to(0);
         let mut looks = 0;
         let dead = Error::new(nix::errno::Errno::EOWNERDEAD, "died");
         let result = wait_until(
@@ -133,17 +204,38 @@ mod tests {
 
     #[test]
     fn vain_spins_get_shorter_and_good_ones_longer() {
-        let spinner = Spinner { turns: Cell::new(800), vain: Cell::new(0), most: MOST_TURNS };
-        for _ in 0..8 {
+        let spinner = Spinner::up_to(MOST_TURNS);
+        for _ in 0..EXPLORE {
             assert_eq!(spinner.spin(&mut || Ok(None::<()>)).unwrap(), None);
         }
-        assert_eq!(spinner.turns.get(), FEWEST_TURNS);
-        let mut count = 0;
-        let mut after_30 = || {
-            count += 1;
-            Ok((count > 30).then_some(()))
+        assert_eq!(spinner.turns.get(), 0);
+        // The long one finds what comes late, and from then on it is waited for.
+        let after = |turns: u32| {
+            let mut count = 0;
+            move || {
+                count += 1;
+                Ok((count > turns).then_some(()))
+            }
         };
-        assert!(spinner.spin(&mut after_30).unwrap().is_some());
-        assert_eq!(spinner.turns.get(), 60);
+        assert!(spinner.spin(&mut after(2 * MOST_TURNS)).unwrap().is_some());
+        assert_eq!(spinner.turns.get(), MOST_TURNS);
+        assert!(spinner.spin(&mut after(100)).unwrap().is_some());
+        assert_eq!(spinner.turns.get(), 200);
+        assert!(spinner.spin(&mut after(0)).unwrap().is_some());
+        assert_eq!(spinner.turns.get(), FEWEST_TURNS);
+    }
+
+    #[test]
+    fn long_spins_that_never_help_get_rare() {
+        let spinner = Spinner::up_to(MOST_TURNS);
+        let mut turns = 0_u64;
+        for _ in 0..10_000 {
+            let mut never = || {
+                turns += 1;
+                Ok(None::<()>)
+            };
+            assert_eq!(spinner.spin(&mut never).unwrap(), None);
+        }
+        assert!(turns < 20 * u64::from(EXPLORING_TURNS), "{turns}");
     }
 }

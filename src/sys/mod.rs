@@ -11,13 +11,13 @@ pub(crate) mod lock;
 pub(crate) mod membarrier;
 pub(crate) mod pipe;
 pub(crate) mod semaphore;
+pub(crate) mod sigbus;
+pub(crate) mod socket;
 pub(crate) mod wipe;
 
-/// Processors this thread may run on; at least 1. Spinning for another process makes sense only
-/// where there are two.
-pub(crate) fn processors() -> usize {
-    let this = nix::unistd::Pid::from_raw(0);
-    let Ok(set) = nix::sched::sched_getaffinity(this) else { return 1 };
-    let count = (0..nix::sched::CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false));
-    count.take(2).count().max(1)
+/// Whether another process may be running at this very moment: spinning for it makes sense only
+/// then. That this thread is bound to one processor says nothing about where the other one runs.
+pub(crate) fn many_processors() -> bool {
+    use nix::unistd::{SysconfVar, sysconf};
+    matches!(sysconf(SysconfVar::_NPROCESSORS_ONLN), Ok(Some(2..)))
 }

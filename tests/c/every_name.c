@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <madang.h>
@@ -47,6 +48,7 @@ static void shm(void)
     EXPECT(mdg_shm_from_fd(&other, mdg_shm_fd(shm), O_RDWR | MDG_SEALED) == -EPROTO);
     mdg_shm_close(shm);
     EXPECT(mdg_shm_anonymous(&shm, 100, MDG_INHERIT) == 0);
+    EXPECT(mdg_sigbus_guard() == 0 && mdg_shm_intact(shm) == 0);
     EXPECT(mdg_shm_from_fd(&other, mdg_shm_fd(shm), O_RDWR | MDG_SEALED) == 0);
     mdg_shm_close(other);
     mdg_shm_close(shm);
@@ -68,6 +70,23 @@ static void ring_in_segment(const mdg_ring_opts *opts)
     mdg_ring_close(reader);
     mdg_ring_close(ring);
     mdg_shm_close(shm);
+}
+
+static void descriptors(void)
+{
+    mdg_fd_peer peer;
+    mdg_ring *ring, *same;
+    mdg_ring_opts opts = {.size = sizeof opts, .capacity = 4, .item_size = 4};
+    int sockets[2], fd;
+    EXPECT(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_WRONLY, 0) == 0);
+    EXPECT(mdg_fd_send(sockets[0], mdg_ring_memory(ring), MDG_FOREVER) == 0);
+    EXPECT((fd = mdg_fd_receive(sockets[1], &peer, MDG_FOREVER)) >= 0);
+    EXPECT(peer.pid == (uint32_t)getpid() && peer.uid == geteuid() && peer.gid == getegid());
+    EXPECT(mdg_ring_from_fd(&same, fd, NULL, O_RDONLY | MDG_SEALED) == 0);
+    EXPECT(close(fd) == 0 && close(sockets[0]) == 0 && close(sockets[1]) == 0);
+    mdg_ring_close(same);
+    mdg_ring_close(ring);
 }
 
 static void ring(void)
@@ -110,13 +129,30 @@ static void ring(void)
     opts.policy = MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);
+    opts.policy = MDG_RING_STOPPROOF | MDG_RING_FAIL;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    mdg_ring_close(ring);
     opts.policy = MDG_RING_OVERWRITE;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     EXPECT(mdg_ring_stat(ring, &stats) == 0 && stats.policy == MDG_RING_OVERWRITE);
     mdg_ring_close(ring);
     ring_in_segment(&opts);
     opts.kind = MDG_RING_BROADCAST;
-    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -ENOSYS);
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_WRONLY, 0) == 0);
+    EXPECT(mdg_ring_dup(&reader, ring, O_RDONLY) == 0);
+    for (item = 0; item < 6; item++) {
+        EXPECT(mdg_ring_push(ring, &item, MDG_FOREVER) == 0);
+    }
+    EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == -EOVERFLOW && mdg_ring_lost(reader) == 2);
+    EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == 0 && item == 2);
+    mdg_ring_close(reader);
+    mdg_ring_close(ring);
+    opts.policy = MDG_RING_EVICT;
+    opts.flags = MDG_RING_OLDEST;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    EXPECT(mdg_ring_push(ring, &items[0], MDG_FOREVER) == 0);
+    EXPECT(mdg_ring_pop(ring, &item, MDG_NOWAIT) == 0 && item == items[0]);
+    mdg_ring_close(ring);
 }
 
 static void sem(void)
@@ -204,6 +240,7 @@ int main(void)
     base();
     shm();
     ring();
+    descriptors();
     sem();
     pipes();
     object();

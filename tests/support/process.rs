@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::os::fd::IntoRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -218,4 +218,16 @@ pub fn as_nobody(body: impl FnOnce()) {
         nix::unistd::setuid(65534.into()).unwrap();
         body();
     }));
+}
+
+/// Words of zeros that this process and its children share; they stay until it ends.
+pub fn shared_words(count: usize) -> &'static [AtomicU64] {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+    let length = std::num::NonZero::new(count * size_of::<AtomicU64>()).unwrap();
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping, which nobody unmaps: aligned, zero, and as long as asked for.
+    unsafe {
+        let words = mmap_anonymous(None, length, access, MapFlags::MAP_SHARED).unwrap();
+        std::slice::from_raw_parts(words.cast().as_ptr(), count)
+    }
 }

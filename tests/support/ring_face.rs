@@ -29,6 +29,7 @@ pub trait Face: Sized + Debug {
     fn release(&self, count: usize) -> Outcome<()>;
     fn shutdown(&self) -> Outcome<()>;
     fn stat(&self) -> mdg_ring_stats;
+    fn lost(&self) -> u64;
     fn unlink(name: &str) -> Outcome<()>;
 }
 
@@ -70,8 +71,10 @@ impl Face for Ring {
         Ok(Ring::release(self, count)?)
     }
     fn shutdown(&self) -> Outcome<()> {
-        Ring::shutdown(self);
-        Ok(())
+        Ok(Ring::shutdown(self)?)
+    }
+    fn lost(&self) -> u64 {
+        Ring::lost(self)
     }
     fn stat(&self) -> mdg_ring_stats {
         let Stats { capacity, item_size, length, written, read, dropped, recovered, .. } =
@@ -124,6 +127,8 @@ pub fn c_options(options: &Options) -> mdg_ring_opts {
         kind: options.kind.map_or(0, |kind| kind as u32),
         max_handles: options.max_handles,
         policy: options.policy,
+        flags: if options.oldest { MDG_RING_OLDEST } else { 0 },
+        reserved: 0,
     }
 }
 
@@ -196,6 +201,10 @@ impl Face for C {
         // SAFETY: a live handle, and `stats` is as large as it says.
         done(|| unsafe { mdg_ring_stat(self.0, &raw mut stats) }).unwrap();
         stats
+    }
+    fn lost(&self) -> u64 {
+        // SAFETY: a live handle.
+        answer(|| unsafe { mdg_ring_lost(self.0) } as isize).unwrap() as u64
     }
     fn unlink(name: &str) -> Outcome<()> {
         let name = c_string(name);

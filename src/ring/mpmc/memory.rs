@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use crate::object::End;
 use crate::ring::control::Control;
-use crate::ring::spsc::copy;
+use crate::ring::copy::{copy_in, copy_out};
 use crate::sync::atomic::AtomicU64;
 
 /// What a many-to-many ring stands on.
@@ -154,12 +154,12 @@ impl Memory for Mapped {
     #[inline(always)]
     unsafe fn write(&self, position: u64, from: *const u8) {
         // SAFETY: the cell is the caller's; it vouches for `from`.
-        unsafe { copy(self.item(position).as_ptr(), from, self.item_size) };
+        unsafe { copy_in(self.item(position).as_ptr(), from, self.item_size) };
     }
 
     #[inline(always)]
     unsafe fn read(&self, position: u64, to: *mut u8) {
         // SAFETY: the cell is the caller's; it vouches for `to`.
-        unsafe { copy(to, self.item(position).as_ptr(), self.item_size) };
+        unsafe { copy_out(to, self.item(position).as_ptr(), self.item_size) };
     }
 }

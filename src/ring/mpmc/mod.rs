@@ -66,6 +66,9 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// extraordinary bad luck, to use them up.
 const PATIENCE: u32 = 10_000;
 
+/// Turns of the straight way, before the one that can tell why it is not straight.
+const STRAIGHT: u32 = 2;
+
 /// A run of positions that were claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
@@ -193,6 +196,71 @@ impl<M: Memory> Core<M> {
         self.free(position);
     }
 
+    /// Pushes one item if that goes straight ahead; `false`, and nothing has changed, if it does not:
+    /// the ring may be full, or others are at it.
+    ///
+    /// # Safety
+    /// `item` is readable for an item; participant `me` is the caller's.
+    #[inline(always)]
+    pub(crate) unsafe fn push_one(&self, me: u32, item: *const u8) -> bool {
+        let (memory, laps) = (&self.memory, self.laps);
+        let intent = memory.intent(me, End::Producer);
+        // Orderings as in `claim`.
+        let mut position = memory.tail().load(Ordering::Acquire);
+        for _ in 0..STRAIGHT {
+            if memory.cell(position).load(Ordering::Acquire) != laps.free(position) {
+                break;
+            }
+            intent.store(Intent::new(position, 1).0, Ordering::Release);
+            let next = position.wrapping_add(1);
+            let claimed =
+                memory.tail().compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
+            match claimed {
+                Ok(_) => {
+                    // SAFETY: claimed just now; the caller vouches for the item.
+                    unsafe { memory.write(position, item) };
+                    self.publish(position);
+                    return true;
+                }
+                Err(now) => position = now,
+            }
+            intent.store(Intent::NONE.0, Ordering::Release);
+        }
+        false
+    }
+
+    /// Pops one item if that goes straight ahead; `false`, and nothing has changed, if it does not.
+    ///
+    /// # Safety
+    /// `item` is writable for an item; participant `me` is the caller's.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_one(&self, me: u32, item: *mut u8) -> bool {
+        let (memory, laps) = (&self.memory, self.laps);
+        let intent = memory.intent(me, End::Consumer);
+        // Orderings as in `claim`.
+        let mut position = memory.head().load(Ordering::Acquire);
+        for _ in 0..STRAIGHT {
+            if memory.cell(position).load(Ordering::Acquire) != laps.full(position) {
+                break;
+            }
+            intent.store(Intent::new(position, 1).0, Ordering::Release);
+            let next = position.wrapping_add(1);
+            let claimed =
+                memory.head().compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
+            match claimed {
+                Ok(_) => {
+                    // SAFETY: claimed just now; the caller vouches for the buffer.
+                    unsafe { memory.read(position, item) };
+                    self.free(position);
+                    return true;
+                }
+                Err(now) => position = now,
+            }
+            intent.store(Intent::NONE.0, Ordering::Release);
+        }
+        false
+    }
+
     /// Pushes as many of `count` items as there are free cells in a row; 0 when there is none.
     ///
     /// # Safety
@@ -314,6 +382,16 @@ impl<M: Memory> Core<M> {
     pub(crate) fn lose(&self, position: u64) {
         self.memory.lost().fetch_add(1, Ordering::Relaxed);
         self.free(position);
+    }
+
+    /// Claimed by pushes and not by pops yet, or the other way round.
+    pub(crate) fn ahead(&self, end: End) -> u64 {
+        let head = self.memory.head().load(Ordering::Relaxed);
+        let inside = self.memory.tail().load(Ordering::Relaxed).wrapping_sub(head);
+        match end {
+            End::Consumer => inside,
+            End::Producer => self.memory.capacity().saturating_sub(inside),
+        }
     }
 
     /// Whether nothing is inside, not even a claimed position.

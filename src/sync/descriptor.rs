@@ -13,24 +13,24 @@ use crate::error::{Error, Result};
 use crate::time::{Deadline, Timeout};
 
 /// Longest single sleep; only keeps the arithmetic small.
-pub(super) const LONG: Duration = Duration::from_secs(3600);
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// Shortest and longest pause where nothing announces the moment waited for.
 const PAUSE_MIN: Duration = Duration::from_micros(100);
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// One call's waits: they share one deadline, taken when the first of them begins.
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     timeout: Timeout,
     deadline: Option<Deadline>,
     pause: Duration,
 }
 
 impl Waiter {
-    pub(super) fn new(timeout: Timeout) -> Self {
+    pub(crate) fn new(timeout: Timeout) -> Self {
         Self { timeout, deadline: None, pause: PAUSE_MIN }
     }
 
-    pub(super) fn may_wait(&self) -> bool {
+    pub(crate) fn may_wait(&self) -> bool {
         self.timeout != Timeout::NoWait
     }
 
@@ -46,30 +46,30 @@ impl Waiter {
     /// Sleeps until a descriptor has news or `slice` has passed; `EINTR`, `EAGAIN`, `ETIMEDOUT`.
     ///
     /// The time is looked at before the sleep, so the caller's attempt after it is never left out.
-    pub(super) fn sleep(&mut self, fds: &mut [PollFd<'_>], slice: Duration) -> Result<()> {
+    pub(crate) fn sleep(&mut self, fds: &mut [PollFd<'_>], slice: Duration) -> Result<()> {
         let left = self.left(slice)?;
         match ppoll(fds, Some(TimeSpec::from_duration(left)), None) {
             Ok(_) => Ok(()),
             Err(Errno::EINTR) => Err(Error::interrupted()),
-            Err(errno) => Err(Error::from_kernel(errno, "waiting for a pipe")),
+            Err(errno) => Err(Error::from_kernel(errno, "waiting for a descriptor")),
         }
     }
 
     /// Sleeps for a growing interval, shortened by news from the descriptors.
-    pub(super) fn pause(&mut self, fds: &mut [PollFd<'_>]) -> Result<()> {
+    pub(crate) fn pause(&mut self, fds: &mut [PollFd<'_>]) -> Result<()> {
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSE_MAX);
         self.sleep(fds, pause)
     }
 
     /// Makes the next pause short again.
-    pub(super) fn fresh(&mut self) {
+    pub(crate) fn fresh(&mut self) {
         self.pause = PAUSE_MIN;
     }
 }
 
 /// What a descriptor shows right now.
-pub(super) fn shows(fd: BorrowedFd<'_>, events: PollFlags) -> nix::Result<PollFlags> {
+pub(crate) fn shows(fd: BorrowedFd<'_>, events: PollFlags) -> nix::Result<PollFlags> {
     let mut fds = [PollFd::new(fd, events)];
     loop {
         match ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None) {

@@ -1,0 +1,55 @@
+/* instructions push|pop|push_many|pop_many OPERATIONS
+ *
+ * Fills a ring and empties it again, by single items of 8 bytes or by batches of 32. Nothing waits;
+ * only the first call of each kind looks at the other side. Who runs this counts instructions inside
+ * one of the four functions. */
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <madang/ring.h>
+
+enum { CAPACITY = 4096, BATCH = 32 };
+
+static void check(int ok, const char *what)
+{
+    if (!ok) {
+        fprintf(stderr, "%s: %s\n", what, mdg_last_error());
+        exit(1);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    mdg_ring_opts opts = { .size = sizeof opts, .capacity = CAPACITY, .item_size = 8 };
+    mdg_ring *ring;
+    uint64_t items[BATCH], sent = 0, seen = 0;
+
+    check(argc == 3, "usage: instructions push|pop|push_many|pop_many OPERATIONS");
+    size_t operations = strtoul(argv[2], NULL, 10);
+    int many = strstr(argv[1], "_many") != NULL;
+    check(operations * (many ? BATCH : 1) < CAPACITY, "too many operations");
+    check(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0, "mdg_ring_open");
+    for (size_t i = 0; i < operations; i++) {
+        for (size_t j = 0; j < BATCH; j++)
+            items[j] = sent + j;
+        if (many)
+            check(mdg_ring_push_many(ring, items, BATCH, MDG_NOWAIT) == BATCH, "push_many");
+        else
+            check(mdg_ring_push(ring, items, MDG_NOWAIT) == 0, "push");
+        sent += many ? BATCH : 1;
+    }
+    for (size_t i = 0; i < operations; i++) {
+        if (many)
+            check(mdg_ring_pop_many(ring, items, BATCH, MDG_NOWAIT) == BATCH, "pop_many");
+        else
+            check(mdg_ring_pop(ring, items, MDG_NOWAIT) == 0, "pop");
+        for (size_t j = 0; j < (many ? BATCH : 1); j++)
+            check(items[j] == seen++, "order");
+    }
+    check(sent == seen, "count");
+    mdg_ring_close(ring);
+    return 0;
+}

@@ -1,0 +1,91 @@
+//! How many instructions the fast paths take, from C, in the release library: a number that no noise
+//! of the machine moves. Counted by callgrind inside each function, in a run of N operations and in
+//! one of 2 N; the difference is free of loading, opening and first looks.
+#![cfg(target_arch = "x86_64")]
+
+mod support;
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::{c_compiler, library_dir, root, scratch};
+
+/// Items of a batch, as in the C program.
+const BATCH: f64 = 32.0;
+
+/// Function, operations in the short run, and instructions that one operation may take: what was
+/// measured (36, 33, 200 and 169), and a tenth for another compiler's taste.
+const BUDGETS: [(&str, u64, u64); 4] =
+    [("push", 500, 40), ("pop", 500, 37), ("push_many", 50, 220), ("pop_many", 50, 186)];
+
+/// The release library of these sources, in a folder under the names that a linked program looks for.
+fn release_library(dir: &Path) -> PathBuf {
+    let target = library_dir().join("../..");
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--locked", "--release", "--lib", "--target-dir"])
+        .arg(&target)
+        .current_dir(root())
+        .status()
+        .unwrap();
+    assert!(status.success(), "cargo build --release");
+    for name in ["libmadang.so", "libmadang.so.0"] {
+        symlink(target.join("release/libmadang.so"), dir.join(name)).unwrap();
+    }
+    dir.to_path_buf()
+}
+
+/// Instructions spent inside `mdg_ring_<function>` by a run of `operations`.
+fn count(program: &Path, function: &str, operations: u64) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
+        .arg(format!("--toggle-collect=mdg_ring_{function}"))
+        .arg(program)
+        .args([function, &operations.to_string()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{function}: {text}");
+    let (_, collected) = text.split_once("Collected : ").expect("callgrind's count");
+    collected.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn fast_paths_stay_short() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("skipped: no valgrind on this machine");
+        return;
+    }
+    let dir = scratch("instructions");
+    let library = release_library(&dir);
+    let program = dir.join("instructions");
+    let status = c_compiler()
+        .args(["-std=c11", "-D_GNU_SOURCE", "-I"])
+        .arg(root().join("include"))
+        .arg(root().join("tests/c/instructions.c"))
+        .arg("-o")
+        .arg(&program)
+        .arg("-L")
+        .arg(&library)
+        .arg(format!("-Wl,-rpath,{}", library.display()))
+        .arg("-lmadang")
+        .status()
+        .unwrap();
+    assert!(status.success(), "compile tests/c/instructions.c");
+    let mut too_long = Vec::new();
+    for (function, operations, budget) in BUDGETS {
+        let once = count(&program, function, operations);
+        let twice = count(&program, function, 2 * operations);
+        let each = (twice - once) as f64 / operations as f64;
+        println!("mdg_ring_{function}: {each} instructions");
+        if function.ends_with("_many") {
+            println!("mdg_ring_{function}: {} per item of {BATCH}", each / BATCH);
+        }
+        assert!(each > 1.0, "mdg_ring_{function}: nothing was counted");
+        if each > budget as f64 {
+            too_long.push(format!("mdg_ring_{function}: {each}, {budget} allowed"));
+        }
+    }
+    assert!(too_long.is_empty(), "{too_long:?}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
