@@ -632,6 +632,7 @@ fn is_locked(file: &File, at: i64) -> bool {
 fn temporary_files<I: Inventory>() {
     let rest = format!("/{}.{}", std::process::id(), &support::unique("t")[1..]);
     let path = PathBuf::from(format!("/dev/shm/.mdg.tmp.{}", &rest[1..]));
+    let _files = Files(vec![path.display().to_string()]);
     let reap = || I::reap(Some(Mechanism::Temporary), Some(&rest));
     let state = || I::one(Mechanism::Temporary, &rest).unwrap().state;
     let maker = frozen(|| {
@@ -651,6 +652,17 @@ fn temporary_files<I: Inventory>() {
     refused_with(I::check(Mechanism::Temporary, &rest), libc::ENOENT, "");
 }
 
+/// Files that go away with the test, whatever happens to it.
+struct Files(Vec<String>);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 fn doorbells<I: Inventory>() {
     let name = Named::new("bells");
     let ring: I::Ring = open(&name, Kind::Spsc, libc::O_RDWR);
@@ -662,6 +674,7 @@ fn doorbells<I: Inventory>() {
     let path = |rest: &str| format!("/dev/shm/mdg.poll.{}", &rest[1..]);
     let make = |rest: &str| nix::unistd::mkfifo(path(rest).as_str(), Mode::S_IRWXU).unwrap();
     let all = [rest(0, 1), rest(0, 7), rest(1, 1), rest(99, 1)];
+    let _files = Files(all.iter().map(|rest| path(rest)).collect());
     all.iter().for_each(|rest| make(rest));
     let (findings, report) = check::<I>(&name);
     assert_eq!(findings, 3, "{report}");

@@ -214,7 +214,7 @@ int mdg_object_repair(uint32_t mechanism,
  * remover has the lock and looks whether the name still leads to the object. So either reap sees
  * the handle and leaves the object alone, or the opener sees that the name is gone, and finds nothing
  * or makes a new object, as its oflag says. A handle that fork(2) has copied and that has not been
- * used since in the child is no proof of life.
+ * used since in the child is no proof of life, nor is a consumer that may only read the file.
  *
  * Returns how many were removed; what may not or cannot be removed is passed over without a name.
  * With a name: -EBUSY (a living process uses it; or whether it does cannot be proven, as for a FIFO
