@@ -7,6 +7,7 @@
 #include <madang/base.h>
 #include <madang/fd.h>
 #include <madang/mutex.h>
+#include <madang/object.h>
 #include <madang/pipe.h>
 #include <madang/ring.h>
 #include <madang/sem.h>

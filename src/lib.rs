@@ -15,6 +15,7 @@ mod error;
 pub mod fd;
 pub mod ffi;
 mod flags;
+pub mod inventory;
 pub mod mutex;
 mod name;
 mod object;

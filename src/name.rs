@@ -32,6 +32,11 @@ pub(crate) enum Kind {
     Mutex,
     Cond,
     Ring,
+    /// As the inventory finds them.
+    Other {
+        prefix: &'static str,
+        word: &'static str,
+    },
 }
 
 impl Kind {
@@ -43,6 +48,7 @@ impl Kind {
             Self::Mutex => b"mdg.mutex.",
             Self::Cond => b"mdg.cond.",
             Self::Ring => b"mdg.ring.",
+            Self::Other { prefix, .. } => prefix.as_bytes(),
         }
     }
 
@@ -53,6 +59,7 @@ impl Kind {
             Self::Mutex => "mutex",
             Self::Cond => "condition variable",
             Self::Ring => "ring",
+            Self::Other { word, .. } => word,
         }
     }
 }

@@ -12,7 +12,8 @@ use std::process::Command;
 
 use support::{c_compiler, compile_c, library_dir, root, scratch};
 
-const MECHANISMS: [&str; 8] = ["base", "fd", "mutex", "pipe", "ring", "sem", "shm", "wait"];
+const MECHANISMS: [&str; 9] =
+    ["base", "fd", "mutex", "object", "pipe", "ring", "sem", "shm", "wait"];
 
 /// The module's own documentation becomes the comment at the top of its header.
 fn preamble(source: &str) -> String {

@@ -280,10 +280,11 @@ extern "C" {
  * Returns 0, or: -EINVAL (NULL, a bad name, no capacity or item_size for a new ring, an unknown kind,
  * policy, flag, oflag or mode bit, or one that is not for that kind); -E2BIG; -ENAMETOOLONG;
  * -ENOENT; -EEXIST; -EACCES; -ELOOP (a symbolic link under the name); -EBUSY (a living process has
- * that end; its pid is in mdg_last_error); -EPROTO (not a ring, another layout or geometry);
- * -EBADMSG (its indices are impossible); -EMFILE (no descriptor, or max_handles are open);
- * -EOVERFLOW; -ENOSPC; -ENOMEM; -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed
- * and made it again all the time).
+ * that end; its pid is in mdg_last_error; or another process was stopped while it removed the name);
+ * -EPROTO (not a ring, another layout or geometry); -EBADMSG (its indices are
+ * impossible); -EMFILE (no descriptor, or max_handles are open); -EOVERFLOW; -ENOSPC;
+ * -ENOMEM; -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed and made it again all
+ * the time).
  * Nothing is made or held then. Thread-safe; not async-signal-safe.
  */
 int mdg_ring_open(struct mdg_ring **ring,

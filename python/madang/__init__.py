@@ -5,6 +5,7 @@ here is opened there, and the other way round. See ``docs/python.md`` for the ru
 exceptions, views, fork, Ctrl-C).
 """
 
+from . import object  # madang.object; not in __all__: it is the name of a builtin
 from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
 from .mutex import Cond, Mutex

@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import sys
-from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_ssize_t, c_uint, c_uint32
+from ctypes import POINTER, c_char, c_char_p, c_int, c_int64, c_size_t, c_ssize_t, c_uint, c_uint32
 from ctypes import c_uint64, c_void_p
 from time import monotonic_ns
 from typing import Any, Callable, Dict, Optional, Tuple, Union
@@ -86,6 +86,28 @@ class WaitEntry(ctypes.Structure):
         ("events", c_uint32),
         ("ready", c_uint32),
         ("reserved", c_uint32),
+    ]
+
+
+class ObjectInfoStruct(ctypes.Structure):
+    """struct mdg_object_info"""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("mechanism", c_uint32),
+        ("state", c_uint32),
+        ("bytes", c_uint64),
+        ("capacity", c_uint64),
+        ("length", c_uint64),
+        ("kind", c_uint32),
+        ("item_size", c_uint32),
+        ("max_handles", c_uint32),
+        ("handles_live", c_uint32),
+        ("handles_dead", c_uint32),
+        ("creator_pid", c_uint32),
+        ("uid", c_uint32),
+        ("mode", c_uint32),
+        ("name", c_char * 256),
     ]
 
 
@@ -172,6 +194,10 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_cond_broadcast": (c_int, _handle),
     "mdg_cond_close": (None, _handle),
     "mdg_cond_unlink": (c_int, c_char_p),
+    "mdg_object_list": (c_ssize_t, POINTER(ObjectInfoStruct), c_size_t),
+    "mdg_object_check": (c_int, c_uint32, c_char_p, c_char_p, c_size_t),
+    "mdg_object_repair": (c_int, c_uint32, c_char_p),
+    "mdg_object_reap": (c_int, c_uint32, c_char_p),
     "mdg_pipe_open": (c_int, _fds, c_uint32),
     "mdg_pipe_pair": (c_int, _fds, _fds, c_uint32),
     "mdg_fifo_create": (c_int, c_char_p, _mode),

@@ -8,6 +8,7 @@ pub mod base;
 pub mod fd;
 mod guard;
 pub mod mutex;
+pub mod object;
 pub mod pipe;
 pub mod ring;
 pub mod sem;

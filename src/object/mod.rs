@@ -7,6 +7,7 @@ mod area;
 mod bell;
 mod embed;
 mod geometry;
+mod look;
 mod open;
 mod participant;
 mod region;
@@ -20,8 +21,9 @@ pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, LINE,
     MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET, POLICY_STOPPROOF, Pool,
 };
+pub(crate) use look::{Life, Look, Occupant};
 pub(crate) use open::{Object, Request, unlink};
 pub(crate) use participant::{POLLED_ENDS, Participant, Slot};
 pub(crate) use region::Shared;
-pub(crate) use role::{End, Holder, Role, RoleWord};
+pub(crate) use role::{End, Holder, Role, RoleWord, deaths};
 pub(crate) use superblock::Superblock;

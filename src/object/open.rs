@@ -25,6 +25,9 @@ use crate::shm::{Mapping, named, require_seal, sealed_memory};
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 
+/// How many milliseconds to wait for somebody who is between two system calls of a removal.
+const REMOVAL_PATIENCE: u32 = 1000;
+
 /// What to open.
 pub(crate) struct Request<'a> {
     /// `None` for an anonymous object.
@@ -116,7 +119,11 @@ impl Object {
         };
         (request.check)(&object.superblock, what)?;
         let status = named::status(object.file.file(), what)?;
+        let anchor = object.file.clone();
         let built = build(object);
+        // Who removes the name of an object in which nobody lives holds ADMIN while it looks and
+        // removes; this handle is seen by whoever locks ADMIN from now on. See `inventory::reap`.
+        wait_for_removal(&anchor, what)?;
         // Whatever came of it, it counts only if the name still leads here.
         if named::still_names(path, &status) { built.map(Some) } else { Ok(None) }
     }
@@ -162,6 +169,11 @@ impl Object {
         let object = Self::existing(copy, Place::Anonymous, true, what)?;
         check(&object.superblock, what)?;
         Ok(object)
+    }
+
+    /// Checks and maps a named object that is there, whoever is in it.
+    pub(crate) fn visit(file: OwnedFd, what: &str) -> Result<Self> {
+        Self::existing(file, Place::Named, true, what)
     }
 
     /// Checks and maps an object that is there.
@@ -229,8 +241,12 @@ impl Object {
     }
 
     /// Clears away what the dead participant `index` has left, with `sweep` as for
-    /// [`Participant::attach`]; not if it lives, or if another one is doing the same.
-    pub(crate) fn recover(&self, index: u32, sweep: impl FnOnce(u32, &Slot) -> bool) -> Result<()> {
+    /// [`Participant::attach`]; not if it lives, or if another one is doing the same. Whether it did.
+    pub(crate) fn recover(
+        &self,
+        index: u32,
+        sweep: impl FnOnce(u32, &Slot) -> bool,
+    ) -> Result<bool> {
         Participant::recover(&self.region, self.geometry(), &self.file, &self.what, index, sweep)
     }
 
@@ -242,6 +258,11 @@ impl Object {
     /// Whether the process at slot `index` lives; "yes" for want of an answer.
     pub(crate) fn is_alive(&self, index: u32) -> bool {
         participant::is_alive(&self.file, index)
+    }
+
+    /// Whether anybody holds one of the object's locks.
+    pub(crate) fn is_lived_in(&self) -> bool {
+        self.file.is_any_held(participant::LOCK_BYTES)
     }
 
     pub(super) fn superblock(&self) -> &Superblock {
@@ -297,8 +318,23 @@ impl Object {
     }
 }
 
+/// Waits until nobody is about to remove the object's name. `EBUSY` if somebody was stopped doing it.
+fn wait_for_removal(anchor: &Anchor, what: &str) -> Result<()> {
+    for _ in 0..REMOVAL_PATIENCE {
+        if !anchor.is_held(lock::ADMIN) {
+            return Ok(());
+        }
+        let _ = poll(&mut [], PollTimeout::from(1_u8));
+    }
+    Err(stopped_remover(what))
+}
+
+fn stopped_remover(what: &str) -> Error {
+    Error::new(Errno::EBUSY, format!("{what}: another process is removing it and was stopped"))
+}
+
 /// As `read_exact_at`, for a descriptor that is not ours alone.
-fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
+pub(super) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let at = (offset + done as u64) as libc::off_t;
@@ -346,7 +382,7 @@ fn initialise(file: &OwnedFd, geometry: Geometry, what: &str) -> Result<Superblo
 /// the object's ADMIN byte looks whether the name still leads there, and only then removes it.
 pub(crate) fn unlink(name: &Name) -> Result<()> {
     let what = name.to_string();
-    for _ in 0..1000 {
+    for _ in 0..REMOVAL_PATIENCE {
         let file = match named::open_regular(name.path(), true, &what) {
             Ok(Some(file)) => file,
             // Not readable for us: the directory's owner may remove it all the same.
@@ -372,5 +408,5 @@ pub(crate) fn unlink(name: &Name) -> Result<()> {
             return Ok(());
         }
     }
-    Err(Error::new(Errno::EBUSY, format!("{what}: another process is removing it and was stopped")))
+    Err(stopped_remover(&what))
 }

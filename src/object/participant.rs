@@ -29,7 +29,7 @@ pub(crate) const POLLED_ENDS: u32 = 3;
 pub(super) const LOCK_BYTES: u64 = SLOT_BYTE + 2 * MAX_HANDLES_LIMIT as u64;
 
 const CLEAN: u32 = 0;
-const IN_USE: u32 = 1;
+pub(super) const IN_USE: u32 = 1;
 
 /// A participant's slot in shared memory, written by the holder of its byte; `poll` is also cleared
 /// by those who notify.
@@ -66,6 +66,18 @@ const _: () = assert!(size_of::<Slot>() == PARTICIPANT_STRIDE as usize);
 
 // SAFETY: repr(C), atomics only.
 unsafe impl Shared for Slot {}
+
+/// Where the words of a slot lie, for who reads it from outside.
+pub(super) mod at {
+    use super::Slot;
+    use std::mem::offset_of;
+
+    pub(crate) const STATE: usize = offset_of!(Slot, state);
+    pub(crate) const GENERATION: usize = offset_of!(Slot, generation);
+    pub(crate) const PID: usize = offset_of!(Slot, pid);
+    pub(crate) const PUSH_INTENT: usize = offset_of!(Slot, push_intent);
+    pub(crate) const POP_INTENT: usize = offset_of!(Slot, pop_intent);
+}
 
 /// This handle's part in an object: its slot, and the token that proves its process alive.
 #[derive(Debug)]
@@ -161,7 +173,7 @@ impl Participant {
     }
 
     /// Clears slot `index` after its owner's death, with `sweep` as above; nothing happens if it
-    /// lives, or if another one holds its byte to do the same.
+    /// lives, or if another one holds its byte to do the same. Whether it was cleared.
     pub(crate) fn recover(
         region: &Region,
         geometry: &Geometry,
@@ -169,14 +181,15 @@ impl Participant {
         what: &str,
         index: u32,
         sweep: impl FnOnce(u32, &Slot) -> bool,
-    ) -> Result<()> {
-        let Some(slot) = Slot::of(region, geometry, index) else { return Ok(()) };
+    ) -> Result<bool> {
+        let Some(slot) = Slot::of(region, geometry, index) else { return Ok(false) };
         let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
         let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
-        if token.is_some() && slot.is_in_use() && sweep(index, slot) {
+        let dead = token.is_some() && slot.is_in_use() && sweep(index, slot);
+        if dead {
             slot.clear();
         }
-        Ok(())
+        Ok(dead)
     }
 
     /// This participant's slot number.

@@ -41,7 +41,7 @@ pub(crate) enum End {
 }
 
 impl End {
-    const fn byte(self) -> u64 {
+    pub(super) const fn byte(self) -> u64 {
         match self {
             Self::Producer => 1,
             Self::Consumer => 2,
@@ -82,6 +82,23 @@ pub(crate) enum Holder {
     Closed,
     /// The last one died, and nobody came since.
     Dead,
+}
+
+impl Holder {
+    /// What a role word says, without asking the kernel.
+    pub(crate) fn of(word: u64) -> Self {
+        match Fields::of(word).state {
+            HELD | ENDED => Self::Live,
+            CLOSED => Self::Closed,
+            DEAD => Self::Dead,
+            _ => Self::Never,
+        }
+    }
+}
+
+/// How many holders died, by a role word.
+pub(crate) fn deaths(word: u64) -> u64 {
+    Fields::of(word).deaths
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -128,12 +145,7 @@ pub(crate) struct RoleWord {
 impl RoleWord {
     /// Who has the role, without asking the kernel: a holder may be dead already.
     pub(crate) fn holder(&self) -> Holder {
-        match Fields::of(self.word.load(Ordering::Acquire)).state {
-            HELD | ENDED => Holder::Live,
-            CLOSED => Holder::Closed,
-            DEAD => Holder::Dead,
-            _ => Holder::Never,
-        }
+        Holder::of(self.word.load(Ordering::Acquire))
     }
 
     /// The process that holds the role or held it last; 0 if there never was one.

@@ -198,18 +198,8 @@ impl Ring {
     /// Attaches this process to an object and makes a handle of it, with the ends that `access`
     /// takes at once.
     fn with(object: Object, access: Access, start: Start) -> Result<Self> {
-        let hot = Wiped::<Hot>::new()
-            .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
-        let (core, engine) = cores(&object)
-            .ok_or_else(|| Error::new(Errno::EPROTO, format!("{}: too short", object.what())))?;
         let writable = object.region().is_writable();
-        if !object.is_light() && writable {
-            core.control().not_empty.0.set_heavy();
-            core.control().not_full.0.set_heavy();
-        }
-        let held = Cell::new(Held::default());
-        let spinner = Spinner::new();
-        let ring = Self { core, engine, hot, access, start, spinner, held, object };
+        let ring = Self::detached(object, access, start)?;
         if writable {
             let mut held = Held::default();
             let attached = ring.attach(&mut held);
@@ -224,6 +214,21 @@ impl Ring {
         Ok(ring)
     }
 
+    /// A handle that is no participant (yet).
+    pub(super) fn detached(object: Object, access: Access, start: Start) -> Result<Self> {
+        let hot = Wiped::<Hot>::new()
+            .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
+        let (core, engine) = cores(&object)
+            .ok_or_else(|| Error::new(Errno::EPROTO, format!("{}: too short", object.what())))?;
+        if !object.is_light() && object.region().is_writable() {
+            core.control().not_empty.0.set_heavy();
+            core.control().not_full.0.set_heavy();
+        }
+        let held = Cell::new(Held::default());
+        let spinner = Spinner::new();
+        Ok(Self { core, engine, hot, access, start, spinner, held, object })
+    }
+
     /// Makes this process a participant; what a parent held stays the parent's.
     fn attach(&self, held: &mut Held) -> Result<()> {
         held.forget();
@@ -234,7 +239,7 @@ impl Ring {
     }
 
     /// Clears away what the dead participant `index` has left, under its lock byte.
-    fn sweep(&self, index: u32, slot: &Slot) -> bool {
+    pub(super) fn sweep(&self, index: u32, slot: &Slot) -> bool {
         if !self.engine.sweep(index, &|other| self.object.is_alive(other)) {
             return false;
         }

@@ -11,7 +11,8 @@
 //!
 //! Where the file system has no `O_TMPFILE`, the file is made under a temporary name in the same
 //! directory and linked from there; a creator killed in between leaves `.mdg.tmp.*`, which nobody
-//! ever opens.
+//! ever opens. Its ADMIN byte, which was locked all the time, is then free: `inventory::reap` removes
+//! it.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +27,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::{Error, Result};
 use crate::flags::Creation;
-use crate::sys::file;
+use crate::sys::{file, lock};
 
 /// How often creating and opening may chase a name that others make and remove.
 const CHASE_LIMIT: u32 = 1000;
@@ -134,7 +135,16 @@ impl Unpublished {
             let name = format!("/.mdg.tmp.{pid}.{count}");
             let path = c_path([directory.to_bytes(), name.as_bytes()].concat())?;
             match open(path.as_c_str(), flags, Mode::from_bits_truncate(mode)) {
-                Ok(file) => return Ok(Self { file, temporary: Some(Temporary(path)) }),
+                Ok(file) => {
+                    // Locked from now on until it has its own name: whoever finds it unlocked has
+                    // proven its maker dead. See `inventory::reap`.
+                    let locked = lock::try_lock(file.as_fd(), lock::BASE + lock::ADMIN);
+                    if locked == Ok(false) || !still_names(&path, &status(&file, what)?) {
+                        // Somebody removes it, or has.
+                        continue;
+                    }
+                    return Ok(Self { file, temporary: Some(Temporary(path)) });
+                }
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(Error::from_kernel(errno, what)),
             }
@@ -176,7 +186,13 @@ impl Unpublished {
             }
         };
         match linked {
-            Ok(()) => Ok(Some(self.file)),
+            Ok(()) => {
+                if let Some(temporary) = self.temporary {
+                    drop(temporary);
+                    lock::unlock(self.file.as_fd(), lock::BASE + lock::ADMIN);
+                }
+                Ok(Some(self.file))
+            }
             Err(Errno::EEXIST) => Ok(None),
             Err(errno) => Err(Error::from_kernel(errno, what)),
         }

@@ -148,6 +148,19 @@ impl EventCount {
         futex::wake_all(&self.seq);
     }
 
+    /// Where `armed` lies, for who looks from outside.
+    pub(crate) const ARMED_AT: usize = std::mem::offset_of!(Self, armed);
+
+    /// Whether this value of `armed` says that somebody sleeps, or went without having been woken.
+    pub(crate) fn says_armed(armed: u32) -> bool {
+        armed & !HEAVY != 0
+    }
+
+    /// Whether somebody sleeps, or went without having been woken.
+    pub(crate) fn has_sleeper(&self) -> bool {
+        Self::says_armed(self.armed.load(Ordering::Relaxed))
+    }
+
     /// Makes this event count work with peers that membarrier does not reach.
     pub(crate) fn set_heavy(&self) {
         self.armed.fetch_or(HEAVY, Ordering::SeqCst);

@@ -56,7 +56,7 @@ fn byte(kind: libc::c_int, offset: u64) -> libc::flock {
 /// the same number, and a lock on that would prove nothing.
 ///
 /// Its own description never holds a lock: the kernel does not count those when asked by it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Anchor {
     file: Arc<OwnedFd>,
     device: libc::dev_t,
@@ -124,6 +124,11 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>, offset: u64) -> nix::Result<bool> {
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+/// Frees one byte that this description has locked.
+pub(crate) fn unlock(fd: BorrowedFd<'_>, offset: u64) {
+    let _ = fcntl(fd, FcntlArg::F_OFD_SETLK(&byte(libc::F_UNLCK, offset)));
 }
 
 /// A byte lock that lives as long as this value, or as this process's memory map.

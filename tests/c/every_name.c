@@ -256,6 +256,42 @@ static void pipes(void)
     EXPECT(mdg_fifo_unlink(path) == 0);
 }
 
+static void object(void)
+{
+    mdg_ring_opts opts = {.size = sizeof opts, .capacity = 4, .item_size = 4};
+    mdg_object_info *all, first = {.size = sizeof first};
+    mdg_ring *ring;
+    char report[512];
+    ssize_t count, i, mine = -1;
+    EXPECT(mdg_ring_open(&ring, name, &opts, O_RDWR | O_CREAT, 0600) == 0);
+    EXPECT((count = mdg_object_list(&first, 1)) >= 1 && first.size == sizeof first);
+    EXPECT((all = calloc((size_t)count + 9, sizeof *all)) != NULL);
+    all->size = sizeof *all;
+    EXPECT((count = mdg_object_list(all, (size_t)count + 9)) >= 1);
+    for (i = 0; i < count; i++) {
+        if (all[i].mechanism == MDG_OBJECT_RING && strcmp(all[i].name, name) == 0) mine = i;
+        EXPECT(all[i].mechanism <= MDG_OBJECT_OTHER && all[i].state <= MDG_OBJECT_UNREADABLE);
+    }
+    EXPECT(mine >= 0 && all[mine].state == MDG_OBJECT_SOUND && all[mine].bytes == 16384 + 16);
+    EXPECT(all[mine].capacity == 4 && all[mine].item_size == 4 && all[mine].length == 0);
+    EXPECT(all[mine].kind == MDG_RING_SPSC && all[mine].max_handles == 64);
+    EXPECT(all[mine].handles_live == 1 && all[mine].handles_dead == 0);
+    EXPECT(all[mine].creator_pid == (uint32_t)getpid() && all[mine].uid == (uint32_t)geteuid());
+    EXPECT(all[mine].mode == 0600);
+    free(all);
+    EXPECT(mdg_object_check(MDG_OBJECT_RING, name, report, sizeof report) == 0);
+    EXPECT(strncmp(report, "ring, ", 6) == 0);
+    EXPECT(mdg_object_repair(MDG_OBJECT_RING, name) == 0);
+    EXPECT(mdg_object_reap(MDG_OBJECT_RING, name) == -EBUSY);
+    mdg_ring_close(ring);
+    EXPECT(mdg_object_reap(MDG_OBJECT_RING, name) == 1);
+    EXPECT(mdg_object_check(MDG_OBJECT_SEM, name, NULL, 0) == -ENOENT);
+    EXPECT(mdg_object_check(MDG_OBJECT_MUTEX, name, NULL, 0) == -ENOENT);
+    EXPECT(mdg_object_check(MDG_OBJECT_POLL, name, NULL, 0) == -ENOENT);
+    EXPECT(mdg_object_check(MDG_OBJECT_TEMPORARY, name, NULL, 0) == -ENOENT);
+    EXPECT(MDG_OBJECT_DAMAGED < MDG_OBJECT_CORRUPT && MDG_OBJECT_CORRUPT < MDG_OBJECT_NOT_OURS);
+}
+
 int main(void)
 {
     snprintf(name, sizeof name, "/mdg-every-%ld", (long)getpid());
@@ -267,5 +303,6 @@ int main(void)
     sem();
     mutex();
     pipes();
+    object();
     return 0;
 }

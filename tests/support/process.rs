@@ -101,6 +101,13 @@ impl Gate {
         assert_eq!(unsafe { libc::write(self.1, byte.as_ptr().cast(), 1) }, 1);
     }
 
+    /// Whether it is opened within so many milliseconds; nobody is let through.
+    pub fn is_open_within(&self, milliseconds: c_int) -> bool {
+        let mut entry = libc::pollfd { fd: self.0, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry; the descriptor is ours.
+        unsafe { libc::poll(&raw mut entry, 1, milliseconds) == 1 }
+    }
+
     /// Waits until it is opened.
     pub fn pass(&self) {
         let mut byte = [0_u8];

@@ -47,6 +47,7 @@
 //! A hostile peer can store anything anywhere. Positions are masked before they address a cell,
 //! every loop is bounded, and words that no history leads to are reported as corruption.
 
+pub(super) mod inspect;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod memory;

@@ -1,0 +1,116 @@
+"""Objects under /dev/shm, seen from outside: list, check, repair, reap."""
+
+import ctypes
+import os
+from enum import IntEnum
+from typing import List, NamedTuple, Optional, Union
+
+from ._check import Name, ObjectInfoStruct, c_name, check as _check, lib
+
+__all__ = ["Info", "Mechanism", "State", "Verdict", "check", "list", "reap", "repair"]
+
+
+class Mechanism(IntEnum):
+    """What the name of an object says it is."""
+
+    RING = 1
+    SEM = 2
+    MUTEX = 3
+    POLL = 4
+    TEMPORARY = 5
+    OTHER = 6
+
+
+class State(IntEnum):
+    """How an object is, by a short look."""
+
+    SOUND = 0
+    DAMAGED = 1
+    CORRUPT = 2
+    NOT_OURS = 3
+    UNREADABLE = 4
+
+
+class Info(NamedTuple):
+    """A short look at one object; what is not known is 0."""
+
+    mechanism: Union[Mechanism, int]
+    name: str
+    state: Union[State, int]
+    bytes: int
+    kind: int
+    item_size: int
+    capacity: int
+    length: int
+    max_handles: int
+    handles_live: int
+    handles_dead: int
+    creator_pid: int
+    uid: int
+    mode: int
+
+
+class Verdict(NamedTuple):
+    """What ``check()`` found: how many things, and a line for each behind one about the object."""
+
+    findings: int
+    report: str
+
+
+def _known(kind: type, number: int) -> int:
+    try:
+        return kind(number)  # type: ignore[no-any-return]
+    except ValueError:  # of a later library
+        return number
+
+
+def list() -> List[Info]:
+    """Every object of the library under /dev/shm, of all users, by mechanism and name."""
+    size = ctypes.sizeof(ObjectInfoStruct)
+    room = 16
+    while True:
+        array = (ObjectInfoStruct * room)()
+        array[0].size = size
+        count = _check(lib.mdg_object_list(array, room))
+        if count <= room:
+            return [_info(one) for one in array[:count]]
+        room = count + 16
+
+
+def _info(one: ObjectInfoStruct) -> Info:
+    return Info(
+        _known(Mechanism, one.mechanism),
+        os.fsdecode(one.name),
+        _known(State, one.state),
+        *(getattr(one, field) for field in Info._fields[3:])
+    )
+
+
+def check(mechanism: int, name: Name) -> Verdict:
+    """Tells whether an object is sound, and what the dead have left in it. Changes nothing.
+
+    OSError with EBADMSG for a corrupt one, with EPROTO for what is no object of the library; the
+    text says which word, or field, is wrong.
+    """
+    room = 4096
+    while True:
+        report = ctypes.create_string_buffer(room)
+        findings = _check(lib.mdg_object_check(mechanism, c_name(name), report, room))
+        needed = 256 * (findings + 2)
+        if needed <= room:
+            return Verdict(findings, os.fsdecode(report.value))
+        room = needed
+
+
+def repair(mechanism: int, name: Name) -> int:
+    """Mends what the dead have left in an object, while others use it; how many things."""
+    return _check(lib.mdg_object_repair(mechanism, c_name(name)))
+
+
+def reap(mechanism: int = 0, name: Optional[Name] = None) -> int:
+    """Removes objects in which nobody lives: one, all of a mechanism, or all; how many.
+
+    With a name, OSError with EBUSY if a living process uses it.
+    """
+    raw = None if name is None else c_name(name)
+    return _check(lib.mdg_object_reap(mechanism, raw))

@@ -1,0 +1,127 @@
+#![forbid(unsafe_code)]
+//! Which file under `/dev/shm` is what, by its name.
+
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Result};
+use crate::name::{DIRECTORY, Kind, Name};
+
+/// What the name of an object says it is. The numbers are those of the C constants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Mechanism {
+    /// A ring, `mdg.ring.NAME`.
+    Ring = 1,
+    /// A semaphore whose permits come back, `mdg.sem.NAME`.
+    Semaphore = 2,
+    /// A mutex, `mdg.mutex.NAME`.
+    Mutex = 3,
+    /// A FIFO at which a handle waits with a descriptor, `mdg.poll.NAME`.
+    Poll = 4,
+    /// A file that is being made and has no name of its own yet, `.mdg.tmp.NAME`.
+    Temporary = 5,
+    /// Any other file `mdg.NAME`.
+    Other = 6,
+}
+
+impl Mechanism {
+    /// In the order in which a file name is compared with their prefixes.
+    const ALL: [Self; 6] =
+        [Self::Ring, Self::Semaphore, Self::Mutex, Self::Poll, Self::Temporary, Self::Other];
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Ring => "mdg.ring.",
+            Self::Semaphore => "mdg.sem.",
+            Self::Mutex => "mdg.mutex.",
+            Self::Poll => "mdg.poll.",
+            Self::Temporary => ".mdg.tmp.",
+            Self::Other => "mdg.",
+        }
+    }
+
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Ring => "ring",
+            Self::Semaphore => "semaphore",
+            Self::Mutex => "mutex",
+            Self::Poll => "doorbell",
+            Self::Temporary => "temporary file",
+            Self::Other => "object",
+        }
+    }
+
+    /// The number in C.
+    pub(crate) fn number(self) -> u32 {
+        self as u32
+    }
+
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.number() == number)
+    }
+
+    /// Whether what has such a name is an object with participants; the others are left behind by
+    /// the dead, or in use, and nothing else.
+    pub(super) fn has_participants(self) -> bool {
+        !matches!(self, Self::Poll | Self::Temporary)
+    }
+
+    /// Checks a name as every open call does.
+    pub(super) fn name(self, name: &[u8]) -> Result<Name> {
+        Name::new(Kind::Other { prefix: self.prefix(), word: self.word() }, name)
+    }
+
+    /// What a file name is, and what is left of it behind the prefix.
+    fn of(file: &[u8]) -> Option<(Self, &[u8])> {
+        Self::ALL.into_iter().find_map(|one| {
+            let rest = file.strip_prefix(one.prefix().as_bytes())?;
+            (!rest.is_empty()).then_some((one, rest))
+        })
+    }
+}
+
+/// Everything under `/dev/shm` that has a name of ours, in the order of mechanisms and names.
+pub(super) fn found() -> Result<Vec<(Mechanism, Vec<u8>)>> {
+    let directory = std::ffi::OsStr::from_bytes(DIRECTORY.to_bytes());
+    let refused = |error: std::io::Error| {
+        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        Error::from_kernel(errno, "the directory of shared memory")
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(refused)? {
+        let file = entry.map_err(refused)?.file_name();
+        if let Some((mechanism, name)) = Mechanism::of(file.as_bytes()) {
+            found.push((mechanism, [b"/", name].concat()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_back() {
+        for (file, mechanism, name) in [
+            (&b"mdg.ring.a"[..], Mechanism::Ring, &b"a"[..]),
+            (b"mdg.sem.a.b", Mechanism::Semaphore, b"a.b"),
+            (b"mdg.mutex.x", Mechanism::Mutex, b"x"),
+            (b"mdg.poll.00.1.2", Mechanism::Poll, b"00.1.2"),
+            (b".mdg.tmp.12.0", Mechanism::Temporary, b"12.0"),
+            (b"mdg.new.x", Mechanism::Other, b"new.x"),
+        ] {
+            assert_eq!(Mechanism::of(file), Some((mechanism, name)));
+            let path = [DIRECTORY.to_bytes(), b"/", file].concat();
+            assert_eq!(mechanism.name(name).unwrap().path().to_bytes(), path);
+            assert_eq!(Mechanism::from_number(mechanism.number()), Some(mechanism));
+        }
+        for file in [&b"sem.a"[..], b"OS", b"mdg", b".mdg.tmp.", b"mdgx.ring.a"] {
+            assert_eq!(Mechanism::of(file), None);
+        }
+        assert_eq!(Mechanism::from_number(0), None);
+    }
+}

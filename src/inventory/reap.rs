@@ -1,0 +1,177 @@
+#![forbid(unsafe_code)]
+//! Removing the names of objects in which nobody lives.
+//!
+//! Nobody who lives is robbed of an object's name, and nobody ends up in a nameless one unknowingly:
+//!
+//! ```text
+//! reap                                open
+//! lock ADMIN                          lock a slot's byte
+//! somebody's byte is locked: stop     ADMIN is locked: wait until it is free
+//! the name leads elsewhere: stop      the name leads elsewhere: from the beginning
+//! unlink                              done
+//! unlock ADMIN
+//! ```
+//!
+//! Each of the two locks its own byte and then looks at the other's, and the kernel does all of
+//! this one after the other. Either reap finds the slot locked, and leaves the object alone; or the
+//! slot is locked later, and the opener finds ADMIN locked, waits for the end, and sees whether the
+//! name is gone. (A handle that was copied by fork(2) and not used since takes no part, and is told
+//! by `stat`, as ever, that its object has no name any more.)
+//!
+//! A file under a temporary name is locked in its ADMIN byte by its maker, from before it is anything
+//! until it has its own name. Maker and reaper both lock first and then look whether the name still
+//! leads to this file, so one of them gives way.
+//!
+//! | killed | left behind |
+//! |---|---|
+//! | before unlink | nothing was done; ADMIN is free |
+//! | after unlink | the name is gone, its doorbells may stand; they are found by nobody's object |
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::stat::lstat;
+
+use super::doorbell::{self, Doorbell};
+use super::mechanism::{Mechanism, found};
+use super::missing;
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::object::Look;
+use crate::shm::named;
+use crate::sys::lock;
+
+/// Removes the object `name`, or without a name all of a mechanism, or without that all there are: of
+/// those that are proven to have no living participant. How many were removed.
+///
+/// With a name, `EBUSY` if somebody lives in it. Without, what cannot be removed is passed over.
+pub fn reap(mechanism: Option<Mechanism>, name: Option<&[u8]>) -> Result<u32> {
+    if let Some(name) = name {
+        let mechanism = mechanism.ok_or_else(|| {
+            Error::new(Errno::EINVAL, "reap: a name needs the mechanism that it is a name of")
+        })?;
+        return one(mechanism, name).map(|()| 1);
+    }
+    let mut removed = 0;
+    // Doorbells before the objects by which they are judged.
+    let mut all = found()?;
+    all.sort_by_key(|(mechanism, _)| *mechanism != Mechanism::Poll);
+    for (found, name) in all {
+        if mechanism.is_some_and(|wanted| wanted != found) {
+            continue;
+        }
+        match one(found, &name) {
+            Ok(()) => removed += 1,
+            Err(error) => match error.code() {
+                Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => return Err(error),
+                _ => {}
+            },
+        }
+    }
+    Ok(removed)
+}
+
+fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
+    let path = mechanism.name(name)?;
+    let what = path.to_string();
+    match mechanism {
+        Mechanism::Poll => {
+            stands(&path)?;
+            let bell = Doorbell::parse(name).ok_or_else(|| foreign(&what))?;
+            if !bell.is_left(&what)? {
+                return Err(in_use(&what));
+            }
+            named::unlink(path.path(), &what)
+        }
+        Mechanism::Temporary => {
+            let file = open(&path)?;
+            remove(&path, &file)
+        }
+        _ => {
+            let file = open(&path)?;
+            let copy = file.as_fd().try_clone_to_owned().map_err(|error| {
+                let errno = error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw);
+                Error::from_kernel(errno, &what)
+            })?;
+            // The same description: the kernel does not count its own lock when asked through it.
+            let look = Look::new(copy, &what)?;
+            let admin = Admin::lock(&file, &what)?;
+            if look.is_lived_in() {
+                return Err(in_use(&what));
+            }
+            let removed = admin.remove(&path);
+            drop(admin);
+            if removed.is_ok() {
+                doorbell::remove_left(&look)?;
+            }
+            removed
+        }
+    }
+}
+
+/// The ADMIN byte, held.
+struct Admin<'a>(&'a OwnedFd);
+
+impl<'a> Admin<'a> {
+    /// `EBUSY` if somebody else has it: for an object, who removes it too; for a temporary file, its
+    /// maker.
+    fn lock(file: &'a OwnedFd, what: &str) -> Result<Self> {
+        match lock::try_lock(file.as_fd(), lock::BASE + lock::ADMIN) {
+            Ok(true) => Ok(Self(file)),
+            Ok(false) => Err(in_use(what)),
+            Err(errno) => Err(Error::from_kernel(errno, what)),
+        }
+    }
+
+    /// Removes the name, if it leads to this file.
+    fn remove(&self, path: &Name) -> Result<()> {
+        let what = path.to_string();
+        let status = named::status(self.0, &what)?;
+        if !named::still_names(path.path(), &status) {
+            return Err(missing(&what));
+        }
+        named::unlink(path.path(), &what)
+    }
+}
+
+impl Drop for Admin<'_> {
+    fn drop(&mut self) {
+        lock::unlock(self.0.as_fd(), lock::BASE + lock::ADMIN);
+    }
+}
+
+fn remove(path: &Name, file: &OwnedFd) -> Result<()> {
+    Admin::lock(file, &path.to_string())?.remove(path)
+}
+
+fn open(path: &Name) -> Result<OwnedFd> {
+    let what = path.to_string();
+    named::open_regular(path.path(), true, &what)?.ok_or_else(|| missing(&what))
+}
+
+/// Whether the maker of a temporary file has died.
+pub(super) fn is_left(path: &Name) -> Result<bool> {
+    let what = path.to_string();
+    let file = named::open_regular(path.path(), false, &what)?.ok_or_else(|| missing(&what))?;
+    let anchor = lock::Anchor::new(std::sync::Arc::new(file), 0);
+    let anchor = anchor.map_err(|errno| Error::from_kernel(errno, &what))?;
+    Ok(!anchor.is_held(lock::ADMIN))
+}
+
+/// `ENOENT` if nothing has this name, `EPROTO` if it is no FIFO.
+pub(super) fn stands(path: &Name) -> Result<()> {
+    let what = path.to_string();
+    let status = lstat(path.path()).map_err(|errno| match errno {
+        Errno::ENOENT => missing(&what),
+        errno => Error::from_kernel(errno, &what),
+    })?;
+    if status.st_mode & libc::S_IFMT == libc::S_IFIFO { Ok(()) } else { Err(foreign(&what)) }
+}
+
+pub(super) fn foreign(what: &str) -> Error {
+    Error::new(Errno::EPROTO, format!("{what}: not a file of this library"))
+}
+
+fn in_use(what: &str) -> Error {
+    Error::new(Errno::EBUSY, format!("{what}: a living process uses it"))
+}

@@ -1,0 +1,345 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""A second reader of rings: written from docs/layout.md, with nothing of the library in it.
+
+    layout_reader.py FILE [OFFSET]
+    layout_reader.py --all FILE...
+
+decodes the ring in FILE (at OFFSET, for one in a segment) and prints it as JSON, or all of them as a
+list: its geometry, who takes part and who of those lives, who holds its ends, the event counts, each
+item or cell that means something, and the sums that follow. It only reads, and may look at a ring in use; what it says of one
+is exact while its users rest. Exits with 1, and a sentence, if the file is not a ring of layout 1.
+"""
+
+import fcntl
+import json
+import os
+import stat
+import struct
+import sys
+
+SUPERBLOCK = 4096
+CONTROL = 4096
+SLOTS = 8192
+SLOT = 128
+LOCKS = 0x10000000000
+SPSC, MPMC = 1, 2
+MOD48 = (1 << 48) - 1
+MOD64 = (1 << 64) - 1
+ROLE_STATES = ["never", "held", "closed", "dead", "ended"]
+
+
+class NotARing(Exception):
+    """What is wrong with it."""
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0x82F63B78 if crc & 1 else crc >> 1
+    return crc ^ 0xFFFFFFFF
+
+
+class Reader:
+    """The bytes and the locks of one object."""
+
+    def __init__(self, path, start):
+        # Not waiting, whatever it is.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        self.file = os.open(path, flags)
+        self.start = start
+        status = os.fstat(self.file)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotARing("not a regular file")
+        self.room = status.st_size - start
+
+    def bytes(self, offset, count):
+        data = os.pread(self.file, count, self.start + offset)
+        if len(data) != count:
+            raise NotARing("too short: no %d bytes at %#x" % (count, offset))
+        return data
+
+    def little(self, form, offset):
+        return struct.unpack("<" + form, self.bytes(offset, struct.calcsize("<" + form)))[0]
+
+    def native(self, form, offset):
+        return struct.unpack("=" + form, self.bytes(offset, struct.calcsize("=" + form)))[0]
+
+    def locked(self, number):
+        """Whether somebody holds this lock byte: F_OFD_GETLK, with a struct flock64."""
+        form = "hhqqi4x"
+        ask = struct.pack(form, fcntl.F_WRLCK, os.SEEK_SET, LOCKS + 4 * self.start + number, 1, 0)
+        # Python has had the name since 3.9; the number is Linux's.
+        answer = fcntl.fcntl(self.file, getattr(fcntl, "F_OFD_GETLK", 36), ask)
+        return struct.unpack(form, answer)[0] != fcntl.F_UNLCK
+
+
+def expect(field, found, expected):
+    if found != expected:
+        raise NotARing("%s is %r where %r must be" % (field, found, expected))
+
+
+def superblock(reader, embedded):
+    """Steps 3 to 15 of "Making, opening, removing"."""
+    head = reader.bytes(0, 256)
+    expect("magic", head[:8], b"MADANG\r\n")
+    expect("byte_order", reader.native("I", 0x10), 0x01020304)
+    expect("layout_major", reader.little("H", 0x08), 1)
+    expect("header_len", reader.little("I", 0x0C), 4096)
+    expect("checksum", reader.little("I", 0xF8), crc32c(head[:0xF8]))
+    expect("incompatible_features", reader.little("Q", 0x18), 0)
+    expect("line", reader.little("I", 0x38), 128)
+    expect("participant_stride", reader.little("I", 0x4C), SLOT)
+    kind, item_size = reader.little("I", 0x14), reader.little("I", 0x3C)
+    capacity, handles = reader.little("Q", 0x40), reader.little("I", 0x48)
+    policy = reader.little("I", 0x50)
+    if item_size == 0 or capacity == 0 or capacity & capacity - 1 or not 1 <= handles <= 4096:
+        raise NotARing("impossible geometry")
+    if kind not in (SPSC, MPMC):
+        raise NotARing("kind %d" % kind)
+    if policy & ~(0x8 if kind == SPSC else 0xA):
+        raise NotARing("policy %#x" % policy)
+    stride = item_size if kind == SPSC else 8 + (item_size + 7) // 8 * 8
+    items = SLOTS + SLOT * handles
+    total = items + capacity * stride
+    if total >= 1 << 63:
+        raise NotARing("larger than any file")
+    derived = [(0x28, total), (0x58, CONTROL), (0x60, SLOTS), (0x68, items)]
+    for offset, value in derived + [(0x70, capacity * stride)]:
+        expect("the number at %#x" % offset, reader.little("Q", offset), value)
+    if reader.room < total or reader.room > total and not embedded:
+        raise NotARing("%d bytes where %d must be" % (reader.room, total))
+    return {
+        "layout_minor": reader.little("H", 0x0A),
+        "kind": kind,
+        "compatible_features": reader.little("Q", 0x20),
+        "total_size": total,
+        "item_size": item_size,
+        "capacity": capacity,
+        "max_handles": handles,
+        "policy": policy,
+        "stride": stride,
+        "items_offset": items,
+        "uuid": head[0x80:0x90].hex(),
+        "creator_pid": reader.little("I", 0xA0),
+        "creator_uid": reader.little("I", 0xA4),
+        "creator_pid_namespace": reader.little("Q", 0xA8),
+        "creator_start_time": reader.little("Q", 0xB0),
+        "boot_id": head[0xB8:0xC8].hex(),
+    }
+
+
+def role(reader, offset, lock, slot_lives, shared):
+    """A role word by the table "Role words", and what the lock says about it."""
+    word = reader.native("Q", CONTROL + offset)
+    locked = reader.locked(lock)
+    state = word & 0xF
+    name = ROLE_STATES[state] if state < len(ROLE_STATES) else "never"
+    holder = name
+    if not shared and name in ("held", "ended"):
+        holder = "live" if locked else {"held": "dead", "ended": "closed"}[name]
+    elif shared:
+        # Who holds the end now is in the slots.
+        holder = "closed" if name in ("held", "ended") else name
+        if slot_lives:
+            holder = "live" if any(slot_lives) else "dead"
+    return {
+        "state": name,
+        "holder": holder,
+        "participant": word >> 4 & 0xFFF,
+        "claims": word >> 16 & 0xFFFFFF,
+        "deaths": word >> 40,
+        "pid": reader.native("I", CONTROL + offset + 8),
+        "locked": locked,
+    }
+
+
+def control(reader, slots, kind):
+    def sleepers(offset):
+        armed = reader.native("I", CONTROL + offset + 4)
+        return {
+            "seq": reader.native("I", CONTROL + offset),
+            "armed": armed & 0x7FFFFFFF,
+            "heavy": armed >> 31 == 1,
+        }
+
+    flags = reader.native("I", CONTROL + 0x200)
+    lives = [[slot["lives"] for slot in slots if slot["ends"] & bit] for bit in (1, 2)]
+    return {
+        "head": reader.native("Q", CONTROL + 0x080),
+        "tail": reader.native("Q", CONTROL + 0x000),
+        "not_empty": sleepers(0x100),
+        "not_full": sleepers(0x180),
+        "shutdown": flags & 1 != 0,
+        "corrupt": flags & 2 != 0,
+        "producer": role(reader, 0x280, 1, lives[0], kind == MPMC),
+        "consumer": role(reader, 0x300, 2, lives[1], kind == MPMC),
+        "push_waits": reader.native("Q", CONTROL + 0x380),
+        "pop_waits": reader.native("Q", CONTROL + 0x400),
+        "buried": reader.native("Q", CONTROL + 0x480),
+        "lost": reader.native("Q", CONTROL + 0x500),
+        "dropped": reader.native("Q", CONTROL + 0x580),
+        "polled": reader.native("I", CONTROL + 0x600),
+    }
+
+
+def intent(word, index):
+    """The positions that an intent names, written out in full: those nearest to `index`."""
+    count = word & 0xFFFF
+    behind = (index - (word >> 16)) & MOD48
+    if behind >= 1 << 47:
+        behind -= 1 << 48
+    first = (index - behind) & MOD64
+    return [(first + i) & MOD64 for i in range(count)]
+
+
+def participants(reader, count, head, tail):
+    """The slots that were ever taken."""
+    slots = []
+    for index in range(count):
+        at = SLOTS + SLOT * index
+        generation = reader.native("I", at + 0x04)
+        if generation == 0:
+            continue
+        locked = reader.locked(0x100 + 2 * index)
+        in_use = reader.native("I", at) == 1
+        slots.append({
+            "slot": index,
+            "in_use": in_use,
+            "locked": locked,
+            "lives": in_use and locked,
+            "corpse": in_use and not locked,
+            "generation": generation,
+            "pid": reader.native("I", at + 0x08),
+            "uid": reader.native("I", at + 0x0C),
+            "start_time": reader.native("Q", at + 0x10),
+            "pid_namespace": reader.native("Q", at + 0x18),
+            "ends": reader.native("I", at + 0x20) if in_use else 0,
+            "poll": reader.native("I", at + 0x24),
+            "pushes": intent(reader.native("Q", at + 0x40), tail),
+            "pops": intent(reader.native("Q", at + 0x48), head),
+        })
+    return slots
+
+
+def spsc(reader, found):
+    """Items between head and tail."""
+    head, tail, block = found["control"]["head"], found["control"]["tail"], found["superblock"]
+    inside = (tail - head) & MOD64
+    if inside > block["capacity"]:
+        raise NotARing("corrupt: head %d, tail %d" % (head, tail))
+    items = []
+    for position in (head + i & MOD64 for i in range(inside)):
+        at = block["items_offset"] + position % block["capacity"] * block["stride"]
+        items.append(reader.bytes(at, block["item_size"]).hex())
+    found["items"] = items
+    found["sums"] = {"written": tail, "read": head, "length": inside, "dropped": 0, "lost": 0,
+                     "pending": 0}
+
+
+def mpmc(reader, found):
+    """Every cell: which position it was last claimed for, and how that ended."""
+    block, words = found["superblock"], found["control"]
+    head, tail, capacity = words["head"], words["tail"], block["capacity"]
+
+    def owners(position, what):
+        return [slot for slot in found["participants"] if position in slot[what]]
+
+    items, progress = [], []
+    for position in range(max(0, tail - capacity), tail):
+        at = block["items_offset"] + position % capacity * block["stride"]
+        word = reader.native("Q", at)
+        turn, tag = word >> 16, word & 0xFFFF
+        lap = position // capacity
+        behind = (turn - 2 * lap) & MOD48
+        states = {(0, 0): "free", (1, 0): "item", (1, 1): "tombstone", (2, 0): "next"}
+        state = states.get((behind, tag))
+        claimed_by = "pushes" if position >= head else "pops"
+        fine = ("free", "item", "tombstone") if position >= head else ("item", "tombstone", "next")
+        if state not in fine:
+            raise NotARing("corrupt: cell word %#x for position %d" % (word, position))
+        unfinished = state == "free" if position >= head else state != "next"
+        if unfinished:
+            who = owners(position, claimed_by)
+            if not who:
+                raise NotARing("corrupt: position %d is nobody's" % position)
+            progress.append({
+                "position": position,
+                "what": claimed_by,
+                "slots": [slot["slot"] for slot in who],
+                # The verdict of "Recovery".
+                "dead": not any(slot["locked"] for slot in who),
+            })
+        elif position >= head and state == "item":
+            items.append(reader.bytes(at + 8, block["item_size"]).hex())
+    # Cells that nobody has come to yet.
+    for position in range(tail, capacity):
+        at = block["items_offset"] + position * block["stride"]
+        if reader.native("Q", at) != 0:
+            raise NotARing("corrupt: the cell of position %d was used early" % position)
+    found["items"] = items
+    found["in_progress"] = progress
+    pending = sum(one["what"] == "pushes" for one in progress)
+    read = head - words["buried"] - words["dropped"] - words["lost"]
+    gone = words["dropped"] + words["lost"]
+    found["sums"] = {"written": read + gone + len(items), "read": read, "length": len(items),
+                     "dropped": words["dropped"], "lost": words["lost"], "pending": pending}
+
+
+def decode(path, start=0, embedded=False):
+    reader = Reader(path, start)
+    try:
+        block = superblock(reader, embedded)
+        head = reader.native("Q", CONTROL + 0x080)
+        tail = reader.native("Q", CONTROL + 0x000)
+        slots = participants(reader, block["max_handles"], head, tail)
+        found = {
+            "superblock": block,
+            "control": control(reader, slots, block["kind"]),
+            "participants": slots,
+            "admin_locked": reader.locked(0),
+        }
+        if found["control"]["corrupt"]:
+            raise NotARing("corrupt: somebody found it so")
+        (spsc if block["kind"] == SPSC else mpmc)(reader, found)
+        ends = found["control"]["producer"], found["control"]["consumer"]
+        found["recovered"] = sum(end["deaths"] for end in ends)
+        if block["kind"] == MPMC:
+            found["recovered"] += sum(
+                bin(slot["ends"] & 3).count("1") for slot in slots if slot["corpse"])
+        else:
+            # Deaths that nobody has noted yet.
+            found["recovered"] += sum(
+                end["state"] == "held" and not end["locked"] for end in ends)
+        return found
+    finally:
+        os.close(reader.file)
+
+
+def main(arguments):
+    every = arguments[:1] == ["--all"]
+    if not every and len(arguments) not in (1, 2):
+        print(__doc__, file=sys.stderr)
+        return 2
+    path = ""
+    try:
+        if every:
+            found = []
+            for path in arguments[1:]:
+                found.append(decode(path))
+        else:
+            path = arguments[0]
+            start = int(arguments[1], 0) if len(arguments) == 2 else 0
+            found = decode(path, start, len(arguments) == 2)
+    except (NotARing, OSError) as error:
+        print("%s: %s" % (path, error), file=sys.stderr)
+        return 1
+    json.dump(found, sys.stdout, indent=1)
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
