@@ -27,8 +27,10 @@ impl Ring {
         // seen by everyone who sees the shutdown.
         let flags = self.control().flags.0.load(Ordering::Acquire);
         if self.object.region().is_cut() {
-            // For the fast paths, which look at nothing but the flags.
-            self.control().flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            if !self.is_readable_only() {
+                // For the fast paths, which look at nothing but the flags.
+                self.control().flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            }
             return Err(self.cut());
         }
         if flags & CORRUPT != 0 {
