@@ -54,6 +54,7 @@ mod recover;
 mod word;
 
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
 
 pub(crate) use memory::{Mapped, Memory};
 pub(crate) use recover::Blocked;
@@ -82,6 +83,8 @@ pub(crate) struct Run {
 pub(crate) struct Core<M> {
     memory: M,
     laps: Laps,
+    /// Whether this handle has freed cells without an item: see [`Core::has_made_room`].
+    made_room: AtomicBool,
 }
 
 /// What is inside, counted cell by cell.
@@ -104,7 +107,7 @@ pub(crate) struct Tally {
 impl<M: Memory> Core<M> {
     pub(crate) fn new(memory: M) -> Self {
         let laps = Laps::new(memory.capacity());
-        Self { memory, laps }
+        Self { memory, laps, made_room: AtomicBool::new(false) }
     }
 
     #[inline(always)]
@@ -193,8 +196,15 @@ impl<M: Memory> Core<M> {
 
     /// Frees a tombstone that a consumer came to.
     fn bury(&self, position: u64) {
-        self.memory.buried().fetch_add(1, Ordering::Relaxed);
         self.free(position);
+        self.memory.buried().fetch_add(1, Ordering::Release);
+        self.made_room.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this handle has freed cells without an item since it was last asked: a pop or peek that
+    /// gave nothing may have made room, which producers are to be told of.
+    pub(crate) fn has_made_room(&self) -> bool {
+        self.made_room.load(Ordering::Relaxed) && self.made_room.swap(false, Ordering::Relaxed)
     }
 
     /// Pushes one item if that goes straight ahead; `false`, and nothing has changed, if it does not:
