@@ -334,8 +334,8 @@ impl<M: Memory> Core<M> {
         if self.cell(run.position) == Cell::Tombstone {
             self.bury(run.position);
         } else {
-            self.memory.dropped().fetch_add(1, Ordering::Relaxed);
             self.free(run.position);
+            self.memory.dropped().fetch_add(1, Ordering::Release);
         }
         Ok(true)
     }
@@ -391,8 +391,8 @@ impl<M: Memory> Core<M> {
 
     /// Frees the cell of an item that its taker does not want any more, and counts it as lost.
     pub(crate) fn lose(&self, position: u64) {
-        self.memory.lost().fetch_add(1, Ordering::Relaxed);
         self.free(position);
+        self.memory.lost().fetch_add(1, Ordering::Release);
     }
 
     /// Claimed by pushes and not by pops yet, or the other way round.
@@ -434,6 +434,13 @@ impl<M: Memory> Core<M> {
     /// A count of everything, one cell after the other. At a quiet moment it is exact, and
     /// `written = read + dropped + lost + length` always: both sums are made from the same look.
     pub(crate) fn tally(&self) -> Tally {
+        let memory = &self.memory;
+        // Acquire, before the indices: whatever was counted as gone had been claimed, and is behind
+        // the head that is read after it. Pairs with the Release of those who count, after the step
+        // that they count: a kill in between leaves it uncounted, never counted twice.
+        let counter = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
+        let lost = counter(memory.lost());
         let head = self.memory.head().load(Ordering::Acquire);
         let tail = self.memory.tail().load(Ordering::Acquire);
         let inside = tail.wrapping_sub(head).min(self.memory.capacity());
@@ -446,10 +453,6 @@ impl<M: Memory> Core<M> {
                 _ => pending += 1,
             }
         }
-        let counter = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let memory = &self.memory;
-        let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
-        let lost = counter(memory.lost());
         let gone = dropped.wrapping_add(lost);
         let read = head.wrapping_sub(buried).wrapping_sub(gone);
         let written = read.wrapping_add(gone).wrapping_add(length);
