@@ -18,6 +18,7 @@ on_both_faces! { Ring, C in turn:
     ends_that_are_not_held
     overwriting
     a_look_at_a_ring_that_overwrites_makes_sense
+    overwriting_gives_up_nothing_in_vain
     failing
     mismatches
     the_hole_of_a_dead_producer_is_skipped
@@ -246,6 +247,24 @@ fn a_look_at_a_ring_that_overwrites_makes_sense<F: Face>() {
         dropped = stats.dropped;
     }
     kill(producer);
+}
+
+/// The cell in the way is in somebody's hands: giving up what is behind it makes no room.
+fn overwriting_gives_up_nothing_in_vain<F: Face>() {
+    let ring: F = open(&Options { policy: policy::OVERWRITE, ..mpmc(4, 8) });
+    let slow = ring.dup(libc::O_RDONLY).unwrap();
+    (0..4).for_each(|value| push(&ring, value));
+    slow.peek(1, NOWAIT).unwrap();
+    for _ in 0..3 {
+        refused_with(ring.push(&word(9), NOWAIT), libc::EAGAIN, "");
+        refused_with(ring.reserve(1, NOWAIT), libc::EAGAIN, "");
+    }
+    assert_eq!(sums(&ring), [4, 1, 0, 0, 3]);
+    slow.release(1).unwrap();
+    push(&ring, 4);
+    push(&ring, 5);
+    assert_eq!(sums(&ring), [6, 1, 1, 0, 4]);
+    (2..6).for_each(|value| assert_eq!(pop(&ring), value));
 }
 
 fn failing<F: Face>() {

@@ -128,7 +128,7 @@ impl Engine {
                 while pushed == 0
                     && *overwrite
                     && seat.pop.run.get() == InHands::NOTHING
-                    && core.discard(seat.me())?
+                    && core.make_room(seat.me())?
                 {
                     // SAFETY: the caller's promise.
                     pushed = unsafe { core.push(seat.me(), items, size, count) }?;
@@ -207,7 +207,7 @@ impl Engine {
                 while reserved.is_none()
                     && *overwrite
                     && seat.pop.run.get() == InHands::NOTHING
-                    && core.discard(seat.me())?
+                    && core.make_room(seat.me())?
                 {
                     reserved = core.reserve(seat.me())?;
                 }

@@ -329,8 +329,17 @@ impl<M: Memory> Core<M> {
         Ok(0)
     }
 
-    /// Gives up the oldest item for a newer one; `false` if there is none that can be had.
-    pub(crate) fn discard(&self, me: u32) -> Result<bool, Corrupt> {
+    /// After a push found no free cell: gives up the oldest item if the ring is full. `true`: it is
+    /// worth another try. `false`: the oldest cannot be had; or the ring is not full, but somebody has
+    /// claimed the item in the next cell and not freed it yet, and giving up others would not help.
+    pub(crate) fn make_room(&self, me: u32) -> Result<bool, Corrupt> {
+        // Acquire, the tail first: it only grows, so "full" is never said of a ring that was not.
+        let tail = self.memory.tail().load(Ordering::Acquire);
+        let inside = tail.wrapping_sub(self.memory.head().load(Ordering::Acquire));
+        if (inside as i64) < self.memory.capacity() as i64 {
+            // Freed, or passed by others, since.
+            return Ok(matches!(self.cell(tail), Cell::Free | Cell::Past));
+        }
         let Some(run) = self.claim(me, End::Consumer, 1)? else { return Ok(false) };
         if self.cell(run.position) == Cell::Tombstone {
             self.bury(run.position);
