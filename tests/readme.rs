@@ -79,6 +79,37 @@ fn the_python_program_works() {
     check("python", "hello.py");
 }
 
+/// "`tests/file.rs function`" in a page names a function that there is, and every page a page.
+#[test]
+fn the_tests_and_pages_that_are_named_exist() {
+    let mut named = 0;
+    let read = |path: PathBuf| fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    let pages: Vec<_> =
+        fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let index = read(root().join("docs/README.md"));
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|ext| ext == "md")) {
+        let text = read(page.clone());
+        let at = page.file_name().unwrap().to_str().unwrap();
+        assert!(at == "README.md" || index.contains(&format!("({at})")), "{at} is not in the index");
+        for span in text.split('`').skip(1).step_by(2) {
+            let Some((file, function)) = span.split_once(' ') else { continue };
+            let is_test = file.starts_with("tests/") || file.starts_with("src/");
+            if is_test && file.ends_with(".rs") {
+                let source = read(root().join(file));
+                let there = [format!("fn {function}("), format!("fn {function}<")];
+                assert!(there.iter().any(|fun| source.contains(fun)), "{at}: {span}");
+                named += 1;
+            }
+        }
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if !link.is_empty() && !link.contains("://") {
+                assert!(page.parent().unwrap().join(link).exists(), "{at}: {link}");
+            }
+        }
+    }
+    assert!(named > 50, "{named}");
+}
+
 #[test]
 fn the_numbers_are_those_of_the_sources() {
     let page = fs::read_to_string(root().join("README.md")).unwrap();
