@@ -2,12 +2,13 @@
 # make run    the textbook listings, then a file tree through a ring, both checksums shown
 # make check  all tests
 # make bench  ours and the peers, measured side by side; QUICK=1, ROWS=spsc8,...: benches/README.md
+# make storm  processes killed and stopped at random on every kind of ring, for minutes
 # make clean
 
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
-.PHONY: all run check bench clean
+.PHONY: all run check bench storm clean
 
 all:
 	$(CARGO) build --release --lib
@@ -21,6 +22,9 @@ check:
 
 bench: all
 	$(MAKE) -C benches bench CARGO="$(CARGO)" BUILT=$(BUILT)
+
+storm:
+	MADANG_STRIKES=$(or $(STRIKES),2000) $(CARGO) test --release --test storm -- --test-threads=1
 
 clean:
 	$(CARGO) clean

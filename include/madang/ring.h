@@ -547,10 +547,11 @@ int mdg_ring_shutdown(struct mdg_ring *ring);
  * fork(2): the child's handle is a new one that nobody has asked for a descriptor; the parent's is
  * open in the child until the child first uses or closes its handle, and must not be waited on there.
  *
- * Returns the descriptor, or: -EINVAL (NULL, other events); -EBUSY; -EACCES (wrong end, or no
- * permission in /dev/shm); -EMFILE; -ENFILE; -ENOMEM; -ENOSPC; -EROFS; -ENOENT (no /dev/shm, no
- * /proc); -ENOSYS (the ring was made where /proc was missing); -EBADF (not a handle, or one of its
- * descriptors was closed); -EBADMSG (corrupt). Not async-signal-safe.
+ * Returns the descriptor, or: -EINVAL (NULL, other events); -EBUSY; -EACCES (wrong end, no
+ * permission in /dev/shm, or a consumer that may only read the ring); -EMFILE; -ENFILE; -ENOMEM;
+ * -ENOSPC; -EROFS; -ENOENT (no /dev/shm, no /proc); -ENOSYS (the ring was made where /proc was
+ * missing); -EBADF (not a handle, or one of its descriptors was closed); -EBADMSG (corrupt). Not
+ * async-signal-safe.
  */
 int mdg_ring_fd(struct mdg_ring *ring,
                 uint32_t events);

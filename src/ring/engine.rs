@@ -341,6 +341,18 @@ impl Engine {
         }
     }
 
+    /// Whether this handle has made room by an operation that gave nothing, or one that took items and
+    /// has not given them back yet: producers are to be told.
+    pub(crate) fn has_made_room(&self, found: bool) -> bool {
+        match self {
+            Self::Spsc | Self::Overwrite(_) | Self::Gated(_) => false,
+            // Places without an item.
+            Self::Mpmc { core, .. } => core.has_made_room(),
+            // What is taken is out of the queue, however long it is read.
+            Self::StopProof { .. } => found,
+        }
+    }
+
     /// Whether nothing will come any more once pushes have ended.
     pub(crate) fn is_drained(&self, _seat: &Seat) -> bool {
         match self {
@@ -400,8 +412,11 @@ impl Engine {
     /// Clears away what the dead participant `index` has left; see `Participant::attach`.
     pub(crate) fn sweep(&self, index: u32, alive: &dyn Fn(u32) -> bool) -> bool {
         match self {
-            // A consumer's cursor is cleared with its slot.
-            Self::Spsc | Self::Overwrite(_) | Self::Gated(_) => true,
+            Self::Spsc | Self::Overwrite(_) => true,
+            Self::Gated(core) => {
+                core.leave(index);
+                true
+            }
             Self::Mpmc { core, .. } => core.sweep(index, alive),
             Self::StopProof { core, .. } => {
                 core.sweep(index);

@@ -135,7 +135,8 @@ extern "C" fn wake(ring: &Ring, end: End) {
 pub struct Canceller<'a> {
     cancelled: &'a AtomicU32,
     bell: &'a Bell,
-    control: &'a Control,
+    /// `None` for who may only read the ring, and looks again and again.
+    control: Option<&'a Control>,
 }
 
 impl Canceller<'_> {
@@ -148,8 +149,10 @@ impl Canceller<'_> {
         // SeqCst, with the fence of `disturb`'s increment: a waiter that armed before sees the
         // epoch moved, one that arms later sees this. For the bell likewise: see `Bell::note`.
         self.cancelled.store(1, Ordering::SeqCst);
-        self.control.not_empty.0.disturb();
-        self.control.not_full.0.disturb();
+        if let Some(control) = self.control {
+            control.not_empty.0.disturb();
+            control.not_full.0.disturb();
+        }
         self.bell.ring();
         Errno::set_raw(errno);
     }
@@ -178,7 +181,8 @@ impl Ring {
     /// What another thread, or a signal handler, ends this handle's waits with.
     pub fn canceller(&self) -> Canceller<'_> {
         let calls = &self.hot.calls;
-        Canceller { cancelled: &calls.cancelled, bell: &calls.bell, control: self.control() }
+        let control = (!self.is_readable_only()).then(|| self.control());
+        Canceller { cancelled: &calls.cancelled, bell: &calls.bell, control }
     }
 
     /// Whether a cancellation is due; it is over then.
@@ -209,10 +213,14 @@ impl Ring {
         self.refuse(errno, "its descriptor to wait on was closed")
     }
 
-    /// Makes the FIFO, once. An end is held, so this process is attached.
+    /// Makes the FIFO, once. An end is held, so this process is attached, unless it may only read.
     pub(super) fn hang_bell(&self) -> Result<()> {
         if self.hot.calls.bell.exists() {
             return Ok(());
+        }
+        if self.is_readable_only() {
+            let why = "this process may only read it, so nobody can tell it of anything";
+            return Err(self.refuse(Errno::EACCES, why));
         }
         cancel::without(|| {
             let index = self.hot.seat.me();

@@ -251,12 +251,23 @@ impl Ring {
         let done = self.operate(End::Consumer, timeout, || {
             // SAFETY: the end is held (`operate`); the caller vouches for the buffer.
             let moved = unsafe { self.engine.pop(seat, items, size, count) };
+            if moved == Ok(0) {
+                self.tell_of_room(false);
+            }
             self.some(moved)
         })?;
         if self.engine.waits_for_room() {
             self.notify(End::Producer);
         }
         Ok(done as usize)
+    }
+
+    /// After a pop that gave nothing, or a peek that has `found` something: they may make room, too.
+    #[inline(always)]
+    fn tell_of_room(&self, found: bool) {
+        if self.engine.has_made_room(found) {
+            self.notify(End::Producer);
+        }
     }
 
     #[inline(always)]
@@ -279,6 +290,9 @@ impl Ring {
                     End::Producer => self.engine.reserve(seat, count),
                     End::Consumer => self.engine.peek(seat, count),
                 };
+                if end == End::Consumer {
+                    self.tell_of_room(matches!(run, Ok(Some(_))));
+                }
                 run.map_err(|trouble| self.trouble(trouble))
             })?;
             return Ok((items, run as usize));

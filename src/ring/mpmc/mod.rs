@@ -55,6 +55,7 @@ mod recover;
 mod word;
 
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
 
 pub(crate) use memory::{Mapped, Memory};
 pub(crate) use recover::Blocked;
@@ -83,6 +84,8 @@ pub(crate) struct Run {
 pub(crate) struct Core<M> {
     memory: M,
     laps: Laps,
+    /// Whether this handle has freed cells without an item: see [`Core::has_made_room`].
+    made_room: AtomicBool,
 }
 
 /// What is inside, counted cell by cell.
@@ -105,7 +108,7 @@ pub(crate) struct Tally {
 impl<M: Memory> Core<M> {
     pub(crate) fn new(memory: M) -> Self {
         let laps = Laps::new(memory.capacity());
-        Self { memory, laps }
+        Self { memory, laps, made_room: AtomicBool::new(false) }
     }
 
     #[inline(always)]
@@ -194,8 +197,15 @@ impl<M: Memory> Core<M> {
 
     /// Frees a tombstone that a consumer came to.
     fn bury(&self, position: u64) {
-        self.memory.buried().fetch_add(1, Ordering::Relaxed);
         self.free(position);
+        self.memory.buried().fetch_add(1, Ordering::Release);
+        self.made_room.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this handle has freed cells without an item since it was last asked: a pop or peek that
+    /// gave nothing may have made room, which producers are to be told of.
+    pub(crate) fn has_made_room(&self) -> bool {
+        self.made_room.load(Ordering::Relaxed) && self.made_room.swap(false, Ordering::Relaxed)
     }
 
     /// Pushes one item if that goes straight ahead; `false`, and nothing has changed, if it does not:
@@ -325,8 +335,8 @@ impl<M: Memory> Core<M> {
         if self.cell(run.position) == Cell::Tombstone {
             self.bury(run.position);
         } else {
-            self.memory.dropped().fetch_add(1, Ordering::Relaxed);
             self.free(run.position);
+            self.memory.dropped().fetch_add(1, Ordering::Release);
         }
         Ok(true)
     }
@@ -382,8 +392,8 @@ impl<M: Memory> Core<M> {
 
     /// Frees the cell of an item that its taker does not want any more, and counts it as lost.
     pub(crate) fn lose(&self, position: u64) {
-        self.memory.lost().fetch_add(1, Ordering::Relaxed);
         self.free(position);
+        self.memory.lost().fetch_add(1, Ordering::Release);
     }
 
     /// Claimed by pushes and not by pops yet, or the other way round.
@@ -425,6 +435,13 @@ impl<M: Memory> Core<M> {
     /// A count of everything, one cell after the other. At a quiet moment it is exact, and
     /// `written = read + dropped + lost + length` always: both sums are made from the same look.
     pub(crate) fn tally(&self) -> Tally {
+        let memory = &self.memory;
+        // Acquire, before the indices: whatever was counted as gone had been claimed, and is behind
+        // the head that is read after it. Pairs with the Release of those who count, after the step
+        // that they count: a kill in between leaves it uncounted, never counted twice.
+        let counter = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
+        let lost = counter(memory.lost());
         let head = self.memory.head().load(Ordering::Acquire);
         let tail = self.memory.tail().load(Ordering::Acquire);
         let inside = tail.wrapping_sub(head).min(self.memory.capacity());
@@ -437,10 +454,6 @@ impl<M: Memory> Core<M> {
                 _ => pending += 1,
             }
         }
-        let counter = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let memory = &self.memory;
-        let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
-        let lost = counter(memory.lost());
         let gone = dropped.wrapping_add(lost);
         let read = head.wrapping_sub(buried).wrapping_sub(gone);
         let written = read.wrapping_add(gone).wrapping_add(length);
