@@ -495,6 +495,10 @@ fn options_that_make_no_sense<F: Face>() {
     let other = open(&broadcast(4, 8, policy::OVERWRITE));
     refused_with(other, libc::EPROTO, "policy is 2 here but 4 in the object");
     open(&oldest).unwrap();
+    // Without a kind the policy is that of the ring that is there.
+    let only = |policy| Options { policy, ..Options::default() };
+    open(&only(policy::EVICT)).unwrap();
+    refused_with(open(&only(policy::OVERWRITE)), libc::EPROTO, "policy is 2 here but 4");
     drop(ring);
 }
 

@@ -785,7 +785,8 @@ pub unsafe extern "C" fn mdg_ring_commit(ring: *mut mdg_ring, count: usize) -> c
 
 /// Waits for one item, then hands out items in place: `*items` receives the address of a contiguous
 /// run of at least 1 and at most `count` of them. They stay in the ring, and a consumer that takes
-/// over after this process's death gets them again, until mdg_ring_release.
+/// over after this process's death gets them again, until mdg_ring_release. In MDG_RING_MPMC the one item
+/// is this handle's from then on: no other consumer gets it, and it is lost with the handle.
 ///
 /// The memory is the ring's; read it only, and do not rely on its staying the same if the producer
 /// cannot be trusted. One run at a time: until it is given back, popping and peeking are -EINVAL.
@@ -817,7 +818,7 @@ pub unsafe extern "C" fn mdg_ring_peek(
 }
 
 /// Takes the first `count` items of the peeked run off the ring and leaves the rest in it; with a `count`
-/// of 0 all of it.
+/// of 0 all of it (in MDG_RING_MPMC for this handle's next pop or peek).
 ///
 /// Returns 0, or: -EINVAL (NULL, or more than was peeked; the run stays) · -EBADF · -EOVERFLOW (a
 /// broadcast's producer has written over the run, or was free to: discard what was read; it counts as
