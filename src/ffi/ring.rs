@@ -308,10 +308,33 @@ unsafe extern "C" fn push_straight(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        if live.push_straight(item.cast()) {
-            return 0;
+        if live.item_size() != 8 {
+            return push_straight_sized(live, item, timeout_ns, ring);
         }
-        push_slowly(ring, item, timeout_ns)
+        match live.push_straight::<true>(item.cast()) {
+            Some(done) => done,
+            None => push_straight_sized(live, item, timeout_ns, ring),
+        }
+    }
+}
+
+/// As [`push_straight`], for items of any size.
+///
+/// # Safety
+/// As for [`push_straight`].
+#[inline(never)]
+unsafe extern "C" fn push_straight_sized(
+    live: &Ring,
+    item: *const c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match live.push_straight::<false>(item.cast()) {
+            Some(done) => done,
+            None => push_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -328,33 +351,54 @@ unsafe extern "C" fn pop_straight(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        if live.pop_straight(item.cast()) {
-            return 0;
+        if live.item_size() != 8 {
+            return pop_straight_sized(live, item, timeout_ns, ring);
         }
-        pop_slowly(ring, item, timeout_ns)
+        match live.pop_straight::<true>(item.cast()) {
+            Some(done) => done,
+            None => pop_straight_sized(live, item, timeout_ns, ring),
+        }
+    }
+}
+
+/// As [`pop_straight`], for items of any size.
+///
+/// # Safety
+/// As for [`pop_straight`].
+#[inline(never)]
+unsafe extern "C" fn pop_straight_sized(
+    live: &Ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match live.pop_straight::<false>(item.cast()) {
+            Some(done) => done,
+            None => pop_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
 /// [`mdg_ring_push`] of an item of any size, with room for it.
 ///
 /// # Safety
-/// As for `Ring::push_at_once` with one item.
+/// As for `Ring::push_sized`.
 #[inline(never)]
 unsafe extern "C" fn push_sized(ring: &Ring, item: *const u8) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { ring.push_at_once(item, 1) };
-    0
+    unsafe { ring.push_sized(item) }
 }
 
 /// [`mdg_ring_pop`] of an item of any size that is there.
 ///
 /// # Safety
-/// As for `Ring::pop_at_once` with one item.
+/// As for `Ring::pop_sized`.
 #[inline(never)]
 unsafe extern "C" fn pop_sized(ring: &Ring, item: *mut u8) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { ring.pop_at_once(item, 1) };
-    0
+    unsafe { ring.pop_sized(item) }
 }
 
 /// Opens, or makes, the ring `name`, or an anonymous one if `name` is NULL.
@@ -636,8 +680,7 @@ pub unsafe extern "C" fn mdg_ring_push(
                 if live.item_size() != 8 {
                     return push_sized(live, item.cast());
                 }
-                live.push_word(item.cast());
-                0
+                live.push_word(item.cast())
             }
             Some(live) if !item.is_null() => push_straight(live, item, timeout_ns, ring),
             _ => push_slowly(ring, item, timeout_ns),
@@ -673,8 +716,7 @@ pub unsafe extern "C" fn mdg_ring_pop(
                 if live.item_size() != 8 {
                     return pop_sized(live, item.cast());
                 }
-                live.pop_word(item.cast());
-                0
+                live.pop_word(item.cast())
             }
             Some(live) if !item.is_null() => pop_straight(live, item, timeout_ns, ring),
             _ => pop_slowly(ring, item, timeout_ns),

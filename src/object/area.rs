@@ -60,6 +60,7 @@ pub struct CondArea {
 pub(crate) const MUTEX_SIZE: usize = 128;
 pub(crate) const COND_SIZE: usize = 64;
 
+// A model's atomics are larger.
 #[cfg(not(loom))]
 const _: () = assert!(std::mem::offset_of!(MutexArea, mutex) == 64);
 #[cfg(not(loom))]

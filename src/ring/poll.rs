@@ -121,13 +121,14 @@ pub(super) fn bits(ends: impl Iterator<Item = End>) -> u32 {
     ends.fold(0, |bits, end| bits | end.bit())
 }
 
-/// Wakes who waits for `end`. `extern "C"`, which cannot unwind: such a call costs the fast paths no
-/// frame. A panic in it, which would be an error of this library, ends here.
+/// Wakes who waits for `end`, and returns 0. `extern "C"`, which cannot unwind, and with the result
+/// of the C entries that end with it: such a call costs the fast paths no frame. A panic in it, which would be an error of this library, ends here.
 #[cold]
 #[inline(never)]
-extern "C" fn wake(ring: &Ring, end: End) {
+pub(super) extern "C" fn wake(ring: &Ring, end: End) -> i32 {
     let wake = || ring.event(end).notify_and(|| ring.ring_bells(end));
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(wake));
+    0
 }
 
 /// Ends the waits of one handle from elsewhere: another thread, or a signal handler.

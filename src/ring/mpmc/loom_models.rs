@@ -108,7 +108,7 @@ impl Ring {
         // SAFETY: an item of eight bytes.
         if self.is_straight(me)
             && items.len() == 1
-            && unsafe { self.push_one(me, items.as_ptr().cast()) }
+            && unsafe { self.push_one::<false>(me, items.as_ptr().cast()) }
         {
             return 1;
         }
@@ -133,7 +133,7 @@ impl Ring {
     fn pop_item(&self, me: u32) -> Option<u64> {
         let mut item = 0_u64;
         // SAFETY: room for an item of eight bytes.
-        if self.is_straight(me) && unsafe { self.pop_one(me, (&raw mut item).cast()) } {
+        if self.is_straight(me) && unsafe { self.pop_one::<false>(me, (&raw mut item).cast()) } {
             return Some(item);
         }
         // SAFETY: room for one item of eight bytes.

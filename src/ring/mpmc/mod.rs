@@ -69,7 +69,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// extraordinary bad luck, to use them up.
 const PATIENCE: u32 = 10_000;
 
-/// Turns of the straight way, before the one that can tell why it is not straight.
+/// Turns of the straight way, before the one that can tell why it is not straight. The straight way
+/// for words takes one, which needs the fewest registers, and then the other straight way.
 const STRAIGHT: u32 = 2;
 
 /// A run of positions that were claimed.
@@ -209,18 +210,19 @@ impl<M: Memory> Core<M> {
     }
 
     /// Pushes one item if that goes straight ahead; `false`, and nothing has changed, if it does not:
-    /// the ring may be full, or others are at it.
+    /// the ring may be full, or others are at it. `WORD`: items have eight bytes.
     ///
     /// # Safety
-    /// `item` is readable for an item; participant `me` is the caller's.
+    /// `item` is readable for an item; participant `me` is the caller's; `WORD` is so.
     #[inline(always)]
-    pub(crate) unsafe fn push_one(&self, me: u32, item: *const u8) -> bool {
+    pub(crate) unsafe fn push_one<const WORD: bool>(&self, me: u32, item: *const u8) -> bool {
         let (memory, laps) = (&self.memory, self.laps);
         let intent = memory.intent(me, End::Producer);
         // Orderings as in `claim`.
         let mut position = memory.tail().load(Ordering::Acquire);
-        for _ in 0..STRAIGHT {
-            if memory.cell(position).load(Ordering::Acquire) != laps.free(position) {
+        for _ in 0..if WORD { 1 } else { STRAIGHT } {
+            let (cell, free) = (memory.cell(position), laps.free(position));
+            if cell.load(Ordering::Acquire) != free {
                 break;
             }
             intent.store(Intent::new(position, 1).0, Ordering::Release);
@@ -229,9 +231,16 @@ impl<M: Memory> Core<M> {
                 memory.tail().compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
             match claimed {
                 Ok(_) => {
-                    // SAFETY: claimed just now; the caller vouches for the item.
-                    unsafe { memory.write(position, item) };
-                    self.publish(position);
+                    // SAFETY: claimed just now; the caller vouches for the item and its size.
+                    unsafe {
+                        if WORD {
+                            memory.write_word(position, item);
+                        } else {
+                            memory.write(position, item);
+                        }
+                    }
+                    // As `publish` does.
+                    cell.store(Laps::filled(free), Ordering::Release);
                     return true;
                 }
                 Err(now) => position = now,
@@ -242,17 +251,19 @@ impl<M: Memory> Core<M> {
     }
 
     /// Pops one item if that goes straight ahead; `false`, and nothing has changed, if it does not.
+    /// `WORD`: items have eight bytes.
     ///
     /// # Safety
-    /// `item` is writable for an item; participant `me` is the caller's.
+    /// `item` is writable for an item; participant `me` is the caller's; `WORD` is so.
     #[inline(always)]
-    pub(crate) unsafe fn pop_one(&self, me: u32, item: *mut u8) -> bool {
+    pub(crate) unsafe fn pop_one<const WORD: bool>(&self, me: u32, item: *mut u8) -> bool {
         let (memory, laps) = (&self.memory, self.laps);
         let intent = memory.intent(me, End::Consumer);
         // Orderings as in `claim`.
         let mut position = memory.head().load(Ordering::Acquire);
-        for _ in 0..STRAIGHT {
-            if memory.cell(position).load(Ordering::Acquire) != laps.full(position) {
+        for _ in 0..if WORD { 1 } else { STRAIGHT } {
+            let (cell, full) = (memory.cell(position), laps.full(position));
+            if cell.load(Ordering::Acquire) != full {
                 break;
             }
             intent.store(Intent::new(position, 1).0, Ordering::Release);
@@ -261,9 +272,16 @@ impl<M: Memory> Core<M> {
                 memory.head().compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
             match claimed {
                 Ok(_) => {
-                    // SAFETY: claimed just now; the caller vouches for the buffer.
-                    unsafe { memory.read(position, item) };
-                    self.free(position);
+                    // SAFETY: claimed just now; the caller vouches for the buffer and its size.
+                    unsafe {
+                        if WORD {
+                            memory.read_word(position, item);
+                        } else {
+                            memory.read(position, item);
+                        }
+                    }
+                    // As `free` does.
+                    cell.store(Laps::emptied(full), Ordering::Release);
                     return true;
                 }
                 Err(now) => position = now,
