@@ -111,7 +111,9 @@ MUTANTS = [
     Mutant(
         "cleared-before-wake", "`armed` is cleared before anybody is woken",
         EVENT, "model sync::event_count::loom_models::a_killed_notifier_leaves_its_sleepers_to_the_next_light",
-        ("        }\n        self.seq.fetch_add(2, Ordering::SeqCst);\n", "        }\n")),
+        ("        self.seq.fetch_add(2, Ordering::SeqCst);\n        if futex::wake(",
+         "        let _ = self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);\n"
+         "        self.seq.fetch_add(2, Ordering::SeqCst);\n        if futex::wake(")),
     Mutant(
         "cleared-whatever-epoch", "a wake clears the tag of a later epoch, too",
         EVENT, "model sync::event_count::loom_models::clearing_is_by_epoch_light",
@@ -136,8 +138,7 @@ MUTANTS = [
     Mutant(
         "wake-without-seq", "a wake does not move the futex word",
         EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
-        ("        self.seq.fetch_add(2, Ordering::SeqCst);\n        futex::wake_all(&self.seq);\n"
-         "        // Pairs", "        futex::wake_all(&self.seq);\n        // Pairs")),
+        ("        }\n        self.seq.fetch_add(2, Ordering::SeqCst);\n", "        }\n")),
     Mutant(
         "tail-relaxed", "the commit of a one-to-one ring is not a release",
         SPSC, "model ring::spsc::loom_models::one_by_one",
@@ -160,42 +161,6 @@ MUTANTS = [
         ("        // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.\n",
          "        self.commit(side, index.wrapping_add(1));\n        side.index.set(index);\n"
          "        // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.\n")),
-    Mutant(
-        "straight-push-intent-after-claim", "the straight push announces its intent after the claim",
-        MPMC, "model ring::mpmc::loom_models::a_producer_killed_on_the_straight_way",
-        ("            intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
-         "            let next = position.wrapping_add(1);\n            let claimed =\n"
-         "                memory.tail()",
-         "            let next = position.wrapping_add(1);\n            let claimed =\n"
-         "                memory.tail()"),
-        ("                    // SAFETY: claimed just now; the caller vouches for the item.\n",
-         "                    intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
-         "                    // SAFETY: claimed just now; the caller vouches for the item.\n")),
-    Mutant(
-        "straight-pop-intent-after-claim", "the straight pop announces its intent after the claim",
-        MPMC, "model ring::mpmc::loom_models::a_consumer_killed_on_the_straight_way",
-        ("            intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
-         "            let next = position.wrapping_add(1);\n            let claimed =\n"
-         "                memory.head()",
-         "            let next = position.wrapping_add(1);\n            let claimed =\n"
-         "                memory.head()"),
-        ("                    // SAFETY: claimed just now; the caller vouches for the buffer.\n",
-         "                    intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
-         "                    // SAFETY: claimed just now; the caller vouches for the buffer.\n")),
-    Mutant(
-        "straight-publish-before-payload", "the straight push publishes before the item is written",
-        MPMC, "model ring::mpmc::loom_models::two_producers_and_a_consumer",
-        ("                    unsafe { memory.write(position, item) };\n"
-         "                    self.publish(position);\n",
-         "                    self.publish(position);\n"
-         "                    unsafe { memory.write(position, item) };\n")),
-    Mutant(
-        "straight-free-before-read", "the straight pop frees the cell before the item is copied out",
-        MPMC, "model ring::mpmc::loom_models::a_consumer_killed_on_the_straight_way",
-        ("                    unsafe { memory.read(position, item) };\n"
-         "                    self.free(position);\n",
-         "                    self.free(position);\n"
-         "                    unsafe { memory.read(position, item) };\n")),
     Mutant(
         "overwrite-no-fence", "a cell's item may be seen before the word that says it is being written",
         OVERWRITE, "model ring::broadcast::loom_models::overwriting::an_overtaken_copy",

@@ -308,6 +308,9 @@ unsafe extern "C" fn push_straight(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        if !live.goes_straight() {
+            return push_slowly(ring, item, timeout_ns);
+        }
         if live.item_size() != 8 {
             return push_straight_sized(live, item, timeout_ns, ring);
         }
@@ -351,6 +354,9 @@ unsafe extern "C" fn pop_straight(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        if !live.goes_straight() {
+            return pop_slowly(ring, item, timeout_ns);
+        }
         if live.item_size() != 8 {
             return pop_straight_sized(live, item, timeout_ns, ring);
         }

@@ -103,6 +103,12 @@ impl Ring {
 
 /// The same for rings with many producers and consumers.
 impl Ring {
+    /// Whether trying that makes sense; else the slow way is the shorter one.
+    #[inline(always)]
+    pub(crate) fn goes_straight(&self) -> bool {
+        matches!(self.engine, Engine::Mpmc { .. })
+    }
+
     /// Pushes one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
     ///
     /// # Safety
