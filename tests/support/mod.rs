@@ -12,9 +12,7 @@ pub mod ring_face;
 pub mod sem_face;
 pub mod shm_face;
 #[cfg(target_arch = "x86_64")]
-pub mod step;
 #[cfg(target_arch = "x86_64")]
-pub mod survivor;
 pub mod undo_face;
 
 use std::os::unix::fs::symlink;
