@@ -493,7 +493,8 @@ ssize_t mdg_ring_peek(struct mdg_ring *ring,
 
 /**
  * Takes the first count items of the peeked run off the ring and leaves the rest in it; with a count
- * of 0 all of it (in MDG_RING_MPMC for this handle's next pop or peek).
+ * of 0 all of it (in MDG_RING_MPMC for this handle's next pop or peek), which says nothing about whether
+ * a broadcast's producer has written over it.
  *
  * Returns 0, or: -EINVAL (NULL, or more than was peeked; the run stays); -EBADF; -EOVERFLOW (a
  * broadcast's producer has written over the run, or was free to: discard what was read; it counts as
