@@ -6,6 +6,7 @@ pub mod broadcast;
 pub mod confine;
 pub mod face;
 pub mod history;
+pub mod hostile;
 pub mod mutex_face;
 pub mod pipe_face;
 pub mod poll;
