@@ -7,6 +7,7 @@ pub mod confine;
 pub mod face;
 pub mod history;
 pub mod hostile;
+pub mod inject;
 pub mod mutex_face;
 pub mod pipe_face;
 pub mod poll;
