@@ -21,6 +21,7 @@ struct Model {
     tail: AtomicU64,
     head: AtomicU64,
     counters: [AtomicU64; 3],
+    returns: [AtomicU64; 3],
     cells: Vec<Slot>,
     intents: Vec<[AtomicU64; 2]>,
     /// Which participants are dead. Stored with Release after the last access, as the kernel frees
@@ -59,6 +60,18 @@ impl Memory for Model {
     fn lost(&self) -> &AtomicU64 {
         &self.counters[2]
     }
+    fn announced(&self) -> &AtomicU64 {
+        &self.returns[0]
+    }
+    fn settled(&self) -> &AtomicU64 {
+        &self.returns[1]
+    }
+    fn redelivered(&self) -> &AtomicU64 {
+        &self.returns[2]
+    }
+    fn flag_returned(&self, _is: bool) {
+        // A hint: nothing may rest on it.
+    }
     fn cell(&self, position: u64) -> &AtomicU64 {
         &self.slot(position).word
     }
@@ -90,16 +103,22 @@ impl Model {
 type Ring = Core<Model>;
 
 fn ring(capacity: usize) -> Arc<Ring> {
+    ring_with(capacity, false)
+}
+
+fn ring_with(capacity: usize, redeliver: bool) -> Arc<Ring> {
     let zero = AtomicU64::default;
     let slot = |_| Slot { word: zero(), item: UnsafeCell::new(0) };
-    share(Core::new(Model {
+    let model = Model {
         tail: zero(),
         head: zero(),
         counters: std::array::from_fn(|_| zero()),
+        returns: std::array::from_fn(|_| zero()),
         cells: (0..capacity).map(slot).collect(),
         intents: (0..PARTICIPANTS).map(|_| [zero(), zero()]).collect(),
         dead: (0..PARTICIPANTS).map(|_| zero()).collect(),
-    }))
+    };
+    share(Core::new(model, redeliver))
 }
 
 impl Ring {
