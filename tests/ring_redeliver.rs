@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use madang::ffi::ring::*;
 use madang::ring::{Kind, Options, Ring, policy};
 use nix::sys::signal::{SIGCONT, SIGSTOP};
-use nix::sys::wait::WaitStatus;
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::process::{Child, Gate, fork, join, kill, serial, shared_words};
 use support::ring_face::{C, CREATE, Face, Named, SECOND};
@@ -299,18 +298,19 @@ fn giving_up_the_oldest<F: Face>() {
 fn more_dead_than_handles<F: Face>() {
     let ring: F = open(&Options { max_handles: 3, ..redelivering(16) });
     (0..16).for_each(|value| push(&ring, value));
-    for value in 0..16 {
+    for round in 0..16 {
         kill(frozen(|| {
             let other = ring.dup(libc::O_RDONLY).unwrap();
-            // The one that the last had comes first.
-            assert_eq!(peek(&other), 0, "round {value}");
+            // What the last one had comes first.
+            assert_eq!(peek(&other), 0, "round {round}");
             std::mem::forget(other);
         }));
     }
-    let back: Vec<u64> = (0..16).map(|_| poll(&ring)).collect();
-    assert_eq!(back, (0..16).collect::<Vec<_>>());
+    let _newcomers = [(); 2].map(|()| ring.dup(libc::O_RDONLY).unwrap());
+    (0..16).for_each(|value| assert_eq!(pop(&ring), value));
     is_empty(&ring);
     assert_eq!(sums(&ring), [16, 16, 0, 16]);
+    assert_eq!(ring.stat().recovered, 16);
 }
 
 /// Nobody is left who could take anything: a full ring, and a death.
@@ -342,4 +342,291 @@ fn what_it_is_for<F: Face>() {
     push(&producer, 1);
     killed_with(&ring, 1);
     assert_eq!(pop(&ring), 1);
+}
+
+/// Producers, and workers that peek, work, release: killed at random moments. All that was pushed is
+/// worked on, at least once; none twice but for those that a killed worker had in hands.
+#[test]
+fn every_item_is_worked_on() {
+    let _turn = serial();
+    for (capacity, rounds) in [(1, 60), (4, 120), (64, 120)] {
+        let name = Named::new("work");
+        let ring = C::open(Some(&name.0), &redelivering(capacity), CREATE, 0o600).unwrap();
+        let (worked, next) = (shared_words(1 << 20), &shared_words(1)[0]);
+        let enough = &shared_words(1)[0];
+        let started = Gate::new();
+        let open = |access| C::open(Some(&name.0), &Options::default(), access, 0).unwrap();
+        let produce = || {
+            let child = fork(|| {
+                let ring = open(libc::O_WRONLY);
+                started.open();
+                while enough.load(Ordering::Relaxed) == 0 {
+                    let value = next.fetch_add(1, Ordering::Relaxed);
+                    ring.push(&value.to_ne_bytes(), FOREVER).unwrap();
+                    // Pushed; what is not marked so may have been pushed as well.
+                    worked[value as usize].fetch_or(1 << 32, Ordering::Relaxed);
+                }
+            });
+            started.pass();
+            child
+        };
+        let work = || {
+            let child = fork(|| {
+                let ring = open(libc::O_RDONLY);
+                started.open();
+                loop {
+                    match ring.peek(1, FOREVER) {
+                        Ok((item, _)) => {
+                            // SAFETY: one item of eight bytes.
+                            let value = unsafe { item.cast::<u64>().read_unaligned() };
+                            worked[value as usize].fetch_add(1, Ordering::Relaxed);
+                            ring.release(1).unwrap();
+                        }
+                        Err(error) => {
+                            assert_eq!(error.code, libc::EPIPE, "{}", error.text);
+                            return;
+                        }
+                    }
+                }
+            });
+            started.pass();
+            child
+        };
+        let mut producers = vec![produce(), produce()];
+        let mut workers = vec![work(), work()];
+        let mut kills = 0;
+        for round in 0..rounds {
+            (0..round * 7919 % 4001).for_each(|_| std::hint::spin_loop());
+            std::thread::yield_now();
+            if round % 4 == 0 {
+                kill(producers.swap_remove(round / 4 % 2));
+                producers.push(produce());
+            } else {
+                kill(workers.swap_remove(round % 2));
+                kills += 1;
+                workers.push(work());
+            }
+        }
+        enough.store(1, Ordering::Relaxed);
+        producers.into_iter().for_each(join);
+        ring.shutdown().unwrap();
+        workers.into_iter().for_each(join);
+        let mut again = 0;
+        for word in &worked[..next.load(Ordering::Relaxed) as usize] {
+            let word = word.load(Ordering::Relaxed);
+            let (pushed, times) = (word >> 32 == 1, word & u64::from(u32::MAX));
+            assert!(times >= u64::from(pushed), "pushed and not worked on");
+            again += times.saturating_sub(1);
+        }
+        let stats = ring.stat();
+        assert!(again <= stats.redelivered && stats.redelivered <= kills, "{again} of {kills}");
+        assert_eq!((stats.written, stats.lost, stats.length), (stats.read, 0, 0));
+        assert!(stats.read > 0);
+    }
+}
+
+/// Consumers that pop batches, killed at random moments: no item is returned twice, and each takes no
+/// more along than the batch that it had freed and not returned.
+#[test]
+fn no_item_is_popped_twice() {
+    let _turn = serial();
+    let name = Named::new("twice");
+    let ring = C::open(Some(&name.0), &redelivering(16), CREATE, 0o600).unwrap();
+    let (times, sent) = (shared_words(1 << 21), &shared_words(1)[0]);
+    let enough = &shared_words(1)[0];
+    let started = Gate::new();
+    let open = |access| C::open(Some(&name.0), &Options::default(), access, 0).unwrap();
+    let producer = fork(|| {
+        let ring = open(libc::O_WRONLY);
+        started.open();
+        for value in 0_u64.. {
+            if enough.load(Ordering::Relaxed) != 0 {
+                break;
+            }
+            ring.push(&value.to_ne_bytes(), FOREVER).unwrap();
+            sent.store(value + 1, Ordering::Relaxed);
+        }
+    });
+    started.pass();
+    let consume = || {
+        let child = fork(|| {
+            let ring = open(libc::O_RDONLY);
+            started.open();
+            let mut items = [0; 24];
+            loop {
+                let Ok(count) = ring.pop_many(&mut items, 8, FOREVER) else { return };
+                for item in items[..8 * count].chunks_exact(8) {
+                    let value = u64::from_ne_bytes(item.try_into().unwrap());
+                    times[value as usize].fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        started.pass();
+        child
+    };
+    let mut consumers = vec![consume(), consume(), consume()];
+    let rounds = 150;
+    for round in 0..rounds {
+        (0..round * 7919 % 4001).for_each(|_| std::hint::spin_loop());
+        std::thread::yield_now();
+        kill(consumers.swap_remove(round % 3));
+        consumers.push(consume());
+    }
+    enough.store(1, Ordering::Relaxed);
+    join(producer);
+    ring.shutdown().unwrap();
+    consumers.into_iter().for_each(join);
+    let sent = sent.load(Ordering::Relaxed) as usize;
+    let mut missing = 0;
+    for word in &times[..sent] {
+        let times = word.load(Ordering::Relaxed);
+        assert!(times <= 1, "{times} times");
+        missing += 1 - times;
+    }
+    assert!(missing <= 3 * rounds as u64, "{missing} of {sent} missing");
+    let stats = ring.stat();
+    assert_eq!((stats.written, stats.lost, stats.length), (stats.read, 0, 0));
+    assert_eq!(stats.written, sent as u64);
+}
+
+fn ptrace(request: u32, pid: nix::unistd::Pid) {
+    // SAFETY: these requests read and write no memory of ours.
+    let result = unsafe { libc::ptrace(request as _, pid.as_raw(), 0, 0) };
+    assert_eq!(result, 0, "ptrace {request}: {}", std::io::Error::last_os_error());
+}
+
+/// Waits until a traced child stops; `false` if it has ended.
+fn stops(pid: nix::unistd::Pid) -> bool {
+    let mut status = 0;
+    // SAFETY: a writable number.
+    assert_eq!(unsafe { libc::waitpid(pid.as_raw(), &raw mut status, 0) }, pid.as_raw());
+    libc::WIFSTOPPED(status)
+}
+
+/// What the victim does between its marks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Act {
+    /// Pops the oldest item, which nobody has had.
+    Pop,
+    /// Pops an item that came back.
+    PopAgain,
+    /// Pops from a ring in which a corpse has the only item: looks for the dead, sweeps, pops.
+    Notice,
+    /// Gives back, by closing, what it has peeked.
+    Close,
+}
+
+/// Kills a victim after `steps` instructions of `act`; what is inside is found again, once, and the
+/// ring is as good as new. `false`: it had finished before.
+fn one_kill(act: Act, steps: u64) -> bool {
+    let ring =
+        C::open(None, &Options { max_handles: 4, ..redelivering(4) }, libc::O_RDWR, 0).unwrap();
+    let inside = if act == Act::Notice { 1 } else { 3 };
+    (0..inside).for_each(|value| push(&ring, value));
+    let mark = &shared_words(1)[0];
+    let corpse =
+        matches!(act, Act::PopAgain | Act::Notice).then(|| frozen(|| assert_eq!(peek(&ring), 0)));
+    let (opened, go) = (Gate::new(), Gate::new());
+    let child = fork(|| {
+        let mut item = [0; 8];
+        // Before the death, so that it does not take the dead one's slot.
+        let other = ring.dup(libc::O_RDONLY).unwrap();
+        opened.open();
+        go.pass();
+        if act == Act::Notice {
+            // The first look in vain; the next one, a while later, asks who lives.
+            is_empty(&other);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        if act == Act::Close {
+            assert_eq!(peek(&other), 0);
+        }
+        // SAFETY: no addresses are used.
+        assert_eq!(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) }, 0);
+        nix::sys::signal::raise(SIGSTOP).unwrap();
+        mark.store(1, Ordering::SeqCst);
+        match act {
+            Act::Close => {
+                drop(other);
+                mark.store(2, Ordering::SeqCst);
+            }
+            _ => {
+                // SAFETY: a live handle and eight bytes.
+                let result = unsafe { mdg_ring_pop(other.0, item.as_mut_ptr().cast(), NOWAIT) };
+                mark.store(2, Ordering::SeqCst);
+                assert_eq!((result, u64::from_ne_bytes(item)), (0, 0));
+            }
+        }
+        support::process::leave(0);
+    });
+    opened.pass();
+    corpse.into_iter().for_each(kill);
+    if act == Act::PopAgain {
+        drop(ring.dup(libc::O_RDWR).unwrap());
+    }
+    go.open();
+    let pid = child.pid();
+    assert!(stops(pid));
+    let one = || {
+        ptrace(libc::PTRACE_SINGLESTEP, pid);
+        assert!(stops(pid));
+        mark.load(Ordering::SeqCst)
+    };
+    while one() == 0 {}
+    for _ in 0..steps {
+        if one() == 2 {
+            ptrace(libc::PTRACE_DETACH, pid);
+            join(child);
+            return false;
+        }
+    }
+    kill(child);
+    // All that the dead left is swept by those who take their slots.
+    let newcomers = [(); 3].map(|()| ring.dup(libc::O_RDWR).unwrap());
+    let mut found = Vec::new();
+    let mut item = [0; 8];
+    while ring.pop(&mut item, NOWAIT).is_ok() {
+        found.push(u64::from_ne_bytes(item));
+    }
+    let taken = if act == Act::Close { 0..1 } else { 0..2 };
+    let missing = inside - found.len() as u64;
+    assert!(taken.contains(&missing), "{act:?} {steps}: {found:?}");
+    assert_eq!(found, (missing..inside).collect::<Vec<_>>(), "{act:?} {steps}");
+    let stats = ring.stat();
+    assert_eq!((stats.written, stats.read, stats.lost), (inside, inside, 0));
+    assert!(stats.redelivered <= 2);
+    for round in 0..3 {
+        (0..4).for_each(|i| push(&newcomers[0], 10 * round + i));
+        (0..4).for_each(|i| assert_eq!(pop(&newcomers[1]), 10 * round + i));
+    }
+    true
+}
+
+/// Killed after each instruction; where there are more of them, after some.
+fn each_instruction(act: Act, stride: usize) {
+    let _turn = serial();
+    let stride = if cfg!(debug_assertions) { 97 * stride } else { stride };
+    let kills = (0..).step_by(stride).take_while(|&steps| one_kill(act, steps)).count();
+    println!("{act:?}: {kills} kills");
+    assert!(kills > 10, "{act:?}: {kills} kills");
+}
+
+#[test]
+fn a_pop_killed_after_each_instruction() {
+    each_instruction(Act::Pop, 1);
+}
+
+#[test]
+fn a_second_pop_killed_after_each_instruction() {
+    each_instruction(Act::PopAgain, 1);
+}
+
+#[test]
+fn who_notices_is_killed() {
+    each_instruction(Act::Notice, 17);
+}
+
+#[test]
+fn who_closes_is_killed() {
+    each_instruction(Act::Close, 3);
 }

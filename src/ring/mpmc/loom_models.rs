@@ -523,3 +523,5 @@ fn busy_producer(me: u32) {
         assert_eq!(ring.drain(), [1, 2]);
     });
 }
+
+mod redeliver;
