@@ -467,7 +467,8 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
                     geometry.item_size,
                 )
             };
-            Engine::Mpmc { core: mpmc::Core::new(memory), overwrite }
+            let redeliver = geometry.policy & policy::REDELIVER != 0;
+            Engine::Mpmc { core: mpmc::Core::new(memory, redeliver), overwrite }
         }
         KIND_BROADCAST => {
             // SAFETY: as above. A region that may only be read is given to consumers of the
@@ -510,6 +511,9 @@ impl Drop for Ring {
             return;
         }
         self.engine.leave(seat);
+        if self.engine.redelivers() {
+            self.notify(End::Consumer);
+        }
         for end in [End::Producer, End::Consumer] {
             if let Some(role) = held.role(end).take() {
                 role.release(self.role_word(end));

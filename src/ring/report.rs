@@ -33,6 +33,7 @@ impl Ring {
             dropped: tally.dropped,
             lost: tally.lost,
             pending: tally.pending,
+            redelivered: tally.redelivered,
             recovered: self.deaths(End::Producer) + self.deaths(End::Consumer),
             push_waits: control.push_waits.0.load(Ordering::Relaxed),
             pop_waits: control.pop_waits.0.load(Ordering::Relaxed),
