@@ -166,7 +166,9 @@ def control(reader, slots, kind):
         }
 
     flags = reader.native("I", CONTROL + 0x200)
-    lives = [[slot["lives"] for slot in slots if slot["ends"] & bit] for bit in (1, 2)]
+    # Who has ended the stream and is gone has left in order.
+    counted = [slot for slot in slots if slot["lives"] or not slot["ends"] & 4]
+    lives = [[slot["lives"] for slot in counted if slot["ends"] & bit] for bit in (1, 2)]
     return {
         "head": reader.native("Q", CONTROL + 0x080),
         "tail": reader.native("Q", CONTROL + 0x000),
@@ -321,7 +323,8 @@ def decode(path, start=0, embedded=False):
         found["recovered"] = sum(end["deaths"] for end in ends)
         if block["kind"] == MPMC:
             found["recovered"] += sum(
-                bin(slot["ends"] & 3).count("1") for slot in slots if slot["corpse"])
+                bin(slot["ends"] & 3).count("1")
+                for slot in slots if slot["corpse"] and not slot["ends"] & 4)
         else:
             # Deaths that nobody has noted yet.
             found["recovered"] += sum(

@@ -344,6 +344,33 @@ fn what_it_is_for<F: Face>() {
     assert_eq!(pop(&ring), 1);
 }
 
+/// Seen from outside: what came back is sound, what is owed to nobody yet is damage, which a repair mends.
+#[test]
+fn checked_and_repaired() {
+    use madang::inventory::{self, Mechanism};
+    let _turn = serial();
+    let name = Named::new("checked");
+    let ring = C::open(Some(&name.0), &redelivering(4), CREATE, 0o600).unwrap();
+    (0..4).for_each(|value| push(&ring, value));
+    let check = || inventory::check(Mechanism::Ring, name.0.as_bytes()).unwrap();
+    let repair = || inventory::repair(Mechanism::Ring, name.0.as_bytes()).unwrap();
+    assert_eq!(check().findings, 0);
+    killed_with(&ring, 0);
+    let found = check();
+    assert_eq!(found.findings, 1);
+    assert!(found.report.contains("1 taken and not freed"), "{}", found.report);
+    assert_eq!(repair(), 1);
+    assert_eq!(check().findings, 0);
+    assert_eq!(sums(&ring), [4, 0, 4, 0]);
+    let dead = frozen(|| assert_eq!(peek(&ring), 0));
+    assert_eq!(check().findings, 0);
+    kill(dead);
+    assert_eq!(check().findings, 1);
+    assert_eq!(repair(), 1);
+    (0..4).for_each(|value| assert_eq!(pop(&ring), value));
+    assert_eq!((sums(&ring), check().findings), ([4, 4, 0, 2], 0));
+}
+
 /// Producers, and workers that peek, work, release: killed at random moments. All that was pushed is
 /// worked on, at least once; none twice but for those that a killed worker had in hands.
 #[test]
@@ -595,6 +622,13 @@ fn one_kill(act: Act, steps: u64) -> bool {
     let stats = ring.stat();
     assert_eq!((stats.written, stats.read, stats.lost), (inside, inside, 0));
     assert!(stats.redelivered <= 2);
+    // Whoever was killed while it counted another one's death, that death is counted.
+    let deaths = match act {
+        Act::Pop => 1..3,
+        Act::PopAgain | Act::Notice => 2..4,
+        Act::Close => 0..2,
+    };
+    assert!(deaths.contains(&stats.recovered), "{act:?} {steps}: {} deaths", stats.recovered);
     for round in 0..3 {
         (0..4).for_each(|i| push(&newcomers[0], 10 * round + i));
         (0..4).for_each(|i| assert_eq!(pop(&newcomers[1]), 10 * round + i));

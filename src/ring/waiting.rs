@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::handle::Ring;
 use super::options::policy;
 use crate::error::{Error, Result};
-use crate::object::{End, Holder, Slot};
+use crate::object::{ENDED, End, Holder, Slot};
 use crate::sync::{look_until, wait_until};
 use crate::time::{Timeout, now};
 
@@ -111,11 +111,14 @@ impl Ring {
         };
         for index in 0..self.object.geometry().max_handles {
             let Some(slot) = self.object.slot(index) else { break };
-            if slot.is_in_use() && slot.ends.load(Ordering::Acquire) & end.bit() != 0 {
+            let ends = slot.ends.load(Ordering::Acquire);
+            if slot.is_in_use() && ends & end.bit() != 0 {
                 if self.object.is_alive(index) {
                     return Holder::Live;
                 }
-                holder = Holder::Dead;
+                if ends & ENDED == 0 {
+                    holder = Holder::Dead;
+                }
             }
         }
         holder
