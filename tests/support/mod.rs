@@ -13,10 +13,10 @@ pub mod pipe_face;
 pub mod poll;
 pub mod process;
 pub mod ring_face;
+pub mod second_reader;
 pub mod sem_face;
 pub mod shm_face;
-#[cfg(target_arch = "x86_64")]
-#[cfg(target_arch = "x86_64")]
+pub mod trace;
 pub mod undo_face;
 
 use std::os::unix::fs::symlink;
