@@ -15,7 +15,31 @@ use madang::sem::{Semaphore, UndoOptions, UndoSemaphore};
 use madang::{Access, Creation, Timeout};
 use support::unique;
 
-const ITEMS: u64 = if cfg!(debug_assertions) { 2_000 } else { 20_000 };
+const ITEMS: u64 = 2_000;
+
+/// Threads of one scope, each joined by itself: the end of a scope is nothing that a sanitizer sees.
+struct Threads<'scope, 'env>(
+    &'scope thread::Scope<'scope, 'env>,
+    Vec<thread::ScopedJoinHandle<'scope, ()>>,
+);
+
+impl<'scope> Threads<'scope, '_> {
+    fn spawn(&mut self, body: impl FnOnce() + Send + 'scope) {
+        self.1.push(self.0.spawn(body));
+    }
+
+    fn join(&mut self) {
+        self.1.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+fn scope<'env>(body: impl for<'scope> FnOnce(&mut Threads<'scope, 'env>)) {
+    thread::scope(|scope| {
+        let mut threads = Threads(scope, Vec::new());
+        body(&mut threads);
+        threads.join();
+    });
+}
 
 /// Memory that one thread writes and another reads, ordered by nothing but what is under test.
 struct Plain(Vec<UnsafeCell<u64>>);
@@ -70,14 +94,15 @@ fn streams() {
         let ring = Ring::anonymous(&options, Access::ReadWrite).unwrap();
         let plain = Plain::new();
         let (threads, sum) = (if many { 2 } else { 1 }, AtomicU64::new(0));
+        let (left, plain) = (&AtomicU64::new(threads as u64), &plain);
         let handles = |access| -> Vec<Ring> {
             (0..threads).map(|_| ring.duplicate(access).unwrap()).collect()
         };
         let consumers = handles(Access::ReadOnly);
         let producers = handles(Access::WriteOnly);
-        thread::scope(|scope| {
+        scope(|scope| {
             for consumer in consumers {
-                let (plain, sum) = (&plain, &sum);
+                let sum = &sum;
                 scope.spawn(move || {
                     let mut bytes = vec![0; 3 * size];
                     while let Ok(count) = consumer.pop_many(&mut bytes, Timeout::Forever) {
@@ -89,20 +114,19 @@ fn streams() {
                     }
                 });
             }
-            let producing: Vec<_> = producers
-                .into_iter()
-                .enumerate()
-                .map(|(first, producer)| {
-                    let plain = &plain;
-                    scope.spawn(move || {
-                        for number in (first as u64..ITEMS).step_by(threads) {
-                            plain.put(number, number + 1);
-                            producer.push(&item(number, size), Timeout::Forever).unwrap();
-                        }
-                    })
-                })
-                .collect();
-            producing.into_iter().for_each(|thread| thread.join().unwrap());
+            let producing = |first: u64, producer: Ring| {
+                for number in (first..ITEMS).step_by(threads) {
+                    plain.put(number, number + 1);
+                    producer.push(&item(number, size), Timeout::Forever).unwrap();
+                }
+                left.fetch_sub(1, Ordering::AcqRel);
+            };
+            for (first, producer) in producers.into_iter().enumerate() {
+                scope.spawn(move || producing(first as u64, producer));
+            }
+            while left.load(Ordering::Acquire) > 0 {
+                thread::yield_now();
+            }
             ring.shutdown().unwrap();
         });
         assert_eq!(sum.into_inner(), ITEMS * (ITEMS - 1) / 2, "{options:?}");
@@ -117,7 +141,7 @@ fn in_place() {
         let ring = Ring::anonymous(&options, Access::ReadWrite).unwrap();
         let consumer = ring.duplicate(Access::ReadOnly).unwrap();
         let producer = ring.duplicate(Access::WriteOnly).unwrap();
-        thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(move || {
                 for number in 0..ITEMS {
                     let (at, count) = producer.reserve(1, Timeout::Forever).unwrap();
@@ -153,7 +177,7 @@ fn overwriting() {
         let ring = Ring::anonymous(&options, Access::ReadWrite).unwrap();
         let consumers: Vec<_> = (0..2).map(|_| ring.duplicate(Access::ReadOnly).unwrap()).collect();
         let producer = ring.duplicate(Access::WriteOnly).unwrap();
-        thread::scope(|scope| {
+        scope(|scope| {
             for consumer in consumers {
                 scope.spawn(move || {
                     let (mut bytes, mut last) = ([0; 24], None);
@@ -200,7 +224,7 @@ fn permits_and_locks() {
     let cond = Cond::open(name.as_bytes(), Creation::CreateNew, 0o600).unwrap();
     Cond::unlink(name.as_bytes()).unwrap();
     let three = |one_round: &(dyn Fn(u64) + Sync)| {
-        thread::scope(|scope| {
+        scope(|scope| {
             for mine in 0..3 {
                 scope.spawn(move || (0..rounds).for_each(|_| one_round(mine)));
             }
@@ -242,7 +266,7 @@ fn waiting_and_cancelling() {
         .collect();
     let (consumers, producers): (Vec<_>, Vec<_>) = rings.into_iter().unzip();
     let rounds = ITEMS / 20;
-    thread::scope(|scope| {
+    scope(|scope| {
         scope.spawn(move || {
             for number in 0..rounds {
                 for producer in &producers {
@@ -272,7 +296,7 @@ fn waiting_and_cancelling() {
     let ring = Ring::anonymous(&Options::new(8, 8), Access::ReadWrite).unwrap();
     let over = AtomicBool::new(false);
     let canceller = ring.canceller();
-    thread::scope(|scope| {
+    scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 canceller.cancel();
