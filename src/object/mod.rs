@@ -16,6 +16,7 @@ mod superblock;
 
 pub use area::{Area, CondArea, MutexArea};
 pub(crate) use area::{COND_SIZE, MUTEX_SIZE};
+pub(crate) use bell::BellName;
 pub(crate) use embed::footprint;
 pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, LINE,

@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{self, Name};
 use crate::object::{
-    self, CONTROL_OFFSET, ENDED, End, KIND_BROADCAST, KIND_MPMC, Object, PARTICIPANTS_OFFSET,
-    Participant, Request, Role, RoleWord, Slot, Superblock,
+    self, BellName, CONTROL_OFFSET, ENDED, End, KIND_BROADCAST, KIND_MPMC, Object,
+    PARTICIPANTS_OFFSET, Participant, Request, Role, RoleWord, Slot, Superblock,
 };
 use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
@@ -59,8 +59,8 @@ pub(super) struct Held {
     participant: Option<Participant>,
     producer: Option<Role>,
     consumer: Option<Role>,
-    /// The doorbell.
-    pub(super) bell: Option<Fifo>,
+    /// The doorbell, and its name: it is not read again from the slot, where a peer can change it.
+    pub(super) bell: Option<(Fifo, BellName)>,
 }
 
 impl Held {

@@ -290,6 +290,7 @@ impl Ring {
             }
             self.some(moved)
         })?;
+        self.still_whole()?;
         if self.engine.waits_for_room() {
             self.notify(End::Producer);
         }
@@ -305,6 +306,16 @@ impl Ring {
         {
             self.notify(End::Consumer);
         }
+    }
+
+    /// After what a consumer of an overwriting broadcast has read, which may be the only sign that
+    /// it has of a cut: nothing of what was read meanwhile is handed on.
+    #[inline(always)]
+    fn still_whole(&self) -> Result<()> {
+        if matches!(self.engine, Engine::Overwrite(_)) && self.object.region().is_cut() {
+            return Err(self.cut());
+        }
+        Ok(())
     }
 
     /// After a pop that gave nothing, or a peek that has `found` something: they may make room, too.
@@ -419,6 +430,7 @@ impl Ring {
             self.notify(End::Producer);
         }
         self.tell_of_an_end();
+        self.still_whole()?;
         released.map_err(|trouble| self.trouble(trouble))
     }
 

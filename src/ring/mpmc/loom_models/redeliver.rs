@@ -7,7 +7,7 @@ use super::*;
 
 /// Participant 0 was killed with the oldest item in hands; nobody has noticed.
 fn with_a_corpse(capacity: usize, items: &[u64]) -> Arc<Ring> {
-    let ring = ring_with(capacity, true);
+    let ring = ring_with(capacity, capacity > 1, true);
     assert_eq!(ring.push_all(MAIN, items), items.len());
     assert!(ring.peek(0).unwrap().is_some());
     ring.dies(0);
@@ -47,7 +47,7 @@ impl Ring {
 /// for an item whose cell it had freed.
 fn killed_taker(capacity: usize, me: u32, batch: bool) {
     check_kills(2, Fences::Light, move |steps, killed: &AtomicBool| {
-        let ring = ring_with(capacity, true);
+        let ring = ring_with(capacity, capacity > 1, true);
         let all: Vec<u64> = (1..=capacity as u64).collect();
         assert_eq!(ring.push_all(MAIN, &all), capacity);
         let victim = thread::spawn({
@@ -148,7 +148,7 @@ fn a_killed_sweeper() {
 #[test]
 fn who_gives_back_is_killed() {
     check_kills(2, Fences::Light, |steps, killed| {
-        let ring = ring_with(2, true);
+        let ring = ring_with(2, true, true);
         assert_eq!(ring.push_all(MAIN, &[1]), 1);
         let (position, _) = ring.peek(0).unwrap().unwrap();
         let victim = thread::spawn({
