@@ -129,7 +129,7 @@ MUTANTS = [
         ("            Cell::Returned => true,\n", "            Cell::Returned => false,\n")),
     Mutant(
         "settled-too-much", "a look in vain settles what was announced meanwhile, too",
-        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_sweeper",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_second_death_beside_a_look_in_vain",
         ("        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n",
          "        let epoch = memory.announced().load(Ordering::Acquire);\n"
          "        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n")),

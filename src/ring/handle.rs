@@ -139,8 +139,9 @@ impl Ring {
     pub fn init(segment: &Shm, offset: usize, options: &Options, access: Access) -> Result<Self> {
         let what = "ring in a segment";
         options.validate(what)?;
-        let object = Object::init_in(segment, offset, options.geometry(what)?)?;
-        Self::with(object, access, options.start())
+        Object::init_in(segment, offset, "ring", options.geometry(what)?, |object| {
+            Self::with(object, access, options.start())
+        })
     }
 
     /// Opens the ring that [`Ring::init`] has made at `offset` of a segment.
@@ -152,12 +153,8 @@ impl Ring {
     ) -> Result<Self> {
         options.validate("ring in a segment")?;
         let check = |found: &Superblock, what: &str| options.check(found, what);
-        let ring =
-            Self::with(Object::attach_in(segment, offset, &check)?, access, options.start())?;
-        if ring.object.is_the_same() {
-            return Ok(ring);
-        }
-        Err(ring.refuse(Errno::ESTALE, "another ring is being made in its place"))
+        let object = Object::attach_in(segment, offset, "ring", &check)?;
+        Self::with(object, access, options.start())
     }
 
     /// Opens the ring whose memory `fd` refers to: what [`Ring::memory`] of another process gave. The

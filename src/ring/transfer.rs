@@ -298,16 +298,6 @@ impl Ring {
         Ok(done as usize)
     }
 
-    /// After items were taken off a ring for good: consumers that wait for the end of the stream, in
-    /// which everything could still have come again, look whether that was the last.
-    fn tell_of_an_end(&self) {
-        if self.engine.redelivers()
-            && self.control().flags.0.load(Ordering::Relaxed) & SHUTDOWN != 0
-        {
-            self.notify(End::Consumer);
-        }
-    }
-
     /// After what a consumer of an overwriting broadcast has read, which may be the only sign that
     /// it has of a cut: nothing of what was read meanwhile is handed on.
     #[inline(always)]
@@ -316,6 +306,16 @@ impl Ring {
             return Err(self.cut());
         }
         Ok(())
+    }
+
+    /// After items were taken off a ring for good: consumers that wait for the end of the stream, in
+    /// which everything could still have come again, look whether that was the last.
+    fn tell_of_an_end(&self) {
+        if self.engine.redelivers()
+            && self.control().flags.0.load(Ordering::Relaxed) & SHUTDOWN != 0
+        {
+            self.notify(End::Consumer);
+        }
     }
 
     /// After a pop that gave nothing, or a peek that has `found` something: they may make room, too.

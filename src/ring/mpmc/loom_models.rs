@@ -110,10 +110,14 @@ fn ring(capacity: usize) -> Arc<Ring> {
 }
 
 fn ring_where(capacity: usize, straight: bool) -> Arc<Ring> {
-    ring_with(capacity, straight, false)
+    make(capacity, straight, false)
 }
 
-fn ring_with(capacity: usize, straight: bool, redeliver: bool) -> Arc<Ring> {
+fn ring_with(capacity: usize, redeliver: bool) -> Arc<Ring> {
+    make(capacity, capacity > 1, redeliver)
+}
+
+fn make(capacity: usize, straight: bool, redeliver: bool) -> Arc<Ring> {
     let zero = AtomicU64::default;
     let slot = |_| Slot { word: zero(), item: UnsafeCell::new(0) };
     let model = Model {

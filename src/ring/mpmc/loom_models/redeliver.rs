@@ -7,7 +7,7 @@ use super::*;
 
 /// Participant 0 was killed with the oldest item in hands; nobody has noticed.
 fn with_a_corpse(capacity: usize, items: &[u64]) -> Arc<Ring> {
-    let ring = ring_with(capacity, capacity > 1, true);
+    let ring = ring_with(capacity, true);
     assert_eq!(ring.push_all(MAIN, items), items.len());
     assert!(ring.peek(0).unwrap().is_some());
     ring.dies(0);
@@ -47,7 +47,7 @@ impl Ring {
 /// for an item whose cell it had freed.
 fn killed_taker(capacity: usize, me: u32, batch: bool) {
     check_kills(2, Fences::Light, move |steps, killed: &AtomicBool| {
-        let ring = ring_with(capacity, capacity > 1, true);
+        let ring = ring_with(capacity, true);
         let all: Vec<u64> = (1..=capacity as u64).collect();
         assert_eq!(ring.push_all(MAIN, &all), capacity);
         let victim = thread::spawn({
@@ -144,11 +144,31 @@ fn a_killed_sweeper() {
     });
 }
 
+/// Two died; the second one's slot is swept while a consumer takes what the first one had, and finds
+/// that there is no more: what was announced since is not forgotten.
+#[test]
+fn a_second_death_beside_a_look_in_vain() {
+    check(2, Fences::Light, || {
+        let ring = with_a_corpse(2, &[1, 2]);
+        assert!(ring.peek(1).unwrap().is_some());
+        ring.dies(1);
+        assert!(ring.clear(0));
+        let sweeper = thread::spawn({
+            let ring = ring.clone();
+            move || assert!(ring.clear(1))
+        });
+        let mut popped: Vec<u64> = (0..2).filter_map(|_| ring.pop_item(MAIN)).collect();
+        sweeper.join().unwrap();
+        popped.extend(ring.settle());
+        assert_eq!(popped, [1, 2]);
+    });
+}
+
 /// Who gives back by closing is killed before each of its accesses.
 #[test]
 fn who_gives_back_is_killed() {
     check_kills(2, Fences::Light, |steps, killed| {
-        let ring = ring_with(2, true, true);
+        let ring = ring_with(2, true);
         assert_eq!(ring.push_all(MAIN, &[1]), 1);
         let (position, _) = ring.peek(0).unwrap().unwrap();
         let victim = thread::spawn({
