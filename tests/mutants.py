@@ -135,7 +135,7 @@ MUTANTS = [
          "        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n")),
     Mutant(
         "end-too-early", "a stream ends while somebody has an item in hands that may come again",
-        REDELIVER, "ring_redeliver c_face::the_stream_ends_when_nobody_has_anything",
+        REDELIVER, "ring_redeliver the_stream_ends_when_nobody_has_anything",
         (".any(|index| index != me && self.has_in_hands(index))", ".any(|index| index != me && false)")),
     Mutant(
         "cleared-before-wake", "`armed` is cleared before anybody is woken",
