@@ -6,6 +6,7 @@ pub mod confine;
 pub mod face;
 pub mod history;
 pub mod mutex_face;
+pub mod object_face;
 pub mod pipe_face;
 pub mod process;
 pub mod ring_face;
