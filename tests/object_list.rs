@@ -192,7 +192,7 @@ fn the_c_face() {
         refused_with(answer(|| mdg_object_repair(9, text.as_ptr())), libc::EINVAL, "9");
         refused_with(answer(|| mdg_object_reap(9, ptr::null())), libc::EINVAL, "9");
         refused_with(answer(|| mdg_object_reap(0, text.as_ptr())), libc::EINVAL, "mechanism");
-        refused_with(answer(|| mdg_object_repair(2, text.as_ptr())), libc::ENOSYS, "repair");
+        refused_with(answer(|| mdg_object_repair(3, text.as_ptr())), libc::ENOSYS, "repair");
     }
     assert_eq!(MDG_RING_SPSC, 1);
     // Segments and POSIX semaphores are not ours.
