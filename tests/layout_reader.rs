@@ -2,6 +2,8 @@
 //! in it, against the library: what it decodes of a ring in use, or of a corpse, is what
 //! `mdg_ring_stat` says and what is popped then.
 
+#[path = "support/second_reader.rs"]
+mod second_reader;
 mod support;
 
 use std::fs::{self, File};
@@ -11,12 +13,17 @@ use std::path::Path;
 use madang::ring::{Kind, Options, Ring, policy};
 use madang::shm::Shm;
 use madang::{Access, Creation, OpenFlags};
+use second_reader::{agrees, hex, items, pop_all, run};
 use serde_json::{Value, json};
 use support::face::NOWAIT;
 use support::process::{Child, Gate, fork, join, kill, serial};
 use support::ring_face::{C, CREATE, Face, Named, SECOND, pattern};
-use support::second_reader::{agrees, hex, items, pop_all, read, run};
 use support::unique;
+
+fn read(path: &str, offset: Option<usize>) -> Result<Value, String> {
+    let offset = offset.map(|offset| offset.to_string());
+    run(&[path.to_owned()].into_iter().chain(offset).collect::<Vec<_>>())
+}
 
 fn slot(found: &Value, index: usize) -> &Value {
     let all = found["participants"].as_array().unwrap();

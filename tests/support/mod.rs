@@ -9,7 +9,6 @@ pub mod mutex_face;
 pub mod pipe_face;
 pub mod process;
 pub mod ring_face;
-pub mod second_reader;
 pub mod sem_face;
 pub mod shm_face;
 pub mod trace;
