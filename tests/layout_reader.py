@@ -25,8 +25,12 @@ SLOTS = 8192
 SLOT = 128
 LOCKS = 0x10000000000
 SPSC, MPMC, BROADCAST, SEMAPHORE = 1, 2, 3, 16
-STOPPROOF, OVERWRITE, EVICT, FAIL = 1, 2, 4, 8
-POLICIES = {SPSC: FAIL, MPMC: STOPPROOF | OVERWRITE | FAIL, BROADCAST: OVERWRITE | EVICT | FAIL}
+STOPPROOF, OVERWRITE, EVICT, FAIL, REDELIVER = 1, 2, 4, 8, 16
+POLICIES = {
+    SPSC: FAIL | REDELIVER,
+    MPMC: STOPPROOF | OVERWRITE | FAIL | REDELIVER,
+    BROADCAST: OVERWRITE | EVICT | FAIL,
+}
 MOD48 = (1 << 48) - 1
 MOD64 = (1 << 64) - 1
 ROLE_STATES = ["never", "held", "closed", "dead", "ended"]
@@ -202,7 +206,9 @@ def sleepers(reader, offset):
 
 def control(reader, slots, kind):
     flags = reader.native("I", CONTROL + 0x200)
-    lives = [[slot["lives"] for slot in slots if slot["ends"] & bit] for bit in (1, 2)]
+    # Who has ended the stream and is gone has left in order.
+    counted = [slot for slot in slots if slot["lives"] or not slot["ends"] & 4]
+    lives = [[slot["lives"] for slot in counted if slot["ends"] & bit] for bit in (1, 2)]
     return {
         "head": reader.native("Q", CONTROL + 0x080),
         "tail": reader.native("Q", CONTROL + 0x000),
@@ -219,6 +225,9 @@ def control(reader, slots, kind):
         "dropped": reader.native("Q", CONTROL + 0x580),
         "polled": reader.native("I", CONTROL + 0x600),
         "readers": reader.native("I", CONTROL + 0x680),
+        "returned": reader.native("Q", CONTROL + 0x700),
+        "settled": reader.native("Q", CONTROL + 0x780),
+        "redelivered": reader.native("Q", CONTROL + 0x800),
     }
 
 
@@ -283,7 +292,7 @@ def mpmc(reader, found):
     def owners(position, what):
         return [slot for slot in found["participants"] if position in slot[what]]
 
-    items, progress = [], []
+    items, progress, back = [], [], []
     for position in range(max(0, tail - capacity), tail):
         at = block["items_offset"] + position % capacity * block["stride"]
         word = reader.native("Q", at)
@@ -292,6 +301,14 @@ def mpmc(reader, found):
         behind = (turn - 2 * lap) & MOD48
         states = {(0, 0): "free", (1, 0): "item", (1, 1): "tombstone", (2, 0): "next"}
         state = states.get((behind, tag))
+        if block["policy"] & 0x10 and behind == 1 and position < head:
+            if tag == 2:
+                back.append(reader.bytes(at + 8, block["item_size"]).hex())
+                continue
+            if tag >= 16:
+                state = "item"
+                if not any(slot["slot"] == tag - 16 for slot in owners(position, "pops")):
+                    raise NotARing("corrupt: position %d is not slot %d's" % (position, tag - 16))
         claimed_by = "pushes" if position >= head else "pops"
         fine = ("free", "item", "tombstone") if position >= head else ("item", "tombstone", "next")
         if state not in fine:
@@ -315,10 +332,12 @@ def mpmc(reader, found):
         at = block["items_offset"] + position * block["stride"]
         if reader.native("Q", at) != 0:
             raise NotARing("corrupt: the cell of position %d was used early" % position)
-    found["items"] = items
+    # What came back comes first.
+    found["items"] = back + items
     found["in_progress"] = progress
     pending = sum(one["what"] == "pushes" for one in progress)
-    read = head - words["buried"] - words["dropped"] - words["lost"]
+    read = head - words["buried"] - words["dropped"] - words["lost"] - len(back)
+    items = back + items
     gone = words["dropped"] + words["lost"]
     found["sums"] = {"written": read + gone + len(items), "read": read, "length": len(items),
                      "dropped": words["dropped"], "lost": words["lost"], "pending": pending}
@@ -527,7 +546,7 @@ def decode(path, start=0, embedded=False):
             found["recovered"] += end["deaths"]
             if is_shared(block["kind"], number):
                 found["recovered"] += sum(
-                    slot["corpse"] and slot["ends"] & number != 0 for slot in slots)
+                    slot["corpse"] and slot["ends"] & (number | 4) == number for slot in slots)
             else:
                 # A death that nobody has noted yet.
                 found["recovered"] += end["state"] == "held" and not end["locked"]
