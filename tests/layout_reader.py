@@ -546,7 +546,8 @@ def decode(path, start=0, embedded=False):
             found["recovered"] += end["deaths"]
             if is_shared(block["kind"], number):
                 found["recovered"] += sum(
-                    slot["corpse"] and slot["ends"] & (number | 4) == number for slot in slots)
+                    slot["corpse"] and slot["ends"] & number != 0 and not slot["ends"] & 4
+                    for slot in slots)
             else:
                 # A death that nobody has noted yet.
                 found["recovered"] += end["state"] == "held" and not end["locked"]

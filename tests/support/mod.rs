@@ -9,6 +9,7 @@ pub mod history;
 pub mod hostile;
 pub mod inject;
 pub mod mutex_face;
+pub mod object_face;
 pub mod pipe_face;
 pub mod poll;
 pub mod process;
