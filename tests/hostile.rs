@@ -8,13 +8,14 @@ mod support;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use madang::inventory::{self, Mechanism};
-use madang::ring::{Options, Ring};
+use madang::ring::{Kind, Options, Ring, policy};
 use madang::sem::{UndoOptions, UndoSemaphore};
-use support::face::{Failure, NOWAIT};
+use support::face::{Failure, NOWAIT, refused_with};
 use support::hostile::*;
 use support::process::{Child, fork, join, shared_words};
 use support::ring_face::{C, CREATE, Face, Named};
@@ -234,4 +235,32 @@ fn a_semaphore_that_is_scribbled_on<S: Undo>() {
     assert!(!sem.wait(NOWAIT).unwrap());
     drop(sem);
     S::unlink(&name).unwrap();
+}
+
+/// Every cell of a stop-proof ring said to be somebody's: a push that finds none looks at each of them
+/// a few times, whatever the policy and however long it may wait, and says that this cannot be.
+#[test]
+fn a_stop_proof_ring_without_a_free_cell() {
+    const CAPACITY: u64 = 1 << 16;
+    const HANDLES: u64 = 8;
+    for policy in [policy::STOPPROOF, policy::STOPPROOF | policy::OVERWRITE] {
+        let name = Named::new("no-cell");
+        let options = Options { capacity: CAPACITY, ..ring(Kind::Mpmc, policy) };
+        let ring = C::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
+        let file = File::options().write(true).open(name.path()).unwrap();
+        let places = (CAPACITY + HANDLES).next_power_of_two();
+        let cells = SLOTS + 128 * HANDLES + 128 + 8 * places;
+        let mut noise = Vec::new();
+        for _ in 0..CAPACITY + 2 * HANDLES {
+            // OWNED by participant 3.
+            noise.extend((3_u64 << 4 | 1).to_ne_bytes());
+            noise.extend([0; 24]);
+        }
+        assert_eq!(cells + noise.len() as u64, file.metadata().unwrap().len());
+        file.write_all_at(&noise, cells).unwrap();
+        for (timeout, words) in [(1_000_000, "words of its cells"), (NOWAIT, "found corrupt")] {
+            let refused = bounded(timeout, || ring.push(&[0; ITEM], timeout));
+            refused_with(refused, libc::EBADMSG, words);
+        }
+    }
 }

@@ -307,8 +307,8 @@ impl Ring {
 
     /// Clears away what the dead have left in the way of the next operation at `end`.
     pub(super) fn mend(&self, end: End) -> Result<bool> {
-        let alive = |index| self.object.is_alive(index);
-        let mended = self.engine.mend(end, &alive).map_err(|trouble| self.trouble(trouble))?;
+        let mended =
+            self.engine.mend(end, &self.asking()).map_err(|trouble| self.trouble(trouble))?;
         if mended {
             self.notify(end);
         }
