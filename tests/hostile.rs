@@ -95,14 +95,14 @@ impl Victim {
     /// Until it is killed: storms of it, and calms in which its victims get somewhere.
     fn rage(&self, seed: u64) -> ! {
         let mut dice = Dice(seed);
-        // Newcomers are to get in now and then.
-        let head: Vec<_> =
-            self.words[..32].iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        // Newcomers are to get in, and everybody to get somewhere, now and then.
+        let new: Vec<_> = self.words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         loop {
             for _ in 0..dice.roll(1000) {
                 self.scribble(&mut dice);
             }
-            for (word, value) in self.words.iter().zip(&head) {
+            let most = if dice.roll(4) == 0 { new.len() } else { 32 };
+            for (word, value) in self.words.iter().zip(&new[..most]) {
                 word.store(*value, Ordering::Relaxed);
             }
             for _ in 0..dice.roll(20_000) {
@@ -124,9 +124,15 @@ fn victim(body: impl FnOnce()) -> Child {
     })
 }
 
+/// Until `end`, and longer where nobody has got anywhere yet, which the caller holds against all.
+fn is_time(end: Instant, done: &AtomicU64) -> bool {
+    let now = Instant::now();
+    now < end || done.load(Ordering::Relaxed) == 0 && now < end + Duration::from_secs(60)
+}
+
 fn use_it<F: Face>(name: &Named, end: Instant, seed: u64, done: &AtomicU64) {
     let mut dice = Dice(seed);
-    while Instant::now() < end {
+    while is_time(end, done) {
         let access = [libc::O_RDWR, libc::O_RDONLY, libc::O_WRONLY][dice.roll(3) as usize];
         let found = bounded(0, || F::open(Some(&name.0), &Options::default(), access, 0));
         let Some(ring) = allow(OPEN, found) else { continue };
@@ -195,7 +201,7 @@ const SEM: &[libc::c_int] =
 
 fn use_the_semaphore<S: Undo>(name: &str, end: Instant, seed: u64, done: &AtomicU64) {
     let mut dice = Dice(seed);
-    while Instant::now() < end {
+    while is_time(end, done) {
         let found = bounded(0, || S::open(name, &UndoOptions::default(), 0, 0));
         let codes = &[libc::EPROTO, libc::EMFILE, libc::EBUSY, libc::EBADMSG];
         let Some(sem) = allow(codes, found) else { continue };
@@ -261,6 +267,23 @@ fn a_stop_proof_ring_without_a_free_cell() {
         for (timeout, words) in [(1_000_000, "words of its cells"), (NOWAIT, "found corrupt")] {
             let refused = bounded(timeout, || ring.push(&[0; ITEM], timeout));
             refused_with(refused, libc::EBADMSG, words);
+        }
+    }
+}
+
+/// Indices as far apart as can be: a look at the numbers looks at each cell once at most.
+#[test]
+fn indices_that_are_far_apart_are_counted_in_no_time() {
+    for options in all_kinds() {
+        for (tail, head) in [(0, 1 << 62), (1 << 62, 0), (u64::MAX, 1), (5, u64::MAX)] {
+            let name = Named::new("far");
+            let ring = C::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
+            let file = File::options().write(true).open(name.path()).unwrap();
+            file.write_all_at(&u64::to_ne_bytes(tail), CONTROL).unwrap();
+            file.write_all_at(&u64::to_ne_bytes(head), CONTROL + 128).unwrap();
+            let stats = bounded(0, || ring.stat());
+            assert!(stats.length <= 2 * stats.capacity, "{}", stats.length);
+            look_at(&name.0);
         }
     }
 }

@@ -73,6 +73,10 @@ pub fn call(what: &str, codes: &[c_int], call: impl FnOnce() -> isize) -> Option
         return Some(result as usize);
     }
     let code = -result as c_int;
+    if code == libc::EINTR {
+        // libFuzzer's own alarm.
+        return None;
+    }
     // SAFETY: a C string of this thread.
     let text = unsafe { std::ffi::CStr::from_ptr(madang::ffi::base::mdg_last_error()) };
     assert!(codes.contains(&code), "{what} answered error {code}: {text:?}");

@@ -16,7 +16,7 @@ const CONTROL: u64 = 4096;
 const SLOTS: u64 = 8192;
 
 /// Kind and policy.
-const KINDS: [(u32, u32); 10] = [
+const KINDS: [(u32, u32); 12] = [
     (MDG_RING_SPSC, 0),
     (MDG_RING_MPMC, 0),
     (MDG_RING_MPMC, MDG_RING_OVERWRITE),
@@ -27,6 +27,8 @@ const KINDS: [(u32, u32); 10] = [
     (MDG_RING_BROADCAST, MDG_RING_EVICT),
     (MDG_RING_BROADCAST, MDG_RING_OVERWRITE),
     (MDG_RING_SPSC, MDG_RING_FAIL),
+    (MDG_RING_MPMC, MDG_RING_REDELIVER),
+    (MDG_RING_MPMC, MDG_RING_REDELIVER | MDG_RING_OVERWRITE),
 ];
 
 pub fn options(plan: &mut Plan<'_>) -> mdg_ring_opts {

@@ -24,7 +24,7 @@ pub(crate) use geometry::{
 };
 pub(crate) use look::{Life, Look, Occupant};
 pub(crate) use open::{Object, Request, unlink};
-pub(crate) use participant::{POLLED_ENDS, Participant, Slot};
+pub(crate) use participant::{ENDED, POLLED_ENDS, Participant, Slot};
 pub(crate) use region::Shared;
 pub(crate) use role::{End, Holder, Role, RoleWord, deaths};
 pub(crate) use superblock::Superblock;
