@@ -3,12 +3,14 @@
 # make check  all tests
 # make bench  ours and the peers, measured side by side; QUICK=1, ROWS=spsc8,...: benches/README.md
 # make storm  processes killed and stopped at random on every kind of ring, for minutes
+# make fuzz   the fuzz targets under AddressSanitizer, SECONDS=60 each, TARGETS="cells ..."; nightly Rust
+# make hostile  processes that scribble on objects in use, SECONDS=10 on each kind
 # make clean
 
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
-.PHONY: all run check bench storm clean
+.PHONY: all run check bench storm fuzz hostile clean
 
 all:
 	$(CARGO) build --release --lib
@@ -25,6 +27,14 @@ bench: all
 
 storm:
 	MADANG_STRIKES=$(or $(STRIKES),2000) $(CARGO) test --release --test storm -- --test-threads=1
+
+fuzz:
+	$(MAKE) -C fuzz fuzz
+
+# Of the make variable: the shell's own counts the seconds that it runs.
+hostile:
+	MADANG_SCRIBBLE_MS=$(or $(SECONDS),10)000 $(CARGO) test --release --test hostile -- --nocapture
+	MADANG_OVERLAY_MS=$(or $(SECONDS),10)000 $(CARGO) test --release --test overlays -- --nocapture
 
 clean:
 	$(CARGO) clean

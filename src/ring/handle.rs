@@ -53,6 +53,10 @@ pub struct Ring {
     pub(super) object: Object,
 }
 
+/// How often one call asks the kernel who lives, on behalf of the words of the ring: more than the
+/// words of a sound ring make it ask, and an end with those of a scribbler.
+const MOST_ASKED: u32 = 1 << 17;
+
 /// The kernel's tokens of this handle. After a fork they are the parent's: to be forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -229,15 +233,26 @@ impl Ring {
     /// Makes this process a participant; what a parent held stays the parent's.
     fn attach(&self, held: &mut Held) -> Result<()> {
         held.forget();
-        let participant = self.object.attach(&|index, slot| self.sweep(index, slot))?;
+        let alive = self.asking();
+        let participant = self.object.attach(&|index, slot| self.sweep(index, slot, &alive))?;
         self.hot.seat.sit_down(participant.index());
         held.participant = Some(participant);
         Ok(())
     }
 
+    /// Asks the kernel whether a participant lives, [`MOST_ASKED`] times; "yes" after that, as always
+    /// for want of an answer.
+    pub(super) fn asking(&self) -> impl Fn(u32) -> bool {
+        let asked = Cell::new(0);
+        move |index| {
+            asked.set(asked.get() + 1);
+            asked.get() > MOST_ASKED || self.object.is_alive(index)
+        }
+    }
+
     /// Clears away what the dead participant `index` has left, under its lock byte.
-    pub(super) fn sweep(&self, index: u32, slot: &Slot) -> bool {
-        let swept = self.engine.sweep(index, &|other| self.object.is_alive(other));
+    pub(super) fn sweep(&self, index: u32, slot: &Slot, alive: &dyn Fn(u32) -> bool) -> bool {
+        let swept = self.engine.sweep(index, alive);
         if swept {
             for end in [End::Producer, End::Consumer] {
                 let ends = slot.ends.load(Ordering::Acquire);

@@ -313,9 +313,9 @@ impl Ring {
 
     /// Clears away what the dead have left in the way of the next operation at `end`.
     pub(super) fn mend(&self, end: End) -> Result<bool> {
-        let alive = |index| self.object.is_alive(index);
+        let alive = self.asking();
         let mended = self.engine.mend(end, &alive).map_err(|trouble| self.trouble(trouble))?;
-        let mended = self.give_back_of_the_dead() || mended;
+        let mended = self.give_back_of_the_dead(&alive) || mended;
         if mended {
             self.notify(end);
         }
@@ -324,7 +324,7 @@ impl Ring {
 
     /// Where items of dead takers come again: sweeps the slots of the dead that have some. Whether
     /// there was one.
-    fn give_back_of_the_dead(&self) -> bool {
+    fn give_back_of_the_dead(&self, alive: &dyn Fn(u32) -> bool) -> bool {
         if !self.engine.redelivers() {
             return false;
         }
@@ -333,7 +333,7 @@ impl Ring {
             let in_use = self.object.slot(index).is_some_and(Slot::is_in_use);
             if in_use && self.engine.has_in_hands(index) && !self.object.is_alive(index) {
                 // For want of a descriptor, say, it is left for later, or for others.
-                let swept = self.object.recover(index, |i, slot| self.sweep(i, slot));
+                let swept = self.object.recover(index, |i, slot| self.sweep(i, slot, alive));
                 any |= swept.unwrap_or(false);
             }
         }

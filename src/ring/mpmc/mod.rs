@@ -72,6 +72,10 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// extraordinary bad luck, to use them up.
 const PATIENCE: u32 = 10_000;
 
+/// Runs of tombstones that one pop takes off the ring before it says that it would have to wait: an
+/// end, if somebody puts up new ones all the time.
+const MOST_BURIED: u32 = 1 << 20;
+
 /// Turns of the straight way, before the one that can tell why it is not straight. The straight way
 /// for words takes one, which needs the fewest registers, and then the other straight way.
 const STRAIGHT: u32 = 2;
@@ -349,8 +353,7 @@ impl<M: Memory> Core<M> {
                 return Ok(taken);
             }
         }
-        // Each turn takes tombstones off the ring, of which there are `capacity` at most.
-        for _ in 0..self.memory.capacity().max(PATIENCE.into()) {
+        for _ in 0..MOST_BURIED {
             let Some(run) = self.claim(me, End::Consumer, count)? else { return Ok(0) };
             let mut taken = 0;
             for i in 0..run.count {
@@ -420,7 +423,7 @@ impl<M: Memory> Core<M> {
         {
             return Ok(Some((position, self.memory.item(position))));
         }
-        for _ in 0..self.memory.capacity().max(PATIENCE.into()) {
+        for _ in 0..MOST_BURIED {
             let Some(run) = self.claim(me, End::Consumer, 1)? else { return Ok(None) };
             if self.cell(run.position) != Cell::Tombstone {
                 return Ok(Some((run.position, self.memory.item(run.position))));

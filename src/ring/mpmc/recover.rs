@@ -161,7 +161,8 @@ impl<M: Memory> Core<M> {
         debug_assert!(intent.count() <= MAX_RUN);
         let mut returned = false;
         let mut refused = false;
-        for position in intent.positions(now) {
+        // No intent of a sound ring names more positions than there are cells.
+        for position in intent.positions(now).take(self.memory.capacity() as usize) {
             // Acquire: invariant 2.
             let now = claimed.load(Ordering::Acquire);
             let word = self.memory.cell(position).load(Ordering::Acquire);
