@@ -3,12 +3,14 @@
 # make check  all tests
 # make bench  ours and the peers, measured side by side; QUICK=1, ROWS=spsc8,...: benches/README.md
 # make storm  processes killed and stopped at random on every kind of ring, for minutes
+# make sanitize  examples and tests under the address, undefined-behaviour and thread sanitizers
+# make valgrind  the examples under valgrind
 # make clean
 
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
-.PHONY: all run check bench storm clean
+.PHONY: all run check bench storm sanitize valgrind clean
 
 all:
 	$(CARGO) build --release --lib
@@ -25,6 +27,13 @@ bench: all
 
 storm:
 	MADANG_STRIKES=$(or $(STRIKES),2000) $(CARGO) test --release --test storm -- --test-threads=1
+
+sanitize:
+	tests/sanitize.sh
+
+valgrind: all
+	$(MAKE) -C c_examples check BUILT=$(BUILT) \
+	    WRAP="valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite"
 
 clean:
 	$(CARGO) clean
