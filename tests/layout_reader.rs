@@ -2,6 +2,8 @@
 //! in it, against the library: what it decodes of a ring in use, or of a corpse, is what
 //! `mdg_ring_stat` says and what is popped then.
 
+#[path = "support/second_reader.rs"]
+mod second_reader;
 mod support;
 
 use std::fs::{self, File};
@@ -11,12 +13,17 @@ use std::path::Path;
 use madang::ring::{Kind, Options, Ring, policy};
 use madang::shm::Shm;
 use madang::{Access, Creation, OpenFlags};
+use second_reader::{agrees, hex, items, pop_all, run};
 use serde_json::{Value, json};
 use support::face::NOWAIT;
 use support::process::{Child, Gate, fork, join, kill, serial};
 use support::ring_face::{C, CREATE, Face, Named, SECOND, pattern};
-use support::second_reader::{agrees, hex, items, pop_all, read, run};
 use support::unique;
+
+fn read(path: &str, offset: Option<usize>) -> Result<Value, String> {
+    let offset = offset.map(|offset| offset.to_string());
+    run(&[path.to_owned()].into_iter().chain(offset).collect::<Vec<_>>())
+}
 
 fn slot(found: &Value, index: usize) -> &Value {
     let all = found["participants"].as_array().unwrap();
@@ -341,44 +348,6 @@ fn nothing_else_is_a_ring() {
     assert_eq!(CREATE, libc::O_RDWR | libc::O_CREAT);
 }
 
-/// Items that came back, that were taken again, and that nobody has noticed yet.
-#[test]
-fn items_that_come_again() {
-    let _turn = serial();
-    let name = Named::new("again");
-    let options = Options { policy: policy::REDELIVER, ..options(Kind::Mpmc, 16) };
-    let ring = open(&name, &options, libc::O_RDWR);
-    (0..6).for_each(|index| ring.push(&number_of(index, 16), NOWAIT).unwrap());
-    let one_dies = || {
-        let ready = Gate::new();
-        let child = fork(|| {
-            ring.peek(1, NOWAIT).unwrap();
-            ready.open();
-            loop {
-                nix::unistd::pause();
-            }
-        });
-        ready.pass();
-        child
-    };
-    let [first, second, third] = [(); 3].map(|()| one_dies());
-    kill(first);
-    kill(second);
-    // Both are noticed; the third dies unnoticed, and one of the two is taken again.
-    let others = [(); 2].map(|()| ring.dup(libc::O_RDONLY).unwrap());
-    kill(third);
-    others[0].peek(1, NOWAIT).unwrap();
-    let found = read(&name.path(), None).unwrap();
-    agrees(&found, &ring.stat());
-    let progress = found["in_progress"].as_array().unwrap();
-    let dead: Vec<_> = progress.iter().map(|one| one["dead"].as_bool().unwrap()).collect();
-    assert_eq!(dead, [false, true]);
-    assert_eq!(found["control"]["redelivered"], json!(1));
-    assert_eq!(ring.stat().redelivered, 1);
-    assert_eq!(items(&found), [1, 3, 4, 5].map(|index| hex(&number_of(index, 16))));
-    assert_eq!(pop_all(&ring, 16), items(&found));
-}
-
 /// Likewise of the other kinds: words that no history leads to.
 #[test]
 fn the_reader_can_fail_at_every_kind() {
@@ -420,4 +389,42 @@ fn the_reader_can_fail_at_every_kind() {
         let error = read(&name.path(), None).map(|found| format!("{found:#}")).unwrap_err();
         assert!(error.contains(text), "{kind:?}, {policy}, {at:#x}: {error}");
     }
+}
+
+/// Items that came back, that were taken again, and that nobody has noticed yet.
+#[test]
+fn items_that_come_again() {
+    let _turn = serial();
+    let name = Named::new("again");
+    let options = Options { policy: policy::REDELIVER, ..options(Kind::Mpmc, 16) };
+    let ring = open(&name, &options, libc::O_RDWR);
+    (0..6).for_each(|index| ring.push(&number_of(index, 16), NOWAIT).unwrap());
+    let one_dies = || {
+        let ready = Gate::new();
+        let child = fork(|| {
+            ring.peek(1, NOWAIT).unwrap();
+            ready.open();
+            loop {
+                nix::unistd::pause();
+            }
+        });
+        ready.pass();
+        child
+    };
+    let [first, second, third] = [(); 3].map(|()| one_dies());
+    kill(first);
+    kill(second);
+    // Both are noticed; the third dies unnoticed, and one of the two is taken again.
+    let others = [(); 2].map(|()| ring.dup(libc::O_RDONLY).unwrap());
+    kill(third);
+    others[0].peek(1, NOWAIT).unwrap();
+    let found = read(&name.path(), None).unwrap();
+    agrees(&found, &ring.stat());
+    let progress = found["in_progress"].as_array().unwrap();
+    let dead: Vec<_> = progress.iter().map(|one| one["dead"].as_bool().unwrap()).collect();
+    assert_eq!(dead, [false, true]);
+    assert_eq!(found["control"]["redelivered"], json!(1));
+    assert_eq!(ring.stat().redelivered, 1);
+    assert_eq!(items(&found), [1, 3, 4, 5].map(|index| hex(&number_of(index, 16))));
+    assert_eq!(pop_all(&ring, 16), items(&found));
 }

@@ -2,16 +2,18 @@
 //! middle of an operation, and then killed: what it reads is what the library says, and what the next
 //! one gets.
 
+#[path = "support/second_reader.rs"]
+mod second_reader;
 mod support;
 
 use madang::ring::{Kind, Options, policy};
 use madang::sem::{Holder, UndoOptions, UndoSemaphore};
 use madang::{Creation, Timeout};
+use second_reader::{agrees, hex, items, run};
 use serde_json::{Value, json};
 use support::face::NOWAIT;
 use support::process::{Child, kill, serial};
 use support::ring_face::{C, CREATE, Face, Named, SECOND, pattern};
-use support::second_reader::{agrees, hex, items, run};
 use support::trace::stepped;
 use support::unique;
 
@@ -103,7 +105,7 @@ fn compare(name: &Named, witness: &C, found: &Value, what: &str) {
     let popped: Vec<Value> = if is_broadcast {
         let oldest = Options { oldest: true, ..Options::default() };
         let next = C::open(Some(&name.0), &oldest, libc::O_RDONLY, 0).unwrap();
-        support::second_reader::pop_all(&next, SIZE)
+        second_reader::pop_all(&next, SIZE)
     } else {
         let mut buffer = [0; SIZE];
         let pop = |_: &Value| {

@@ -167,7 +167,7 @@ MUTANTS = [
     Mutant(
         "wake-without-seq", "a wake does not move the futex word",
         EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
-        ("        }\n        self.seq.fetch_add(2, Ordering::SeqCst);\n", "        }\n")),
+        ("its lock.\n        self.seq.fetch_add(2, Ordering::SeqCst);\n", "its lock.\n")),
     Mutant(
         "tail-relaxed", "the commit of a one-to-one ring is not a release",
         SPSC, "model ring::spsc::loom_models::one_by_one",

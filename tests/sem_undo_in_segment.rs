@@ -416,7 +416,10 @@ fn makers_race_and_die() {
                             sem.post().unwrap();
                             assert_eq!(sem.value(), Ok(2));
                         }
-                        Err(error) => assert_eq!(error.errno(), libc::EBUSY, "{error}"),
+                        // The latter: the one who attached below was faster to the only handle.
+                        Err(error) => {
+                            assert!([libc::EBUSY, libc::EMFILE].contains(&error.errno()), "{error}")
+                        }
                     }
                 }
             })

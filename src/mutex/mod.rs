@@ -164,6 +164,7 @@ impl Mutex {
     }
 
     fn try_lock(&self) -> Result<Option<Locked>> {
+        // Acquire: pairs with the Release in `unlock`: lost for ever, and nothing else follows from it.
         if self.area.state.load(Ordering::Acquire) == LOST {
             return Err(self.error(Errno::ENOTRECOVERABLE));
         }

@@ -21,10 +21,12 @@ pub struct Tag(AtomicU64);
 impl Tag {
     /// Says that the area is complete.
     pub(crate) fn set(&self, tag: u64) {
+        // Release: pairs with the Acquire in `is`: who sees the tag sees the whole area.
         self.0.store(tag, Ordering::Release);
     }
 
     pub(crate) fn is(&self, tag: u64) -> bool {
+        // Acquire: pairs with the Release in `set`.
         self.0.load(Ordering::Acquire) == tag
     }
 }

@@ -101,11 +101,14 @@ impl Slot {
 
     /// Whether a handle has the slot, living or not.
     pub(crate) fn is_in_use(&self) -> bool {
+        // Acquire: pairs with the Release in `attach`: who it is and which generation are seen.
         self.state.load(Ordering::Acquire) == IN_USE
     }
 
     /// How often the slot was taken: with its number, which handle this is.
     pub(crate) fn generation(&self) -> u32 {
+        // Acquire: not for what it carries, but so that what follows it (a look at the lock byte, at a
+        // FIFO's name) is not before it.
         self.generation.load(Ordering::Acquire)
     }
 
@@ -128,6 +131,7 @@ impl Slot {
         // Release: whoever sees an intent gone sees what resolved it.
         self.push_intent.store(0, Ordering::Release);
         self.pop_intent.store(0, Ordering::Release);
+        // Release: pairs with the Acquire in `is_in_use`: who sees it clean sees all of this.
         self.state.store(CLEAN, Ordering::Release);
     }
 }
@@ -169,6 +173,7 @@ impl Participant {
             slot.start_time.store(me.start_time, Ordering::Relaxed);
             slot.pid_namespace.store(me.pid_namespace, Ordering::Relaxed);
             slot.generation.fetch_add(1, Ordering::Relaxed);
+            // Release: pairs with the Acquire in `is_in_use`.
             slot.state.store(IN_USE, Ordering::Release);
             return Ok(Self { index, token });
         }

@@ -315,6 +315,7 @@ impl Ring {
     pub(super) fn corrupt(&self, _: Corrupt) -> Error {
         let control = self.control();
         if !self.is_readable_only() {
+            // Release: pairs with the Acquire of who finds nothing, or is told.
             control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
             self.notify(End::Consumer);
             self.notify(End::Producer);
@@ -380,6 +381,7 @@ impl Ring {
         let participant = self.hot.seat.me();
         if self.engine.is_shared(end) {
             if let Some(slot) = self.slot() {
+                // Release: pairs with the Acquire of who looks who holds the end; the slot is in use before.
                 slot.ends.fetch_or(end.bit(), Ordering::AcqRel);
             }
             self.role_word(end).joined(participant);

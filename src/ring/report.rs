@@ -19,6 +19,7 @@ impl Ring {
         let (producer, consumer) = (self.probe(End::Producer), self.probe(End::Consumer));
         let tally =
             self.engine.tally(&|index| self.object.is_alive(index)).unwrap_or_else(|| self.tally());
+        // Acquire: pairs with the AcqRel of who shut it down or found it corrupt.
         let flags = control.flags.0.load(Ordering::Acquire);
         let geometry = self.object.geometry();
         Stats {

@@ -14,7 +14,6 @@ pub mod pipe_face;
 pub mod poll;
 pub mod process;
 pub mod ring_face;
-pub mod second_reader;
 pub mod sem_face;
 pub mod shm_face;
 pub mod trace;

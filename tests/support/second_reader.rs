@@ -1,13 +1,13 @@
-//! tests/layout_reader.py, and what it must agree with.
+//! tests/layout_reader.py, and what it must agree with. A module of the two test programs that need it.
 
 use std::process::Command;
 
 use madang::ffi::ring::*;
 use serde_json::{Value, json};
 
-use super::face::NOWAIT;
-use super::ring_face::{C, Face};
-use super::root;
+use crate::support::face::NOWAIT;
+use crate::support::ring_face::{C, Face};
+use crate::support::root;
 
 /// Runs the reader; its JSON, or what it says against the file.
 pub fn run(arguments: &[String]) -> Result<Value, String> {
@@ -20,11 +20,6 @@ pub fn run(arguments: &[String]) -> Result<Value, String> {
         Some(1) if !errors.contains("Traceback") => Err(errors),
         other => panic!("{other:?}: {errors}"),
     }
-}
-
-pub fn read(path: &str, offset: Option<usize>) -> Result<Value, String> {
-    let offset = offset.map(|offset| offset.to_string());
-    run(&[path.to_owned()].into_iter().chain(offset).collect::<Vec<_>>())
 }
 
 const STATES: [(u32, &str); 4] = [

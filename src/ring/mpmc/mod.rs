@@ -209,6 +209,7 @@ impl<M: Memory> Core<M> {
     /// Frees a tombstone that a consumer came to.
     fn bury(&self, position: u64) {
         self.free(position);
+        // Release: pairs with the Acquire in `tally`, as for each of the counters.
         self.memory.buried().fetch_add(1, Ordering::Release);
         self.made_room.store(true, Ordering::Relaxed);
     }
