@@ -15,14 +15,14 @@ mod role;
 mod superblock;
 
 pub use area::{Area, CondArea, MutexArea};
-pub(crate) use area::{COND_SIZE, MUTEX_SIZE};
+pub(crate) use area::{COND_SIZE, MUTEX_SIZE, mutex_at};
 pub(crate) use embed::footprint;
 pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, LINE,
     MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET, POLICY_STOPPROOF, Pool,
 };
 pub(crate) use look::{Life, Look, Occupant};
-pub(crate) use open::{Object, Request, unlink};
+pub(crate) use open::{Object, Request, pread_exact, unlink, wait_for_removal};
 pub(crate) use participant::{POLLED_ENDS, Participant, Slot};
 pub(crate) use region::Shared;
 pub(crate) use role::{End, Holder, Role, RoleWord, deaths};
