@@ -76,6 +76,7 @@ class RingStatsStruct(ctypes.Structure):
         ("pending", c_uint64),
         ("policy", c_uint32),
         ("reserved", c_uint32),
+        ("redelivered", c_uint64),
     ]
 
 

@@ -193,9 +193,8 @@ impl Object {
             Place::Named | Place::Anonymous => Room::Exactly(size),
         };
         let mut bytes = [0; SUPERBLOCK_LEN];
-        pread_exact(&file, &mut bytes, place.offset()).map_err(|_| {
-            Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
-        })?;
+        pread_exact(&file, &mut bytes, place.offset())
+            .map_err(|errno| no_superblock(errno, size, what))?;
         let superblock = Superblock::decode(bytes, room, what)?;
         Self::map(file, superblock, place, writable, what)
     }
@@ -344,13 +343,21 @@ fn stopped_remover(what: &str) -> Error {
     Error::new(Errno::EBUSY, format!("{what}: another process is removing it and was stopped"))
 }
 
-/// As `read_exact_at`, for a descriptor that is not ours alone.
+/// Why a file's first bytes could not be read: it is no object, unless the device has failed.
+pub(super) fn no_superblock(errno: Errno, size: u64, what: &str) -> Error {
+    match errno {
+        Errno::EIO => Error::from_kernel(errno, what),
+        _ => Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object")),
+    }
+}
+
+/// As `read_exact_at`, for a descriptor that is not ours alone; `ENODATA` at the end of the file.
 pub(crate) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let at = (offset + done as u64) as libc::off_t;
         match nix::sys::uio::pread(file, &mut bytes[done..], at) {
-            Ok(0) => return Err(Errno::EIO),
+            Ok(0) => return Err(Errno::ENODATA),
             Ok(count) => done += count,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),

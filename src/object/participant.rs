@@ -28,6 +28,10 @@ pub(crate) const POLLED_ENDS: u32 = 3;
 /// Lock bytes of an object, roles and slots, behind the admin byte.
 pub(super) const LOCK_BYTES: u64 = SLOT_BYTE + 2 * MAX_HANDLES_LIMIT as u64;
 
+/// In [`Slot::ends`]: its process has ended the stream. If it leaves then, closing or not, that is no
+/// death.
+pub(crate) const ENDED: u32 = 4;
+
 const CLEAN: u32 = 0;
 pub(super) const IN_USE: u32 = 1;
 
@@ -43,7 +47,7 @@ pub(crate) struct Slot {
     uid: AtomicU32,
     start_time: AtomicU64,
     pid_namespace: AtomicU64,
-    /// Which ends its handle takes part in, where an end has many holders: [`End::bit`].
+    /// Which ends its handle takes part in, where an end has many holders: [`End::bit`]; and [`ENDED`].
     pub ends: AtomicU32,
     /// Which readiness its handle waits for with a descriptor: [`End::bit`]; and, in the bits above
     /// those, how often it has armed. See `ring/poll.rs`.

@@ -130,6 +130,10 @@ static void ring(void)
     opts.policy = MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);
+    opts.policy = MDG_RING_REDELIVER;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    EXPECT(mdg_ring_stat(ring, &stats) == 0 && stats.redelivered == 0);
+    mdg_ring_close(ring);
     opts.policy = MDG_RING_STOPPROOF | MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);

@@ -2,18 +2,22 @@
 //! in modules, processes, their confinement, and the two faces of every mechanism.
 #![allow(dead_code)] // Each test program uses its part of this.
 
+pub mod broadcast;
 pub mod confine;
 pub mod face;
 pub mod history;
+pub mod hostile;
+pub mod inject;
 pub mod mutex_face;
 pub mod object_face;
 pub mod pipe_face;
+pub mod poll;
 pub mod process;
 pub mod ring_face;
+pub mod second_reader;
 pub mod sem_face;
 pub mod shm_face;
-#[cfg(target_arch = "x86_64")]
-#[cfg(target_arch = "x86_64")]
+pub mod trace;
 pub mod undo_face;
 
 use std::os::unix::fs::symlink;

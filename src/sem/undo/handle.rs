@@ -217,12 +217,22 @@ impl UndoSemaphore {
             0 => self.attach()?,
             slot => slot - 1,
         };
-        operation(me).map_err(|corrupt| self.corrupt(corrupt))
+        let done = operation(me).map_err(|corrupt| self.corrupt(corrupt))?;
+        // After it: what it has found in the place of what is gone is nobody's.
+        self.still_whole().map(|()| done)
+    }
+
+    fn still_whole(&self) -> Result<()> {
+        if self.object().region().is_cut() {
+            let text = format!("{}: somebody has made its file shorter", self.object().what());
+            return Err(Error::new(Errno::EBADMSG, text));
+        }
+        Ok(())
     }
 
     fn try_wait(&self) -> Result<Option<Permit>> {
         if self.core.free() == 0 {
-            return Ok(None);
+            return self.still_whole().map(|()| None);
         }
         match self.operate(|me| self.core.take(me, self.tell))? {
             Taken::Permit { told: false } => Ok(Some(Permit::Ordinary)),
@@ -264,7 +274,8 @@ impl UndoSemaphore {
     /// Permits there are now, those of the dead among them; out of date when others use it.
     pub fn value(&self) -> Result<u32> {
         self.mend()?;
-        Ok(self.core.free())
+        let free = self.core.free();
+        self.still_whole().map(|()| free)
     }
 
     /// Permits that this handle holds in this process.
