@@ -7,9 +7,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::ptr;
 
+use madang::Creation;
 use madang::ffi::object::*;
 use madang::ffi::ring::*;
 use madang::inventory::{self, Info, Mechanism};
+use madang::mutex::Mutex;
 use madang::ring::{Kind, Ring};
 use support::confine::with_own_shm;
 use support::face::{NOWAIT, answer, c_string, refused_with};
@@ -115,7 +117,7 @@ fn all_at_once<I: Inventory>() {
         let others = ["OS", "sem.OS", "mdg", ".mdg", ".mdg.tmpx"];
         others.iter().for_each(|file| fs::write(format!("/dev/shm/{file}"), [0; 32]).unwrap());
         fs::write("/dev/shm/.mdg.tmp.1.1", "").unwrap();
-        fs::copy(alone.path(), "/dev/shm/mdg.mutex.m").unwrap();
+        drop(Mutex::open(b"/m", Creation::CreateNew, 0o600).unwrap());
         fs::copy(alone.path(), "/dev/shm/mdg.new.m").unwrap();
         let there = || fs::read_dir("/dev/shm").unwrap().count();
         let listed: Vec<String> =
@@ -181,7 +183,7 @@ fn the_c_face() {
     refused_with(check(MDG_OBJECT_RING, ptr::null(), nothing, 0), libc::EINVAL, "NULL");
     refused_with(check(MDG_OBJECT_RING, text.as_ptr(), nothing, 5), libc::EINVAL, "NULL");
     refused_with(check(0, text.as_ptr(), nothing, 0), libc::EINVAL, "no mechanism 0");
-    refused_with(check(7, text.as_ptr(), nothing, 0), libc::EINVAL, "no mechanism 7");
+    refused_with(check(8, text.as_ptr(), nothing, 0), libc::EINVAL, "no mechanism 8");
     let mut report = [0x7f_u8; 32];
     assert_eq!(check(MDG_OBJECT_RING, text.as_ptr(), report.as_mut_ptr().cast(), 20), Ok(0));
     assert_eq!(&report[..5], b"...\n\0", "the line does not fit");

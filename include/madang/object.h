@@ -53,6 +53,11 @@
 #define MDG_OBJECT_OTHER 6
 
 /**
+ * Mechanism: a condition variable, /dev/shm/mdg.cond.NAME.
+ */
+#define MDG_OBJECT_COND 7
+
+/**
  * State: nothing is wrong with it.
  */
 #define MDG_OBJECT_SOUND 0

@@ -27,6 +27,7 @@ CONSTANTS = {
     "MDG_OBJECT_POLL": objects.Mechanism.POLL,
     "MDG_OBJECT_TEMPORARY": objects.Mechanism.TEMPORARY,
     "MDG_OBJECT_OTHER": objects.Mechanism.OTHER,
+    "MDG_OBJECT_COND": objects.Mechanism.COND,
     "MDG_OBJECT_SOUND": objects.State.SOUND,
     "MDG_OBJECT_DAMAGED": objects.State.DAMAGED,
     "MDG_OBJECT_CORRUPT": objects.State.CORRUPT,

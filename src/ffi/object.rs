@@ -34,6 +34,8 @@ pub const MDG_OBJECT_POLL: u32 = 4;
 pub const MDG_OBJECT_TEMPORARY: u32 = 5;
 /// Mechanism: any other file /dev/shm/mdg.NAME.
 pub const MDG_OBJECT_OTHER: u32 = 6;
+/// Mechanism: a condition variable, /dev/shm/mdg.cond.NAME.
+pub const MDG_OBJECT_COND: u32 = 7;
 
 /// State: nothing is wrong with it.
 pub const MDG_OBJECT_SOUND: u32 = 0;

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use super::doorbell::{self, Doorbell};
 use super::mechanism::Mechanism;
-use super::{look, reap};
+use super::{area, look, reap};
 use crate::error::Result;
 use crate::object::{Life, Look, Occupant};
 use crate::ring::inspect::RingLook;
@@ -35,6 +35,16 @@ pub fn check(mechanism: Mechanism, name: &[u8]) -> Result<Verdict> {
     let what = shown.to_string();
     if mechanism.has_participants() {
         return examine(mechanism, &look(mechanism, name)?).map(|(verdict, _)| verdict);
+    }
+    if mechanism.is_area() {
+        let area = area::look(mechanism, &shown)?;
+        let open = if area.is_open { "somebody has it open" } else { "nobody has it open" };
+        let mut report = format!("{}, {}, {open}\n", mechanism.word(), area.seen.head);
+        for line in &area.seen.findings {
+            report += line;
+            report.push('\n');
+        }
+        return Ok(Verdict { findings: area.seen.findings.len() as u32, report });
     }
     let left = match mechanism {
         Mechanism::Poll => {

@@ -6,7 +6,7 @@ use nix::sys::stat::lstat;
 
 use super::doorbell::Doorbell;
 use super::mechanism::{Mechanism, found};
-use super::{look, reap};
+use super::{area, look, reap};
 use crate::error::Result;
 use crate::object::{Life, Look};
 use crate::ring::inspect::RingLook;
@@ -113,6 +113,7 @@ fn examine(info: &mut Info) -> Result<()> {
             })?
         }
         Mechanism::Temporary => reap::is_left(&path)?,
+        one if one.is_area() => !area::look(one, &path)?.seen.findings.is_empty(),
         _ => return count(info, &look(info.mechanism, &info.name)?),
     };
     if left {

@@ -329,7 +329,7 @@ impl Object {
 }
 
 /// Waits until nobody is about to remove the object's name. `EBUSY` if somebody was stopped doing it.
-fn wait_for_removal(anchor: &Anchor, what: &str) -> Result<()> {
+pub(crate) fn wait_for_removal(anchor: &Anchor, what: &str) -> Result<()> {
     for _ in 0..REMOVAL_PATIENCE {
         if !anchor.is_held(lock::ADMIN) {
             return Ok(());
@@ -352,7 +352,7 @@ pub(super) fn no_superblock(errno: Errno, size: u64, what: &str) -> Error {
 }
 
 /// As `read_exact_at`, for a descriptor that is not ours alone; `ENODATA` at the end of the file.
-pub(super) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
+pub(crate) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let at = (offset + done as u64) as libc::off_t;

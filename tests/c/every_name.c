@@ -291,7 +291,7 @@ static void object(void)
     EXPECT((count = mdg_object_list(all, (size_t)count + 9)) >= 1);
     for (i = 0; i < count; i++) {
         if (all[i].mechanism == MDG_OBJECT_RING && strcmp(all[i].name, name) == 0) mine = i;
-        EXPECT(all[i].mechanism <= MDG_OBJECT_OTHER && all[i].state <= MDG_OBJECT_UNREADABLE);
+        EXPECT(all[i].mechanism <= MDG_OBJECT_COND && all[i].state <= MDG_OBJECT_UNREADABLE);
     }
     EXPECT(mine >= 0 && all[mine].state == MDG_OBJECT_SOUND && all[mine].bytes == 16384 + 16);
     EXPECT(all[mine].capacity == 4 && all[mine].item_size == 4 && all[mine].length == 0);
@@ -308,6 +308,7 @@ static void object(void)
     EXPECT(mdg_object_reap(MDG_OBJECT_RING, name) == 1);
     EXPECT(mdg_object_check(MDG_OBJECT_SEM, name, NULL, 0) == -ENOENT);
     EXPECT(mdg_object_check(MDG_OBJECT_MUTEX, name, NULL, 0) == -ENOENT);
+    EXPECT(mdg_object_check(MDG_OBJECT_OTHER, name, NULL, 0) == -ENOENT);
     EXPECT(mdg_object_check(MDG_OBJECT_POLL, name, NULL, 0) == -ENOENT);
     EXPECT(mdg_object_check(MDG_OBJECT_TEMPORARY, name, NULL, 0) == -ENOENT);
     EXPECT(MDG_OBJECT_DAMAGED < MDG_OBJECT_CORRUPT && MDG_OBJECT_CORRUPT < MDG_OBJECT_NOT_OURS);

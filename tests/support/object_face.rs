@@ -60,13 +60,14 @@ pub fn number(mechanism: Option<Mechanism>) -> u32 {
 }
 
 /// What the numbers of C mean.
-const MECHANISMS: [Mechanism; 6] = [
+const MECHANISMS: [Mechanism; 7] = [
     Mechanism::Ring,
     Mechanism::Semaphore,
     Mechanism::Mutex,
     Mechanism::Poll,
     Mechanism::Temporary,
     Mechanism::Other,
+    Mechanism::Cond,
 ];
 const STATES: [State; 5] =
     [State::Sound, State::Damaged, State::Corrupt, State::NotOurs, State::Unreadable];
