@@ -24,7 +24,9 @@ while read -r name source package needs; do
         continue
     fi
     [ "$needs" = rust ] && [ ! -e "$rust" ] && rm -f "$bin/$name"
-    newest=$(ls -t "src/$source" src/*.h "$bin/$name" 2>/dev/null | head -n 1)
+    library=
+    [ "$needs" = rust ] && library=$rust
+    newest=$(ls -t "src/$source" src/*.h $library "$bin/$name" 2>/dev/null | head -n 1)
     [ "$newest" = "$bin/$name" ] && continue
     case $source in *.cc) compile="$cxx -std=gnu++17" ;; *) compile="$cc -std=gnu11" ;; esac
     case $needs in

@@ -62,6 +62,14 @@ impl<T: ZeroCopySend + Debug + 'static> Ends<T> {
             }
             publisher.update_connections().expect("connections");
         }
+        // A subscriber connects when it receives, or here. One that has not yet is not waited for when its
+        // buffer is full: the publisher leaves it out.
+        if let Some(subscriber) = &subscriber {
+            while service.dynamic_config().number_of_publishers() < 1 {
+                std::thread::yield_now();
+            }
+            subscriber.update_connections().expect("connections");
+        }
         Self { loan: None, sample: None, publisher, subscriber, readers, _node: node }
     }
 }
