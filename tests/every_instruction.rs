@@ -12,345 +12,21 @@
 mod support;
 
 use std::collections::HashSet;
-use std::ffi::{c_int, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::ptr;
-use std::sync::{MutexGuard, OnceLock};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::MutexGuard;
 
 use madang::ffi::ring::*;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
-use support::process::{serial, shared_words};
-use support::step::{At, Release, Victim, release};
-use support::survivor::{Bounds, Fate, First, HANDLES, Handle, OWN, Shape, survive};
-
-/// What a victim does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
-    Push,
-    PushMany,
-    ReserveCommit,
-    /// Of a handle that has not used its end yet, and takes it by the call.
-    FirstPush,
-    /// With somebody asleep, who has to be woken.
-    WakingPush,
-    /// With a time limit, in a full ring.
-    WaitingPush,
-    Pop,
-    PopMany,
-    PeekRelease,
-    FirstPop,
-    WakingPop,
-    WaitingPop,
-    /// After a millisecond of finding the ring blocked: it mends what a dead one has left.
-    MendingPush,
-    MendingPop,
-    Open,
-    Close,
-    Shutdown,
-}
-
-use Act::*;
-
-/// Items of a batch, and of a run in place.
-const MANY: u64 = 3;
-const RUN: u64 = 2;
-
-impl Act {
-    const USUAL: [Self; 14] = [
-        Push, PushMany, ReserveCommit, FirstPush, WakingPush, WaitingPush, Pop, PopMany, PeekRelease,
-        FirstPop, WakingPop, WaitingPop, Close, Shutdown,
-    ];
-
-    fn end(self) -> c_int {
-        match self {
-            Push | PushMany | ReserveCommit | WakingPush | WaitingPush => libc::O_WRONLY,
-            Pop | PopMany | PeekRelease | WakingPop | WaitingPop => libc::O_RDONLY,
-            _ => libc::O_RDWR,
-        }
-    }
-
-    /// Items that it may push, and may take.
-    fn most(self) -> (u64, u64) {
-        match self {
-            Push | FirstPush | WakingPush | WaitingPush | MendingPush => (1, 0),
-            PushMany => (MANY, 0),
-            ReserveCommit => (RUN, 0),
-            Pop | FirstPop | WakingPop | WaitingPop | MendingPop => (0, 1),
-            PopMany => (0, MANY),
-            PeekRelease => (0, RUN),
-            Open | Close | Shutdown => (0, 0),
-        }
-    }
-
-    /// The functions that it calls.
-    fn calls(self, lib: &Release) -> Vec<usize> {
-        match self {
-            Push | FirstPush | WakingPush | WaitingPush | MendingPush => vec![lib.push as usize],
-            Pop | FirstPop | WakingPop | WaitingPop | MendingPop => vec![lib.pop as usize],
-            PushMany => vec![lib.push_many as usize],
-            PopMany => vec![lib.pop_many as usize],
-            ReserveCommit => vec![lib.reserve as usize, lib.commit as usize],
-            PeekRelease => vec![lib.peek as usize, lib.release as usize],
-            Open => vec![lib.from_fd as usize],
-            Close => vec![lib.close as usize],
-            Shutdown => vec![lib.shutdown as usize],
-        }
-    }
-}
-
-/// A ring in some state, and what its victim does.
-#[derive(Debug, Clone, Copy)]
-struct Case {
-    shape: Shape,
-    act: Act,
-    /// Items inside, and items that went through before.
-    inside: u64,
-    rotation: u64,
-    /// Whether the victim has done such a call before: then it goes the fast way.
-    warm: bool,
-    /// Whether it has the second slot, and the first is free: survivors then mend what is in the way
-    /// instead of sweeping its slot when they attach.
-    second: bool,
-}
-
-/// What a victim tells: what its call answered, and what it took.
-struct Report {
-    mark: &'static AtomicU64,
-    words: &'static [AtomicU64],
-}
-
-impl Report {
-    fn new() -> Self {
-        static WORDS: OnceLock<&'static [AtomicU64]> = OnceLock::new();
-        let words = WORDS.get_or_init(|| shared_words(16));
-        words.iter().for_each(|word| word.store(0, Ordering::SeqCst));
-        Self { mark: &words[0], words: &words[1..] }
-    }
-
-    fn tell(&self, answer: i64, took: &[u64]) {
-        self.words[0].store(answer as u64, Ordering::SeqCst);
-        self.words[1].store(took.len() as u64, Ordering::SeqCst);
-        self.words[2..].iter().zip(took).for_each(|(word, &took)| word.store(took, Ordering::SeqCst));
-    }
-
-    fn answer(&self) -> i64 {
-        self.words[0].load(Ordering::SeqCst) as i64
-    }
-
-    fn took(&self) -> Vec<u64> {
-        let count = self.words[1].load(Ordering::SeqCst) as usize;
-        self.words[2..][..count].iter().map(|word| word.load(Ordering::SeqCst)).collect()
-    }
-}
-
-/// Time limit of the calls that wait.
-const WAIT: i64 = 2_000_000;
-
-/// The call itself, in the victim; its items are numbered from `next`.
-fn act(act: Act, handle: &mut Option<Handle>, memory: &OwnedFd, shape: Shape, next: u64, report: &Report) {
-    let lib = release();
-    if act == Open {
-        *handle = Some(Handle::open(lib, shape, memory, libc::O_RDWR));
-        return;
-    }
-    if act == Close {
-        drop(handle.take());
-        return;
-    }
-    let ring = handle.as_ref().unwrap();
-    let one = |popped: Result<u64, c_int>| match popped {
-        Ok(number) => report.tell(0, &[number]),
-        Err(code) => report.tell(code.into(), &[]),
-    };
-    match act {
-        Push | FirstPush | WakingPush | MendingPush => report.tell(ring.push(next).into(), &[]),
-        WaitingPush => report.tell(ring.push_for(next, WAIT).into(), &[]),
-        PushMany => report.tell(ring.push_many(next, MANY) as i64, &[]),
-        Pop | FirstPop | WakingPop | MendingPop => one(ring.pop()),
-        WaitingPop => one(ring.pop_for(WAIT)),
-        PopMany => match ring.pop_many(MANY) {
-            Ok(items) => report.tell(items.len() as i64, &items),
-            Err(code) => report.tell(code.into(), &[]),
-        },
-        ReserveCommit => {
-            let mut room: *mut c_void = ptr::null_mut();
-            // SAFETY: a live handle; the room is for as many items as are told.
-            unsafe {
-                let run = (lib.reserve)(ring.ring, &raw mut room, RUN as usize, 0);
-                if run < 0 {
-                    return report.tell(run as i64, &[]);
-                }
-                let items = shape.items(next, run as u64);
-                ptr::copy_nonoverlapping(items.as_ptr(), room.cast(), items.len());
-                let done = (lib.commit)(ring.ring, run as usize);
-                report.tell(if done < 0 { done as i64 } else { run as i64 }, &[]);
-            }
-        }
-        PeekRelease => {
-            let mut run: *const c_void = ptr::null();
-            // SAFETY: a live handle; there are as many items as are told.
-            unsafe {
-                let count = (lib.peek)(ring.ring, &raw mut run, RUN as usize, 0);
-                if count < 0 {
-                    return report.tell(count as i64, &[]);
-                }
-                let length = count as usize * shape.size;
-                let items = std::slice::from_raw_parts(run.cast::<u8>(), length).to_vec();
-                let done = (lib.release)(ring.ring, count as usize);
-                if done < 0 {
-                    return report.tell(done as i64, &[]);
-                }
-                let took: Vec<_> = items.chunks(shape.size).map(|it| shape.number(it)).collect();
-                report.tell(count as i64, &took);
-            }
-        }
-        // SAFETY: a live handle.
-        Shutdown => report.tell(unsafe { (lib.shutdown)(ring.ring) }.into(), &[]),
-        Open | Close => unreachable!(),
-    }
-}
-
-/// A ring that is ready for its victim.
-struct Stage {
-    memory: OwnedFd,
-    bounds: Bounds,
-    /// In a broadcast: the consumer that holds the producer, `inside` items behind.
-    peer: Option<Handle>,
-    /// Has the first slot until the victim has come.
-    first_slot: Option<Handle>,
-}
-
-/// Offsets of the words that say that somebody sleeps; see docs/layout.md.
-const ARMED: [u64; 2] = [4096 + 0x104, 4096 + 0x184];
-
-impl Case {
-    fn is_push(&self) -> bool {
-        self.act.most().0 > 0
-    }
-
-    fn is_pop(&self) -> bool {
-        self.act.most().1 > 0
-    }
-
-    /// Whether there is such a case, and it differs from others.
-    fn makes_sense(&self) -> bool {
-        let warm = match self.warm {
-            true if self.is_push() => self.inside > 0 && self.act.end() != libc::O_RDWR,
-            true => self.is_pop() && self.inside < self.shape.capacity && self.act.end() != libc::O_RDWR,
-            false => true,
-        };
-        // Waiting is for a ring in which there is something to wait for.
-        let waits = match self.act {
-            WaitingPush => self.inside == self.shape.capacity && !self.shape.is_never_full(),
-            WaitingPop => self.inside == 0,
-            _ => true,
-        };
-        let one_end = !self.shape.is_broadcast() || !matches!(self.act, Shutdown | Close);
-        warm && waits && one_end && (!self.second || self.shape.kind != MDG_RING_SPSC)
-    }
-
-    fn stage(&self) -> Stage {
-        let (lib, shape, total) = (release(), self.shape, self.rotation + self.inside);
-        let ring = Handle::new(lib, shape);
-        let memory = ring.memory();
-        let mut peer = None;
-        let (mut first, mut inside) = (self.rotation, self.inside);
-        if shape.is_broadcast() {
-            // All of the rotation was seen by the peer, which is there for producers only.
-            let consumer = Handle::open(lib, shape, &memory, libc::O_RDONLY);
-            for number in 0..self.rotation {
-                assert_eq!(ring.push(number), 0);
-                assert_eq!(consumer.pop(), Ok(number));
-            }
-            peer = self.is_push().then_some(consumer);
-        } else {
-            for number in 0..self.rotation {
-                assert_eq!(ring.push(number), 0);
-                assert_eq!(ring.pop(), Ok(number));
-            }
-        }
-        // A warm victim has pushed the last one itself, or has taken the one before the first.
-        if self.warm && self.is_pop() {
-            (first, inside) = (first + 1, inside + 1);
-        }
-        let theirs = u64::from(self.warm && self.is_push());
-        for number in self.rotation..self.rotation + inside - theirs {
-            assert_eq!(ring.push(number), 0);
-        }
-        drop(ring);
-        if matches!(self.act, WakingPush | WakingPop) {
-            let armed = std::fs::File::from(memory.try_clone().unwrap());
-            ARMED.iter().for_each(|&at| armed.write_all_at(&1_u32.to_ne_bytes(), at).unwrap());
-        }
-        let first_slot = self.second.then(|| Handle::open(lib, shape, &memory, libc::O_RDWR));
-        let (pushed, mut taken) = self.act.most();
-        if shape.overwrites() {
-            taken += pushed;
-        }
-        let total = total + u64::from(self.warm && self.is_pop());
-        let bounds = Bounds { total, first, pushed, taken, shut: self.act == Shutdown };
-        Stage { memory, bounds, peer, first_slot }
-    }
-
-    /// The victim, just before its call.
-    fn victim(&self, stage: &mut Stage, report: &Report) -> Victim {
-        let (lib, shape) = (release(), self.shape);
-        let (memory, bounds) = (&stage.memory, stage.bounds);
-        let mut slot = stage.first_slot.take();
-        let victim = Victim::new(
-            report.mark,
-            || {
-                if self.act == Open {
-                    return None;
-                }
-                let ring = Handle::open(lib, shape, memory, self.act.end());
-                if self.warm && self.is_push() {
-                    assert_eq!(ring.push(bounds.total - 1), 0);
-                } else if shape.is_broadcast() && self.is_pop() {
-                    // As far as the first that is to be inside for it.
-                    let behind = bounds.total - bounds.first;
-                    if bounds.first > 0 && (self.warm || behind < shape.capacity) {
-                        while ring.pop().is_ok_and(|number| number + 1 < bounds.first) {}
-                    }
-                } else if self.warm {
-                    assert_eq!(ring.pop(), Ok(bounds.first - 1));
-                }
-                // Waits in vain teach it not to spin, which would be the same loads over and over.
-                match self.act {
-                    WaitingPush => {
-                        (0..8).for_each(|_| assert_eq!(ring.push_for(0, 1000), -libc::ETIMEDOUT));
-                    }
-                    WaitingPop => {
-                        (0..8).for_each(|_| assert_eq!(ring.pop_for(1000), Err(-libc::ETIMEDOUT)));
-                    }
-                    _ => {}
-                }
-                if matches!(self.act, MendingPush | MendingPop) {
-                    // The first look at what is in the way; it becomes suspicious by being there still.
-                    let code = match self.act {
-                        MendingPush => ring.push(bounds.total),
-                        _ => ring.pop().map_or_else(|code| code, |number| panic!("{number}")),
-                    };
-                    assert_eq!(code, -libc::EAGAIN);
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Some(ring)
-            },
-            |ring| act(self.act, ring, memory, shape, bounds.total, report),
-            drop,
-        );
-        drop(slot.take());
-        victim
-    }
-}
+use support::process::{Gate, fork, join, serial};
+use support::step::{At, Victim, release};
+use support::survivor::{Bounds, Fate, First, Handle, OWN, Shape, survive, within_bound};
+use support::victim::{Act, Case, Report, Stage, *};
 
 /// Counts of what was done.
 #[derive(Debug, Clone, Copy, Default)]
@@ -401,7 +77,7 @@ fn telling<T>(what: impl std::fmt::Debug, body: impl FnOnce() -> T) -> T {
 
 /// Steps a victim through its act; survivors work on each image of the ring that there is.
 /// `images` receives them.
-fn snapshots(case: &Case, stage: &mut Stage, images: &mut Vec<Vec<u8>>) -> Tally {
+fn snapshots(case: &Case, stage: &mut Stage, images: &mut Vec<Vec<u8>>) -> (Tally, Fate, Report) {
     let (lib, shape, bounds) = (release(), case.shape, stage.bounds);
     let report = Report::new();
     let victim = case.victim(stage, &report);
@@ -423,7 +99,10 @@ fn snapshots(case: &Case, stage: &mut Stage, images: &mut Vec<Vec<u8>>) -> Tally
                     let now = telling((at, first), || survive(lib, shape, &memory, bounds, first));
                     tally.survivors += 1;
                     let is_back = now.pushed < fate.pushed || now.gone < fate.gone;
-                    assert!(!is_back, "{at:?}, {first:?}: what was done is undone: {now:?}, {fate:?}");
+                    assert!(
+                        !is_back,
+                        "{at:?}, {first:?}: what was done is undone: {now:?}, {fate:?}"
+                    );
                     if first == First::Fill {
                         fate = now;
                     }
@@ -436,17 +115,23 @@ fn snapshots(case: &Case, stage: &mut Stage, images: &mut Vec<Vec<u8>>) -> Tally
     tally.instructions = victim.step(&case.act.calls(lib), &mut look);
     tally.states = seen.len() as u64;
     assert!(tally.instructions > 5, "{} instructions", tally.instructions);
-    let (answer, took) = (report.answer(), report.took());
-    let moved = if answer > 0 { answer as u64 } else { u64::from(answer == 0) };
-    if !shape.overwrites() && case.act != Shutdown {
-        if case.is_push() {
-            assert_eq!(fate.pushed, moved, "the call answered {answer}");
-        } else if !shape.is_broadcast() {
-            assert_eq!(fate.gone, took.len() as u64, "the call answered {answer}");
-        }
-    }
     victim.kill();
-    tally
+    (tally, fate, report)
+}
+
+/// As `snapshots` of the case's own stage; and what has become of the call in the end is what it said.
+fn whole(case: &Case, images: &mut Vec<Vec<u8>>) -> Tally {
+    telling(case, || {
+        let (tally, fate, report) = snapshots(case, &mut case.stage(), images);
+        if !case.shape.overwrites() && case.act != Shutdown {
+            if case.is_push() {
+                assert_eq!(fate.pushed, report.moved());
+            } else if !case.shape.is_broadcast() {
+                assert_eq!(fate.gone, report.took().len() as u64);
+            }
+        }
+        tally
+    })
 }
 
 const SPSC: (u32, u32) = (MDG_RING_SPSC, 0);
@@ -504,7 +189,7 @@ fn all_snapshots(name: &str, kind: (u32, u32)) {
     for act in Act::USUAL {
         let mut tally = Tally::default();
         for case in chosen(cases(kind, act), 17) {
-            tally.add(telling(case, || snapshots(&case, &mut case.stage(), &mut Vec::new())));
+            tally.add(whole(&case, &mut Vec::new()));
         }
         if tally.cases > 0 {
             row(name, &act, tally);
@@ -545,4 +230,360 @@ fn snapshots_broadcast_evicting() {
 #[test]
 fn snapshots_broadcast_overwriting() {
     all_snapshots("broadcast, overwriting", OVERWRITE);
+}
+
+/// Those who mend what a first victim has left are killed at it, too: from each image that the first
+/// one leaves, a second victim sets out, which opens the ring, or finds it blocked.
+fn recovered(name: &str, kind: (u32, u32)) {
+    let _turn = turn();
+    let shape = Shape { kind: kind.0, policy: kind.1, capacity: 4, size: 24 };
+    let mut tallies =
+        [(Open, Tally::default()), (MendingPop, Tally::default()), (MendingPush, Tally::default())];
+    let firsts: &[Act] = if is_long() {
+        &[Push, PushMany, ReserveCommit, Pop, PopMany, PeekRelease]
+    } else {
+        &[PushMany, PopMany]
+    };
+    for &act in firsts {
+        for (then, tally) in &mut tallies {
+            let second = *then != Open;
+            let inside = if *then == MendingPush { 4 } else { 2 };
+            let case = Case { shape, act, inside, rotation: 3, warm: false, second };
+            let fits = match then {
+                MendingPush => case.is_pop(),
+                MendingPop => case.is_push(),
+                _ => true,
+            };
+            if !fits || shape.is_broadcast() && second {
+                continue;
+            }
+            let mut images = Vec::new();
+            whole(&case, &mut images);
+            let bounds = case.stage().bounds;
+            let each = if is_long() { 1 } else { images.len().div_ceil(2) };
+            for image in images.iter().step_by(each) {
+                let (pushed, taken) = then.most();
+                let (pushed, taken) = (bounds.pushed + pushed, bounds.taken + taken);
+                let bounds = Bounds { pushed, taken, ..bounds };
+                let mut stage = Stage { memory: copy(image), bounds, peer: None, first_slot: None };
+                let case = Case { act: *then, second: false, ..case };
+                let after = |then| (case, then);
+                tally.add(telling(after(act), || snapshots(&case, &mut stage, &mut Vec::new()).0));
+            }
+        }
+    }
+    for (then, tally) in tallies.into_iter().filter(|(_, tally)| tally.cases > 0) {
+        row(name, &then, tally);
+    }
+}
+
+#[test]
+fn recovery_one_to_one() {
+    recovered("one to one", SPSC);
+}
+
+#[test]
+fn recovery_many_to_many() {
+    recovered("many to many", MPMC);
+}
+
+#[test]
+fn recovery_stop_proof() {
+    recovered("stop-proof", STOPPROOF);
+}
+
+#[test]
+fn recovery_broadcast() {
+    recovered("broadcast", GATED);
+}
+
+const KINDS: [(&str, (u32, u32)); 7] = [
+    ("one to one", SPSC),
+    ("many to many", MPMC),
+    ("many to many, overwriting", MPMC_OVERWRITE),
+    ("stop-proof", STOPPROOF),
+    ("broadcast", GATED),
+    ("broadcast, evicting", EVICT),
+    ("broadcast, overwriting", OVERWRITE),
+];
+
+/// A victim that stands after `instructions` of its calls; `None` if they had been over before.
+fn halted(case: &Case, stage: &mut Stage, report: &Report, instructions: u64) -> Option<Victim> {
+    let victim = case.victim(stage, report);
+    let mut halted = false;
+    victim.step(&case.act.calls(release()), |at| match at {
+        At::Inside { instructions: now, .. } if now == instructions => {
+            halted = true;
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    halted.then_some(victim)
+}
+
+/// Where to halt: after each instruction, or after every so many.
+fn places(case: &Case) -> impl Iterator<Item = u64> {
+    // Much of the slow ways is the kernel's and the C library's.
+    let far = if matches!(case.act, FirstPush | FirstPop | Close | WaitingPush | WaitingPop) {
+        20
+    } else {
+        1
+    };
+    (1..).step_by(if is_long() { far } else { 23 * far as usize + 6 })
+}
+
+/// The cases of which each instruction gets a process of its own.
+fn few_cases(kind: (u32, u32), act: Act) -> impl Iterator<Item = Case> {
+    let shape = Shape { kind: kind.0, policy: kind.1, capacity: 4, size: 24 };
+    let insides: &[u64] = if is_long() { &[0, 3, 4] } else { &[3] };
+    let case =
+        move |&inside| Case { shape, act, inside, rotation: 3, warm: is_long(), second: false };
+    let cold = |case: Case| if case.makes_sense() { case } else { Case { warm: false, ..case } };
+    insides.iter().map(case).map(cold).filter(Case::makes_sense)
+}
+
+#[test]
+fn killed_for_real() {
+    let _turn = turn();
+    for (name, kind) in KINDS {
+        let mut kills = 0;
+        for act in Act::USUAL {
+            for case in few_cases(kind, act) {
+                for place in places(&case) {
+                    let mut stage = case.stage();
+                    let Some(victim) = halted(&case, &mut stage, &Report::new(), place) else {
+                        break;
+                    };
+                    victim.kill();
+                    stage.peer = None;
+                    let first = if place % 2 == 0 { First::Drain } else { First::Fill };
+                    telling((case, place), || {
+                        survive(release(), case.shape, &stage.memory, stage.bounds, first)
+                    });
+                    kills += 1;
+                }
+            }
+        }
+        println!("| {name} | killed for real | {kills} |");
+        assert!(kills > 10);
+    }
+}
+
+const DEAD: i32 = -libc::EOWNERDEAD;
+
+/// A consumer that sleeps hears of the item, or of the death, wherever its producer is killed.
+#[test]
+fn sleepers_outlive_those_who_wake_them() {
+    let _turn = turn();
+    for kind in [SPSC, MPMC, STOPPROOF, GATED] {
+        let shape = Shape { kind: kind.0, policy: kind.1, capacity: 4, size: 24 };
+        let case = Case { shape, act: Push, inside: 0, rotation: 3, warm: false, second: true };
+        let (mut kills, stride) = (0, if is_long() { 1 } else { 61 });
+        for place in (1..).step_by(stride) {
+            let mut stage = Case { second: false, ..case }.stage();
+            stage.peer = None;
+            let waiter = Handle::open(release(), shape, &stage.memory, libc::O_RDWR);
+            let go = Gate::new();
+            let sleeper = fork(|| {
+                let ring = Handle::open(release(), shape, &stage.memory, libc::O_RDONLY);
+                while ring.pop().is_ok() {}
+                go.open();
+                let outcome = ring.pop_for(20_000_000_000);
+                assert!(matches!(outcome, Ok(3) | Err(DEAD)), "{outcome:?}");
+            });
+            go.pass();
+            within_bound("sleep", || (waiter.pop_waits() > 0).then_some(()));
+            let Some(victim) = halted(&case, &mut stage, &Report::new(), place) else { break };
+            victim.kill();
+            telling((kind, place), || join(sleeper));
+            kills += 1;
+        }
+        println!("| {kind:?} | killed beside a sleeper | {kills} |");
+        assert!(kills > 1);
+    }
+}
+
+/// Whoever is beside a stopped victim of a queue takes what is there and pushes items of its own; then
+/// the victim goes on, and everything adds up.
+fn stopped_in_queue(case: &Case, place: u64) -> bool {
+    let (lib, shape, report) = (release(), case.shape, Report::new());
+    let mut stage = case.stage();
+    let bounds = stage.bounds;
+    let Some(victim) = halted(case, &mut stage, &report, place) else { return false };
+    let alone = shape.kind == MDG_RING_SPSC;
+    let (own, other) = match (alone, case.is_push()) {
+        (true, true) => (libc::O_RDONLY, libc::O_WRONLY),
+        (true, false) => (libc::O_WRONLY, libc::O_RDONLY),
+        (false, _) => (libc::O_RDWR, 0),
+    };
+    let ring = Handle::open(lib, shape, &stage.memory, own);
+    let (mut found, mut pushed) = (Vec::new(), 0);
+    if own != libc::O_WRONLY {
+        found.extend(std::iter::from_fn(|| ring.pop().ok()));
+        assert_eq!(ring.pop(), Err(-libc::EAGAIN));
+        assert_eq!(ring.pop_for(1000), Err(-libc::ETIMEDOUT), "the stopped are not dead");
+    }
+    if own != libc::O_RDONLY {
+        while pushed < shape.capacity && ring.push(OWN + pushed) == 0 {
+            pushed += 1;
+        }
+        if pushed < shape.capacity {
+            assert_eq!(ring.push(0), -libc::EAGAIN);
+            assert_eq!(ring.push_for(0, 1000), -libc::ETIMEDOUT, "the stopped are not dead");
+        }
+    }
+    if alone {
+        let taken = Handle::try_open(lib, shape, &stage.memory, other).err();
+        assert_eq!(taken, Some(-libc::EBUSY), "the stopped one's end");
+    }
+    if shape.policy & MDG_RING_STOPPROOF != 0 {
+        // Nobody waits: the ring is all the survivor's.
+        assert_eq!(pushed, shape.capacity);
+        for _ in 0..3 {
+            let mine: Vec<_> = std::iter::from_fn(|| ring.pop().ok()).collect();
+            assert_eq!(mine, (OWN + pushed - shape.capacity..OWN + pushed).collect::<Vec<_>>());
+            found.extend(mine);
+            for _ in 0..shape.capacity {
+                assert_eq!(ring.push(OWN + pushed), 0);
+                pushed += 1;
+            }
+            assert_eq!(ring.push(0), -libc::EAGAIN);
+        }
+    }
+    victim.finish();
+    let ring = if own == libc::O_WRONLY {
+        Handle::open(lib, shape, &stage.memory, libc::O_RDWR)
+    } else {
+        ring
+    };
+    found.extend(ring.drain());
+    let (moved, took) = (if case.is_push() { report.moved() } else { 0 }, report.took());
+    let stats = ring.closed_stat();
+    assert_eq!(stats.written, bounds.total + moved + pushed, "{stats:?}");
+    assert_eq!((stats.lost, stats.recovered, stats.pending, stats.length), (0, 0, 0, 0));
+    // Each once, and those of one producer in order.
+    let mut all: Vec<_> = found.iter().chain(&took).copied().collect();
+    all.sort_unstable();
+    let mut expected: Vec<_> = (bounds.first..bounds.total + moved).collect();
+    expected.extend(OWN..OWN + pushed);
+    if shape.overwrites() {
+        assert!(all.windows(2).all(|pair| pair[0] < pair[1]), "{all:?}");
+        assert!(all.iter().all(|number| expected.contains(number)));
+        assert_eq!((expected.len() - all.len()) as u64, stats.dropped);
+    } else {
+        assert_eq!(all, expected);
+    }
+    for taken in [found, took] {
+        let (mine, theirs): (Vec<u64>, Vec<u64>) = taken.iter().partition(|&&number| number >= OWN);
+        assert!([mine, theirs].iter().all(|one| one.is_sorted()), "{taken:?}");
+    }
+    true
+}
+
+/// The same in a broadcast: its producer is stopped, and consumers have what was committed; or one of
+/// its consumers is, and holds the producer if that is the policy.
+fn stopped_in_broadcast(case: &Case, place: u64) -> bool {
+    let (lib, shape, report) = (release(), case.shape, Report::new());
+    let mut stage = case.stage();
+    let bounds = stage.bounds;
+    let Some(victim) = halted(case, &mut stage, &report, place) else { return false };
+    let gated = !shape.is_never_full();
+    if case.is_push() {
+        let consumer = stage.peer.take().unwrap();
+        let mut found = Vec::new();
+        let mut take = || loop {
+            match consumer.pop() {
+                Ok(number) => found.push(number),
+                Err(code) if code == -libc::EOVERFLOW && !gated => {}
+                Err(code) => break assert_eq!(code, -libc::EAGAIN),
+            }
+        };
+        take();
+        let taken = Handle::try_open(lib, shape, &stage.memory, libc::O_WRONLY).err();
+        assert_eq!(taken, Some(-libc::EBUSY), "the stopped one's end");
+        victim.finish();
+        take();
+        let all = bounds.total + report.moved();
+        assert!(found.is_sorted() && found.last().is_none_or(|&last| last + 1 == all), "{found:?}");
+        if gated {
+            assert_eq!(found, (bounds.first..all).collect::<Vec<_>>());
+        }
+        assert_eq!(consumer.closed_stat().written, all);
+    } else {
+        let producer = Handle::open(lib, shape, &stage.memory, libc::O_WRONLY);
+        let mut pushed = 0;
+        while pushed < 3 * shape.capacity && producer.push(OWN + pushed) == 0 {
+            pushed += 1;
+        }
+        if gated {
+            assert!(pushed <= shape.capacity);
+            assert_eq!(producer.push_for(0, 1000), -libc::ETIMEDOUT, "the stopped are not dead");
+        } else {
+            assert_eq!(pushed, 3 * shape.capacity, "held by a stopped one");
+        }
+        victim.finish();
+        // The oldest first, all in a row; or it is told that they are gone.
+        let (answer, took) = (report.answer(), report.took());
+        let then = |number| if number + 1 == bounds.total { OWN } else { number + 1 };
+        assert!(took.windows(2).all(|pair| pair[1] == then(pair[0])), "{took:?}");
+        if gated && bounds.total > bounds.first {
+            assert_eq!(took[0], bounds.first);
+        } else if took.is_empty() {
+            assert!(
+                answer == -i64::from(libc::EOVERFLOW) && !gated
+                    || answer == -i64::from(libc::EAGAIN)
+            );
+        }
+        (0..shape.capacity).for_each(|number| producer.must_push(number));
+        assert_eq!(producer.closed_stat().written, bounds.total + pushed + shape.capacity);
+    }
+    assert_eq!(Handle::open(lib, shape, &stage.memory, libc::O_RDWR).stat().recovered, 0);
+    true
+}
+
+#[test]
+fn stopped_and_going_on() {
+    let _turn = turn();
+    for (name, kind) in KINDS {
+        let mut stops = 0;
+        for act in [Push, PushMany, ReserveCommit, Pop, PopMany, PeekRelease] {
+            for case in few_cases(kind, act) {
+                let stopped = |&place: &u64| {
+                    telling((case, place), || match case.shape.is_broadcast() {
+                        true => stopped_in_broadcast(&case, place),
+                        false => stopped_in_queue(&case, place),
+                    })
+                };
+                stops += places(&case).take_while(stopped).count();
+            }
+        }
+        println!("| {name} | stopped, and going on | {stops} |");
+        assert!(stops > 10);
+    }
+}
+
+/// What the survivors would see if a promise was broken: images that no kill may leave.
+#[test]
+fn wrong_images_are_noticed() {
+    let _turn = turn();
+    let shape = Shape { kind: SPSC.0, policy: 0, capacity: 4, size: 24 };
+    let case = Case { shape, act: Push, inside: 2, rotation: 1, warm: false, second: false };
+    let stage = case.stage();
+    let image = Live::new(&stage.memory).0.to_vec();
+    let is_refused = |change: &dyn Fn(&mut [u8])| {
+        let mut image = image.clone();
+        change(&mut image);
+        let memory = copy(&image);
+        catch_unwind(|| survive(release(), shape, &memory, stage.bounds, First::Drain)).is_err()
+    };
+    const TAIL: usize = 4096;
+    let items = image.len() - 4 * 24;
+    assert!(!is_refused(&|_| {}));
+    assert!(is_refused(&|image| image[TAIL] += 1), "committed and not written");
+    assert!(is_refused(&|image| image[TAIL] -= 1), "one missing");
+    assert!(is_refused(&|image| image[TAIL + 128] += 1), "one taken by nobody");
+    assert!(is_refused(&|image| image[TAIL + 128] -= 1), "one twice");
+    assert!(is_refused(&|image| image[items + 24 + 20] ^= 1), "torn");
+    assert!(is_refused(&|image| image[items + 24..].rotate_left(24)), "out of order");
+    assert!(is_refused(&|image| image[TAIL + 0x200] |= 2), "corrupt");
 }

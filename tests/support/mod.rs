@@ -16,6 +16,8 @@ pub mod step;
 #[cfg(target_arch = "x86_64")]
 pub mod survivor;
 pub mod undo_face;
+#[cfg(target_arch = "x86_64")]
+pub mod victim;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

@@ -119,9 +119,8 @@ impl Handle {
         let flags = if shape.is_broadcast() { MDG_RING_OLDEST } else { 0 };
         let options = mdg_ring_opts { flags, ..shape.options() };
         // SAFETY: the handle is writable, the options say their size.
-        let done = unsafe {
-            (lib.from_fd)(&raw mut ring, memory.as_raw_fd(), &raw const options, oflag)
-        };
+        let done =
+            unsafe { (lib.from_fd)(&raw mut ring, memory.as_raw_fd(), &raw const options, oflag) };
         if done == 0 { Ok(Self { lib, ring, shape }) } else { Err(done) }
     }
 
@@ -168,9 +167,8 @@ impl Handle {
     pub fn pop_many(&self, count: u64) -> Result<Vec<u64>, c_int> {
         let mut items = vec![0; self.shape.size * count as usize];
         // SAFETY: a live handle and room for `count` items.
-        let done = unsafe {
-            (self.lib.pop_many)(self.ring, items.as_mut_ptr().cast(), count as usize, 0)
-        };
+        let done =
+            unsafe { (self.lib.pop_many)(self.ring, items.as_mut_ptr().cast(), count as usize, 0) };
         if done < 0 {
             return Err(done as c_int);
         }
@@ -185,6 +183,14 @@ impl Handle {
         assert_eq!(unsafe { (self.lib.stat)(self.ring, &raw mut stats) }, 0);
         let mdg_ring_stats { written, read, dropped, lost, length, pending, flags, .. } = stats;
         Sums { written, read, dropped, lost, length, pending, flags, recovered: stats.recovered }
+    }
+
+    /// How often a consumer went to sleep.
+    pub fn pop_waits(&self) -> u64 {
+        let mut stats = mdg_ring_stats { size: size_of::<mdg_ring_stats>(), ..Default::default() };
+        // SAFETY: a live handle; the stats say their size.
+        assert_eq!(unsafe { (self.lib.stat)(self.ring, &raw mut stats) }, 0);
+        stats.pop_waits
     }
 
     /// The sums of `stat`, which must close.

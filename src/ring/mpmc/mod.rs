@@ -39,6 +39,9 @@
 //! | the release | nothing | the item is lost with its taker |
 //! | **in recovery**, anywhere | the same as before it, or the same as after it | do it again |
 //!
+//! The counters are added to after the step that they count, by the one who did it: never twice. A
+//! kill just between leaves an item counted as read, and a tombstone as an item that was.
+//!
 //! So: items come out in the order in which they were claimed, none is torn, none comes twice, and
 //! each kill loses the items of its own call at most. What waits is said in [`Core::blocked`]: a
 //! position that a *living* process has claimed and not finished holds up those behind it until it
@@ -192,10 +195,11 @@ impl<M: Memory> Core<M> {
         self.memory.cell(position).store(self.laps.next_free(position), Ordering::Release);
     }
 
-    /// Frees a tombstone that a consumer came to.
+    /// Frees a tombstone that a consumer came to. Counted afterwards, as everything is: who is killed
+    /// before the free leaves it to be counted by who resolves it.
     fn bury(&self, position: u64) {
-        self.memory.buried().fetch_add(1, Ordering::Relaxed);
         self.free(position);
+        self.memory.buried().fetch_add(1, Ordering::Relaxed);
     }
 
     /// Pushes one item if that goes straight ahead; `false`, and nothing has changed, if it does not:
@@ -334,8 +338,8 @@ impl<M: Memory> Core<M> {
         if self.cell(run.position) == Cell::Tombstone {
             self.bury(run.position);
         } else {
-            self.memory.dropped().fetch_add(1, Ordering::Relaxed);
             self.free(run.position);
+            self.memory.dropped().fetch_add(1, Ordering::Relaxed);
         }
         Ok(true)
     }
@@ -391,8 +395,8 @@ impl<M: Memory> Core<M> {
 
     /// Frees the cell of an item that its taker does not want any more, and counts it as lost.
     pub(crate) fn lose(&self, position: u64) {
-        self.memory.lost().fetch_add(1, Ordering::Relaxed);
         self.free(position);
+        self.memory.lost().fetch_add(1, Ordering::Relaxed);
     }
 
     /// Claimed by pushes and not by pops yet, or the other way round.
