@@ -2,8 +2,8 @@
 //!
 //! The library under test is the one that programs get: built with optimisation, loaded with
 //! dlopen(3), apart from the one that is linked into the test program. Parent and children have it at
-//! the same address, so that the parent knows where its functions begin. No breakpoints: nothing of the
-//! code is changed, the tracer looks at the instruction pointer after each step.
+//! the same address, so that the parent knows where its functions begin. Nothing of the code is
+//! changed: the tracer looks at the instruction pointer after each step.
 
 use std::ffi::{c_int, c_long, c_void};
 use std::fs::canonicalize;
@@ -107,6 +107,9 @@ const RIP: usize = std::mem::offset_of!(libc::user_regs_struct, rip);
 const RSP: usize = std::mem::offset_of!(libc::user_regs_struct, rsp);
 const RAX: usize = std::mem::offset_of!(libc::user_regs_struct, rax);
 
+/// The breakpoint registers there.
+const DEBUG: usize = std::mem::offset_of!(libc::user, u_debugreg);
+
 /// Where a victim stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
@@ -170,10 +173,28 @@ impl Victim {
         assert_eq!(self.stopped_by(), Some(libc::SIGTRAP), "the victim, after a step");
     }
 
+    /// Runs to the first call at full speed, by a breakpoint in a register of the processor. Where
+    /// there is none, nothing happens, and the caller steps there.
+    fn run_to(&self, call: usize) {
+        let set = |register: usize, value: usize| {
+            let offset = DEBUG + register * size_of::<usize>();
+            let pid = self.child.pid().as_raw();
+            // SAFETY: no memory of ours is read or written.
+            unsafe { libc::ptrace(libc::PTRACE_POKEUSER as _, pid, offset, value) == 0 }
+        };
+        if set(0, call) && set(7, 1) {
+            assert_eq!(self.request(libc::PTRACE_CONT, 0), 0);
+            assert_eq!(self.stopped_by(), Some(libc::SIGTRAP), "the victim, on its way");
+            assert_eq!(self.register(RIP), call);
+            set(7, 0);
+        }
+    }
+
     /// Steps until `act` is over, or `each` says so. `calls` are the functions that count, by address.
     /// Returns the instructions that were executed inside of them.
     pub fn step(&self, calls: &[usize], mut each: impl FnMut(At) -> ControlFlow<()>) -> u64 {
         let mut instructions = 0;
+        self.run_to(calls[0]);
         while self.mark.load(Ordering::SeqCst) == 0 {
             if !calls.contains(&self.register(RIP)) {
                 self.one();
