@@ -2,12 +2,13 @@
 # make run    the textbook listings, then a file tree through a ring, both checksums shown
 # make check  all tests
 # make bench  ours and the peers, measured side by side; QUICK=1, ROWS=spsc8,...: benches/README.md
+# make every-instruction  kills after each instruction of the calls, all of them: half an hour
 # make clean
 
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
-.PHONY: all run check bench clean
+.PHONY: all run check bench clean every-instruction
 
 all:
 	$(CARGO) build --release --lib
@@ -21,6 +22,9 @@ check:
 
 bench: all
 	$(MAKE) -C benches bench CARGO="$(CARGO)" BUILT=$(BUILT)
+
+every-instruction:
+	MADANG_LONG=1 $(CARGO) test --test every_instruction --test every_instruction_named -- --nocapture
 
 clean:
 	$(CARGO) clean
