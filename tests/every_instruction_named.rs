@@ -178,12 +178,15 @@ fn permits_come_back() {
         wait(sem);
         sem
     };
+    // SAFETY: a live handle.
     let post = |sem: &mut _| unsafe { assert_eq!((lib.sem_post)(*sem), 0) };
     let kills = killed_at_each(&[lib.sem_post as usize], 1, holding, post, check);
     println!("| semaphore | post | {kills} |");
+    // SAFETY: a live handle.
     let close = |sem: &mut _| unsafe { (lib.sem_close)(*sem) };
     let kills = killed_at_each(&[lib.sem_close as usize], 20, holding, close, check);
     println!("| semaphore | close | {kills} |");
+    // SAFETY: a live handle that nobody uses any more; a C string.
     unsafe {
         (lib.sem_close)(survivor);
         assert_eq!((lib.sem_unlink)(name.as_ptr()), 0);
@@ -227,9 +230,11 @@ fn a_mutex_is_handed_on() {
         lock(mutex);
         mutex
     };
+    // SAFETY: a live handle.
     let unlock = |mutex: &mut _| unsafe { assert_eq!((lib.mutex_unlock)(*mutex), 0) };
     let kills = killed_at_each(&[lib.mutex_unlock as usize], 1, holding, unlock, check);
     println!("| mutex | unlock | {kills} |");
+    // SAFETY: a live handle that nobody uses any more; a C string.
     unsafe {
         (lib.mutex_close)(survivor);
         assert_eq!((lib.mutex_unlink)(name.as_ptr()), 0);
