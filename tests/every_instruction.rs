@@ -329,7 +329,7 @@ fn places(case: &Case) -> impl Iterator<Item = u64> {
     } else {
         1
     };
-    (1..).step_by(if is_long() { far } else { 23 * far as usize + 6 })
+    (1..).step_by(if is_long() { far } else { 23 * far + 6 })
 }
 
 /// The cases of which each instruction gets a process of its own.
