@@ -3,12 +3,13 @@
 # make check  all tests
 # make bench  ours and the peers, measured side by side; QUICK=1, ROWS=spsc8,...: benches/README.md
 # make every-instruction  kills after each instruction of the calls, all of them: half an hour
+# make storm  processes killed and stopped at random on every kind of ring, for minutes
 # make clean
 
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
-.PHONY: all run check bench clean every-instruction
+.PHONY: all run check bench storm every-instruction clean
 
 all:
 	$(CARGO) build --release --lib
@@ -25,6 +26,9 @@ bench: all
 
 every-instruction:
 	MADANG_LONG=1 $(CARGO) test --test every_instruction --test every_instruction_named -- --nocapture
+
+storm:
+	MADANG_STRIKES=$(or $(STRIKES),2000) $(CARGO) test --release --test storm -- --test-threads=1
 
 clean:
 	$(CARGO) clean

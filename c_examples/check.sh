@@ -128,6 +128,12 @@ case_assembly_line() {
     run assembly_line
 }
 
+# The worker that dies has taken one task; the others do all the rest.
+case_ring_workers() {
+    run ring_workers 1000
+    run ring_workers
+}
+
 case_ring_broadcast() {
     run ring_broadcast 1000 patient
     run ring_broadcast 100000 news

@@ -63,6 +63,7 @@ echo "== one of them dies"
 show dining_philosophers 100
 show readers_writers "$id.page" 3 2 100
 show sem_then_mutex "$id.pool" 5 2
+show ring_workers 1000
 
 # A tree that this machine has, of tens of megabytes.
 tree=

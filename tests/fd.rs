@@ -13,6 +13,7 @@ use madang::ffi::shm::*;
 use madang::ring::{Kind, Options, Ring};
 use madang::shm::{Seals, Shm};
 use madang::{Access, Timeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::face::{FOREVER, NOWAIT, Outcome, answer, done, refused_with};
 use support::process::{fork, interrupted, join, serial};
 use support::ring_face::{C, Face, SECOND};
@@ -57,6 +58,7 @@ on_both_faces! { Rust, InC in turn:
     a_descriptor_arrives
     peers_are_known_by_the_kernels_word
     messages_that_carry_none
+    no_descriptor_is_free
     waits_end
     refusals
 }
@@ -127,6 +129,30 @@ fn messages_that_carry_none<F: Passing>() {
     }
     F::send(&here, &there, NOWAIT).unwrap();
     F::receive(&there, NOWAIT).unwrap();
+}
+
+/// What comes when not all of it can be opened is lost, and what could be opened is closed again.
+fn no_descriptor_is_free<F: Passing>() {
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let (here, there) = UnixStream::pair().unwrap();
+    join(fork(|| {
+        let first_free = || here.try_clone().unwrap().as_raw_fd() as u64;
+        let next = first_free();
+        for (free, count) in [(0, 1), (0, 2), (1, 2), (2, 253)] {
+            let fds = vec![here.as_raw_fd(); count];
+            let data = [std::io::IoSlice::new(b"x")];
+            let rights = [ControlMessage::ScmRights(&fds)];
+            sendmsg::<()>(here.as_raw_fd(), &data, &rights, MsgFlags::empty(), None).unwrap();
+            let most = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, next + free, most.1).unwrap();
+            let lost = F::receive(&there, NOWAIT);
+            setrlimit(Resource::RLIMIT_NOFILE, most.0, most.1).unwrap();
+            refused_with(lost, libc::EMFILE, "receiving");
+            assert_eq!(first_free(), next, "what came is closed");
+        }
+        F::send(&here, &there, NOWAIT).unwrap();
+        F::receive(&there, NOWAIT).unwrap();
+    }));
 }
 
 fn open_descriptors() -> usize {
@@ -215,6 +241,8 @@ fn a_ring_by_its_descriptor() {
 
 #[test]
 fn what_is_no_ring_is_refused() {
+    // Others count the descriptors of this process.
+    let _turn = serial();
     let from = |fd: BorrowedFd<'_>, options: &Options, seals| -> Outcome<Ring> {
         Ok(Ring::from_fd(fd, options, Access::ReadWrite, seals)?)
     };

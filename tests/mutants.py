@@ -4,6 +4,7 @@ place, in a copy of the source, and expects a named test to fail. docs/verificat
 
 usage: tests/mutants.py            all of them
        tests/mutants.py NAME...    these
+       tests/mutants.py --check    only looks whether each one's text is found, exactly once
        tests/mutants.py --list     names, places and tests, as a table
 
 A mutant whose text is not found exactly once no longer says anything: that is a failure, too. One
@@ -19,6 +20,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MPMC, RECOVER = "src/ring/mpmc/mod.rs", "src/ring/mpmc/recover.rs"
+OVERWRITE, GATED = "src/ring/broadcast/overwrite.rs", "src/ring/broadcast/gated.rs"
+STOPPROOF, SWEEP = "src/ring/stopproof/mod.rs", "src/ring/stopproof/recover.rs"
 SPSC, EVENT, OPEN = "src/ring/spsc.rs", "src/sync/event_count.rs", "src/object/open.rs"
 
 
@@ -108,10 +111,9 @@ MUTANTS = [
     Mutant(
         "cleared-before-wake", "`armed` is cleared before anybody is woken",
         EVENT, "model sync::event_count::loom_models::a_killed_notifier_leaves_its_sleepers_to_the_next_light",
-        ("        self.seq.fetch_add(2, Ordering::SeqCst);\n        futex::wake_all(&self.seq);\n", ""),
-        ("            self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);\n",
-         "            self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);\n"
-         "        self.seq.fetch_add(2, Ordering::SeqCst);\n        futex::wake_all(&self.seq);\n")),
+        ("        self.seq.fetch_add(2, Ordering::SeqCst);\n        if futex::wake(",
+         "        let _ = self.armed.compare_exchange(armed, armed & HEAVY, Ordering::Relaxed, Ordering::Relaxed);\n"
+         "        self.seq.fetch_add(2, Ordering::SeqCst);\n        if futex::wake(")),
     Mutant(
         "cleared-whatever-epoch", "a wake clears the tag of a later epoch, too",
         EVENT, "model sync::event_count::loom_models::clearing_is_by_epoch_light",
@@ -136,7 +138,7 @@ MUTANTS = [
     Mutant(
         "wake-without-seq", "a wake does not move the futex word",
         EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
-        ("        self.seq.fetch_add(2, Ordering::SeqCst);\n", "")),
+        ("        }\n        self.seq.fetch_add(2, Ordering::SeqCst);\n", "        }\n")),
     Mutant(
         "tail-relaxed", "the commit of a one-to-one ring is not a release",
         SPSC, "model ring::spsc::loom_models::one_by_one",
@@ -160,6 +162,87 @@ MUTANTS = [
          "        self.commit(side, index.wrapping_add(1));\n        side.index.set(index);\n"
          "        // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.\n")),
     Mutant(
+        "overwrite-no-fence", "a cell's item may be seen before the word that says it is being written",
+        OVERWRITE, "model ring::broadcast::loom_models::overwriting::an_overtaken_copy",
+        ("        fence(Ordering::Release);\n", "")),
+    Mutant(
+        "overwrite-no-second-look", "a copy is believed without a second look at the cell's word",
+        OVERWRITE, "model ring::broadcast::loom_models::overwriting::an_overtaken_copy",
+        ("                if self.is_still(at) {\n", "                if self.is_still(at) || true {\n")),
+    Mutant(
+        "overwrite-commit-relaxed", "the commit of an overwriting broadcast is not a release",
+        OVERWRITE, "model ring::broadcast::loom_models::overwriting::a_lapped_reader",
+        ("store(holds(position), Ordering::Release)", "store(holds(position), Ordering::Relaxed)")),
+    Mutant(
+        "overwrite-tail-first", "the tail moves before the commit",
+        OVERWRITE, "model ring::broadcast::loom_models::overwriting::a_killed_producer",
+        ("        self.memory.word(position).store(holds(position), Ordering::Release);\n"
+         "        let next = position.wrapping_add(1);\n"
+         "        self.memory.tail().store(next, Ordering::Release);\n",
+         "        let next = position.wrapping_add(1);\n"
+         "        self.memory.tail().store(next, Ordering::Release);\n"
+         "        self.memory.word(position).store(holds(position), Ordering::Release);\n")),
+    Mutant(
+        "join-no-fence", "a consumer of a gated broadcast joins without a fence",
+        GATED, "model ring::broadcast::loom_models::gating::joining_at_the_oldest",
+        ("        // Pairs with the fence in `reclaim`: invariant 2.\n        fence(Ordering::SeqCst);\n", "")),
+    Mutant(
+        "reclaim-no-fence", "the producer looks at the cursors again without a fence",
+        GATED, "model ring::broadcast::loom_models::gating::joining_at_the_oldest",
+        ("        // Pairs with the fence in `join`: invariant 2.\n        fence(Ordering::SeqCst);\n", "")),
+    Mutant(
+        "reclaim-looks-once", "the producer does not look at the cursors again",
+        GATED, "model ring::broadcast::loom_models::gating::joining_at_the_oldest",
+        ("        let again = self.farthest(tail);\n", "        let again = slowest;\n")),
+    Mutant(
+        "cursor-relaxed", "giving back what was read is not a release",
+        GATED, "model ring::broadcast::loom_models::gating::two_readers_of_one_cell",
+        ("        self.memory.cursor(me).store(next, Ordering::Release);",
+         "        self.memory.cursor(me).store(next, Ordering::Relaxed);")),
+    Mutant(
+        "eviction-unnoticed", "a consumer believes a copy without a look whether it was evicted",
+        GATED, "model ring::broadcast::loom_models::gating::an_evicted_reader_of_one_cell",
+        ("        if self.evict && self.is_evicted(me) {\n            let lost = self.join_again(me, grip);\n"
+         "            // 0:",
+         "        if false {\n            let lost = self.join_again(me, grip);\n            // 0:")),
+    Mutant(
+        "bury-whoever", "who buries takes out the next owner of a dead one's slot, too",
+        GATED, "model ring::broadcast::loom_models::gating::a_killed_reader_and_the_next_in_its_slot",
+        ("self.memory.generation(me) << 2 | HERE", "HERE")),
+    Mutant(
+        "pop-by-store", "a consumer of a stop-proof ring takes a cell without comparing",
+        STOPPROOF, "model ring::stopproof::loom_models::a_producer_and_two_consumers_with_room_for_one",
+        ("                    .compare_exchange(seen, next(head), Ordering::SeqCst, Ordering::SeqCst)\n"
+         "                    .is_ok();",
+         "                    .swap(next(head), Ordering::SeqCst) != 0;")),
+    Mutant(
+        "emptied-before-pop", "a place is emptied before its item is popped",
+        STOPPROOF, "model ring::stopproof::loom_models::a_killed_consumer_with_room_for_one",
+        ("            let seen = self.cell(cell)?;\n", "            let seen = self.cell(cell)?;\n"
+         "            self.retire(head, word);\n")),
+    Mutant(
+        "no-help", "a producer does not move a tail that somebody left behind",
+        STOPPROOF, "model ring::stopproof::loom_models::a_killed_producer",
+        ("                (_, Place::Holds(_) | Place::Past) => Self::step(self.memory.tail(), tail),\n"
+         "                (word, Place::Behind(cell))",
+         "                (_, Place::Holds(_) | Place::Past) => return Ok(false),\n"
+         "                (word, Place::Behind(cell))")),
+    Mutant(
+        "cell-free-relaxed", "freeing a cell of the pool is not a release",
+        STOPPROOF, "model ring::stopproof::loom_models::a_stopped_consumer_with_room_for_one",
+        ("store(FREE, Ordering::Release)", "store(FREE, Ordering::Relaxed)")),
+    Mutant(
+        "offered-after-place", "a cell is offered after its number is in its place",
+        STOPPROOF, "model ring::stopproof::loom_models::a_killed_producer_with_room_for_one",
+        ("                    self.memory.cell(cell).store(offered(tail, me), Ordering::Release);\n", ""),
+        ("                        Self::step(self.memory.tail(), tail);\n                        return Ok(true);\n",
+         "                        self.memory.cell(cell).store(offered(tail, me), Ordering::Release);\n"
+         "                        Self::step(self.memory.tail(), tail);\n                        return Ok(true);\n")),
+    Mutant(
+        "sweep-queued", "a sweep frees what its dead owner had pushed",
+        SWEEP, "model ring::stopproof::loom_models::a_sweep_beside_a_consumer",
+        ("if owner == index && !self.is_queued(cell, low) => false", "if owner == index => false")),
+    Mutant(
         "no-name-check", "an object is opened though its name leads elsewhere by now",
         OPEN, "ring_stopped_opener the_name_is_looked_at_again",
         ("if named::still_names(path, &status) { built.map(Some) } else { Ok(None) }",
@@ -181,16 +264,39 @@ def run(command, tree, program):
         return subprocess.CompletedProcess(command, 124, str(late.stdout or ""))
 
 
+class NotOnce(Exception):
+    pass
+
+
+def changed(mutant, text):
+    """The file with the mutant's changes."""
+    for old, new in mutant.changes:
+        if text.count(old) != 1:
+            raise NotOnce(f"found {text.count(old)} times in {mutant.file}, not once: {old.strip()[:70]!r}")
+        text = text.replace(old, new)
+    return text
+
+
+def check():
+    troubles = 0
+    for mutant in MUTANTS:
+        try:
+            changed(mutant, (ROOT / mutant.file).read_text())
+        except NotOnce as trouble:
+            print(f"{mutant.name}: {trouble}")
+            troubles += 1
+    print(f"{len(MUTANTS) - troubles} of {len(MUTANTS)} are found once")
+    return 1 if troubles else 0
+
+
 def caught(mutant, tree):
     """None if the mutant was caught, else what went wrong."""
     path = tree / mutant.file
     original = path.read_text()
-    text = original
-    for old, new in mutant.changes:
-        if text.count(old) != 1:
-            return f"found {text.count(old)} times in {mutant.file}, not once: {old.strip()[:70]!r}"
-        text = text.replace(old, new)
-    path.write_text(text)
+    try:
+        path.write_text(changed(mutant, original))
+    except NotOnce as trouble:
+        return str(trouble)
     try:
         which = ["--release", "--lib"] if mutant.program == "model" else ["--test", mutant.program]
         cargo = ["cargo", "test", "--locked", *which]
@@ -210,6 +316,8 @@ def caught(mutant, tree):
 
 
 def main():
+    if sys.argv[1:] == ["--check"]:
+        return check()
     if sys.argv[1:] == ["--list"]:
         for mutant in MUTANTS:
             test = mutant.test if mutant.program == "model" else f"tests/{mutant.program}.rs {mutant.test}"

@@ -75,8 +75,75 @@ fn the_c_program_works() {
 }
 
 #[test]
+fn the_fragments_in_c_compile() {
+    let page = fs::read_to_string(root().join("README.md")).unwrap();
+    let fragments: Vec<_> =
+        blocks(&page).into_iter().filter(|(language, _)| language == "c").skip(1).collect();
+    assert!(fragments.len() >= 3);
+    let dir = scratch("readme-fragments");
+    fs::create_dir_all(&dir).unwrap();
+    for (number, (_, text)) in fragments.iter().enumerate() {
+        let program = format!(
+            "#include <errno.h>\n#include <fcntl.h>\n#include <madang.h>\n\
+             void mend(void);\nvoid work(void);\n\
+             void fragment(mdg_mutex *mutex, mdg_ring *ring, mdg_ring *orders, mdg_fd_peer peer, \
+             int socket);\n\
+             void fragment(mdg_mutex *mutex, mdg_ring *ring, mdg_ring *orders, mdg_fd_peer peer, \
+             int socket) {{\n(void)mutex, (void)ring, (void)orders, (void)peer, (void)socket;\n\
+             {text}}}\n"
+        );
+        let source = dir.join(format!("fragment{number}.c"));
+        fs::write(&source, program).unwrap();
+        let mut compiler = support::c_compiler();
+        let output = compiler
+            .args(["-std=c11", "-Wall", "-Werror", "-fsyntax-only", "-I"])
+            .arg(root().join("include"))
+            .arg(&source)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
 fn the_python_program_works() {
     check("python", "hello.py");
+}
+
+/// "`tests/file.rs function`" in a page names a function that there is, and every page a page.
+#[test]
+fn the_tests_and_pages_that_are_named_exist() {
+    let mut named = 0;
+    let read =
+        |path: PathBuf| fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    let pages: Vec<_> =
+        fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let index = read(root().join("docs/README.md"));
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|ext| ext == "md")) {
+        let text = read(page.clone());
+        let at = page.file_name().unwrap().to_str().unwrap();
+        assert!(
+            at == "README.md" || index.contains(&format!("({at})")),
+            "{at} is not in the index"
+        );
+        for span in text.split('`').skip(1).step_by(2) {
+            let Some((file, function)) = span.split_once(' ') else { continue };
+            let is_test = file.starts_with("tests/") || file.starts_with("src/");
+            if is_test && file.ends_with(".rs") {
+                let source = read(root().join(file));
+                let there = [format!("fn {function}("), format!("fn {function}<")];
+                assert!(there.iter().any(|fun| source.contains(fun)), "{at}: {span}");
+                named += 1;
+            }
+        }
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if !link.is_empty() && !link.contains("://") {
+                assert!(page.parent().unwrap().join(link).exists(), "{at}: {link}");
+            }
+        }
+    }
+    assert!(named > 50, "{named}");
 }
 
 #[test]

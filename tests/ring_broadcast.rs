@@ -8,7 +8,7 @@ use madang::ring::{Kind, Options, Ring, policy};
 use nix::sys::signal::{self, Signal};
 use support::face::{FOREVER, NOWAIT, Outcome, refused_with};
 use support::process::{Child, Gate, as_nobody, fork, is_root, join, kill, serial};
-use support::ring_face::{C, CREATE, Face, Named, SECOND, pattern};
+use support::ring_face::{C, CREATE, Entry, Face, Named, SECOND, pattern};
 
 on_both_faces! { Ring, C in turn:
     every_consumer_sees_every_item
@@ -495,6 +495,10 @@ fn options_that_make_no_sense<F: Face>() {
     let other = open(&broadcast(4, 8, policy::OVERWRITE));
     refused_with(other, libc::EPROTO, "policy is 2 here but 4 in the object");
     open(&oldest).unwrap();
+    // Without a kind the policy is that of the ring that is there.
+    let only = |policy| Options { policy, ..Options::default() };
+    open(&only(policy::EVICT)).unwrap();
+    refused_with(open(&only(policy::OVERWRITE)), libc::EPROTO, "policy is 2 here but 4");
     drop(ring);
 }
 
@@ -712,6 +716,15 @@ fn who_may_only_read<F: Face>() {
             let other = reader.dup(libc::O_RDONLY).unwrap();
             let interrupted = support::process::interrupted(|| try_pop(&other, 20 * SECOND));
             refused_with(interrupted, libc::EINTR, "");
+            // Nobody can tell it of anything, so it has no descriptor; a cancellation is its own.
+            refused_with(other.fd(MDG_POLL_IN), libc::EACCES, "only read");
+            let mut entries = [Entry::ring(&other, MDG_POLL_IN)];
+            refused_with(F::wait_any(&mut entries, NOWAIT), libc::EAGAIN, "");
+            refused_with(F::wait_any(&mut entries, FOREVER), libc::EACCES, "only read");
+            other.cancel().unwrap();
+            is_empty(&other);
+            refused_with(try_pop(&other, FOREVER), libc::ECANCELED, "");
+            refused_with(try_pop(&other, 3_000_000), libc::ETIMEDOUT, "");
             joined.open();
             for value in 0..5 {
                 assert_eq!(try_pop(&reader, FOREVER).unwrap(), value);

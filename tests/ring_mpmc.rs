@@ -17,6 +17,7 @@ on_both_faces! { Ring, C in turn:
     shutdown_drains
     ends_that_are_not_held
     overwriting
+    a_look_at_a_ring_that_overwrites_makes_sense
     overwriting_gives_up_nothing_in_vain
     failing
     mismatches
@@ -228,6 +229,24 @@ fn overwriting<F: Face>() {
         assert_eq!(sums(&ring)[4], capacity);
         assert_eq!(ring.stat().policy, MDG_RING_OVERWRITE);
     }
+}
+
+/// Nobody reads, so nothing was read, whenever one looks: but for the item that is just being given up.
+fn a_look_at_a_ring_that_overwrites_makes_sense<F: Face>() {
+    let options = Options { policy: policy::OVERWRITE, ..mpmc(4096, 8) };
+    let ring = open::<F>(&options);
+    let producer = fork(|| {
+        loop {
+            push(&ring, 1);
+        }
+    });
+    let mut dropped = 0;
+    while dropped < 100_000 {
+        let stats = ring.stat();
+        assert!(stats.read <= 1, "{stats:?}", stats = (stats.written, stats.read, stats.dropped));
+        dropped = stats.dropped;
+    }
+    kill(producer);
 }
 
 /// The cell in the way is in somebody's hands: giving up what is behind it makes no room.

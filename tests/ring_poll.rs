@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::DirEntryExt;
 
 use madang::ffi::ring::*;
-use madang::ring::{Kind, Options, Ring};
+use madang::ring::{Kind, Options, Ring, policy};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::confine::deny;
@@ -19,6 +19,8 @@ use support::ring_face::{C, CREATE, Face, Named};
 on_both_faces! { Ring, C in turn:
     readable_until_a_call_would_have_to_wait
     room_is_told_as_well
+    room_by_given_back_places_is_told
+    room_by_a_peek_is_told_where_nobody_waits
     both_events_at_one_handle
     what_cannot_be_asked_for
     the_end_of_the_stream_is_told_for_good
@@ -238,6 +240,47 @@ fn room_is_told_as_well<F: Face>() {
     assert!(!readable(fd));
     pop(&ring);
     assert!(readable(fd));
+}
+
+/// Places that were claimed and given back are room once a consumer has come to them, though it finds
+/// nothing in them.
+fn room_by_given_back_places_is_told<F: Face>() {
+    let pop = |ring: &F| ring.pop(&mut [0; 8], NOWAIT);
+    let peek = |ring: &F| ring.peek(1, NOWAIT).map(drop);
+    for take in [pop, peek] {
+        let [first, other]: [F; 2] = {
+            let ring = open::<F>(Kind::Mpmc, 2);
+            let other = ring.dup(libc::O_RDWR).unwrap();
+            [ring, other]
+        };
+        let waiter = first.dup(libc::O_WRONLY).unwrap();
+        let fd = waiter.fd(OUT).unwrap();
+        first.reserve(1, NOWAIT).unwrap();
+        other.reserve(1, NOWAIT).unwrap();
+        is_full(&waiter);
+        assert!(!readable(fd));
+        first.commit(0).unwrap();
+        other.commit(0).unwrap();
+        refused_with(take(&first), libc::EAGAIN, "");
+        assert!(poll(fd, LONG));
+        waiter.push(&word(1), NOWAIT).unwrap();
+    }
+}
+
+/// In a stop-proof ring a peek makes room, and who peeks may be stopped for ever.
+fn room_by_a_peek_is_told_where_nobody_waits<F: Face>() {
+    let options = Options { policy: policy::STOPPROOF, ..options(Kind::Mpmc, 1) };
+    let ring = F::open(None, &options, libc::O_RDWR, 0).unwrap();
+    let waiter = ring.dup(libc::O_WRONLY).unwrap();
+    let fd = waiter.fd(OUT).unwrap();
+    waiter.push(&word(1), NOWAIT).unwrap();
+    is_full(&waiter);
+    assert!(!readable(fd));
+    ring.peek(1, NOWAIT).unwrap();
+    assert!(poll(fd, LONG));
+    waiter.push(&word(2), NOWAIT).unwrap();
+    ring.release(1).unwrap();
+    assert_eq!(self::pop(&ring), 2);
 }
 
 fn both_events_at_one_handle<F: Face>() {

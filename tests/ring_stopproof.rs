@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use madang::ffi::ring::*;
@@ -25,6 +26,7 @@ on_both_faces! { Ring, C in turn:
     mismatches
     what_the_dead_leave_is_in_nobodys_way
     every_slot_may_die
+    indices_far_behind_are_found_corrupt
 }
 
 fn stopproof(capacity: u64, item_size: u32) -> Options {
@@ -528,4 +530,19 @@ fn running(body: impl FnOnce(&Gate)) -> Child {
     let child = fork(|| body(&ready));
     ready.pass();
     child
+}
+
+/// Whoever scribbles an index far behind what it stood at cannot have a call go after it for ever,
+/// whatever its timeout.
+fn indices_far_behind_are_found_corrupt<F: Face>() {
+    for (at, pushes) in [(4096, true), (4096 + 128, false)] {
+        let name = Named::new("behind");
+        let ring = F::open(Some(&name.0), &stopproof(4, 8), CREATE, 0o600).unwrap();
+        push(&ring, 1);
+        let file = std::fs::OpenOptions::new().write(true).open(name.path()).unwrap();
+        file.write_all_at(&word(0_u64.wrapping_sub(1 << 40)), at).unwrap();
+        let outcome =
+            if pushes { ring.push(&word(2), FOREVER) } else { ring.pop(&mut [0; 8], FOREVER) };
+        refused_with(outcome, libc::EBADMSG, "impossible");
+    }
 }

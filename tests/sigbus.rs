@@ -5,13 +5,13 @@ mod support;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use madang::ffi::shm::*;
-use madang::ring::{Kind, Options, Ring};
+use madang::ring::{Kind, Options, Ring, policy};
 use madang::shm::Shm;
 use madang::{Access, Timeout};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::sys::wait::WaitStatus;
-use support::face::{open_flags, refused_with};
-use support::process::{fork, join, serial};
+use support::face::{FOREVER, NOWAIT, open_flags, refused_with};
+use support::process::{Gate, as_nobody, fork, is_root, join, serial};
 use support::ring_face::{C, CREATE, Face, Named};
 
 fn segment() -> (Shm, String) {
@@ -148,6 +148,41 @@ fn other_signals_go_where_they_went() {
         // SAFETY: mapped, and meant to fault: it is no mapping of the library.
         unsafe { map.as_ptr().read_volatile() };
     });
+}
+
+/// Who may only read a ring stores nothing in what is left of it either.
+#[test]
+fn a_ring_that_may_only_be_read_is_cut() {
+    let _turn = serial();
+    if !is_root() {
+        return;
+    }
+    let name = Named::new("cut-reader");
+    let (kind, policy) = (Some(Kind::Broadcast), policy::OVERWRITE);
+    let options = Options { kind, policy, ..Options::new(4096, 8) };
+    let create = libc::O_WRONLY | libc::O_CREAT;
+    let ring = C::open(Some(&name.0), &options, create, 0o644).unwrap();
+    // So far that the next cell is in what will be gone.
+    ring.push_many(&[1; 4095 * 8], 8, NOWAIT).unwrap();
+    let (joined, cut) = (Gate::new(), Gate::new());
+    let reader = fork(|| {
+        as_nobody(|| {
+            madang::sigbus_guard().unwrap();
+            let reader = C::open(Some(&name.0), &Options::default(), libc::O_RDONLY, 0).unwrap();
+            joined.open();
+            cut.pass();
+            for timeout in [NOWAIT, FOREVER] {
+                refused_with(reader.pop(&mut [0; 8], timeout), libc::EBADMSG, "shorter");
+            }
+        });
+    });
+    joined.pass();
+    let file = std::fs::OpenOptions::new().write(true).open(name.path()).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 4096).unwrap();
+    // Closing stores only in what is left.
+    drop(ring);
+    cut.open();
+    join(reader);
 }
 
 /// Entries come and go with mappings, in many threads, while others fault.

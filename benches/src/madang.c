@@ -8,11 +8,6 @@
 #include <madang.h>
 #include "work.h"
 
-/* Constants of later versions of the header. */
-#define KIND_MPMC 2
-#define KIND_BROADCAST 3
-#define POLICY_STOPPROOF 1
-
 #ifdef NOWAIT
 #define TIMEOUT MDG_NOWAIT
 #else
@@ -33,8 +28,8 @@ static void check(const char *call, long result) {
 static void queue_make(struct queue *q, const struct work *w, unsigned index) {
     mdg_ring_opts opts = {.size = sizeof opts, .capacity = w->capacity};
     opts.item_size = (uint32_t)w->item;
-    opts.kind = w->mpmc ? KIND_MPMC : w->broadcast ? KIND_BROADCAST : MDG_RING_SPSC;
-    opts.policy = w->stopproof ? POLICY_STOPPROOF : 0;
+    opts.kind = w->mpmc ? MDG_RING_MPMC : w->broadcast ? MDG_RING_BROADCAST : MDG_RING_SPSC;
+    opts.policy = w->stopproof ? MDG_RING_STOPPROOF : 0;
     snprintf(q->name, sizeof q->name, "bench.%d.%u", (int)getpid(), index);
     int result = mdg_ring_open(&q->ring, q->name, &opts, O_RDWR | O_CREAT | O_EXCL, 0600);
     if (result == -ENOSYS || result == -EINVAL) cannot("not in this build: %s", mdg_last_error());

@@ -474,7 +474,8 @@ int mdg_ring_commit(struct mdg_ring *ring,
 /**
  * Waits for one item, then hands out items in place: *items receives the address of a contiguous
  * run of at least 1 and at most count of them. They stay in the ring, and a consumer that takes
- * over after this process's death gets them again, until mdg_ring_release.
+ * over after this process's death gets them again, until mdg_ring_release. In MDG_RING_MPMC the one item
+ * is this handle's from then on: no other consumer gets it, and it is lost with the handle.
  *
  * The memory is the ring's; read it only, and do not rely on its staying the same if the producer
  * cannot be trusted. One run at a time: until it is given back, popping and peeking are -EINVAL.
@@ -492,7 +493,8 @@ ssize_t mdg_ring_peek(struct mdg_ring *ring,
 
 /**
  * Takes the first count items of the peeked run off the ring and leaves the rest in it; with a count
- * of 0 all of it.
+ * of 0 all of it (in MDG_RING_MPMC for this handle's next pop or peek), which says nothing about whether
+ * a broadcast's producer has written over it.
  *
  * Returns 0, or: -EINVAL (NULL, or more than was peeked; the run stays); -EBADF; -EOVERFLOW (a
  * broadcast's producer has written over the run, or was free to: discard what was read; it counts as
@@ -547,10 +549,11 @@ int mdg_ring_shutdown(struct mdg_ring *ring);
  * fork(2): the child's handle is a new one that nobody has asked for a descriptor; the parent's is
  * open in the child until the child first uses or closes its handle, and must not be waited on there.
  *
- * Returns the descriptor, or: -EINVAL (NULL, other events); -EBUSY; -EACCES (wrong end, or no
- * permission in /dev/shm); -EMFILE; -ENFILE; -ENOMEM; -ENOSPC; -EROFS; -ENOENT (no /dev/shm, no
- * /proc); -ENOSYS (the ring was made where /proc was missing); -EBADF (not a handle, or one of its
- * descriptors was closed); -EBADMSG (corrupt). Not async-signal-safe.
+ * Returns the descriptor, or: -EINVAL (NULL, other events); -EBUSY; -EACCES (wrong end, no
+ * permission in /dev/shm, or a consumer that may only read the ring); -EMFILE; -ENFILE; -ENOMEM;
+ * -ENOSPC; -EROFS; -ENOENT (no /dev/shm, no /proc); -ENOSYS (the ring was made where /proc was
+ * missing); -EBADF (not a handle, or one of its descriptors was closed); -EBADMSG (corrupt). Not
+ * async-signal-safe.
  */
 int mdg_ring_fd(struct mdg_ring *ring,
                 uint32_t events);

@@ -5,14 +5,15 @@ here is opened there, and the other way round. See ``docs/python.md`` for the ru
 exceptions, views, fork, Ctrl-C).
 """
 
+from . import fd
 from . import object  # madang.object; not in __all__: it is the name of a builtin
 from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
 from .mutex import Cond, Mutex
 from .pipe import MESSAGE_MAX, Fifo, Pipe
 from .ring import Ring, RingEnd, RingKind, RingPolicy, RingStats
-from .sem import Holder, Semaphore
-from .shm import Shm
+from .sem import UNDO_VALUE_MAX, VALUE_MAX, Holder, Semaphore
+from .shm import Shm, sigbus_guard
 from .wait import POLL_ERR, POLL_HUP, POLL_IN, POLL_OUT, WAIT_MAX, wait_any
 
 __all__ = [
@@ -38,8 +39,12 @@ __all__ = [
     "SEALED",
     "Semaphore",
     "Shm",
+    "UNDO_VALUE_MAX",
+    "VALUE_MAX",
     "WAIT_MAX",
+    "fd",
     "library_path",
+    "sigbus_guard",
     "version",
     "wait_any",
 ]

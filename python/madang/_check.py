@@ -27,6 +27,8 @@ SEALED = 0x4000_0000
 """Bit of the flags of ``Shm.from_fd``: refuse what is not sealed against shrinking."""
 
 Name = Union[str, bytes]
+Descriptor = Union[int, Any]
+"""A number, or an object with ``fileno()``."""
 Path = Union[str, bytes, "os.PathLike[Any]"]
 
 
@@ -111,6 +113,12 @@ class ObjectInfoStruct(ctypes.Structure):
     ]
 
 
+class FdPeer(ctypes.Structure):
+    """struct mdg_fd_peer"""
+
+    _fields_ = [("pid", c_uint32), ("uid", c_uint32), ("gid", c_uint32)]
+
+
 class SemOpts(ctypes.Structure):
     """struct mdg_sem_opts"""
 
@@ -148,10 +156,19 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_shm_size": (c_size_t, _handle),
     "mdg_shm_fd": (c_int, _handle),
     "mdg_shm_resize": (c_int, _handle, c_size_t),
+    "mdg_shm_intact": (c_int, _handle),
     "mdg_shm_sync": (c_int, _handle),
     "mdg_shm_close": (None, _handle),
     "mdg_shm_unlink": (c_int, c_char_p),
+    "mdg_sigbus_guard": (c_int,),
+    "mdg_fd_send": (c_int, c_int, c_int, _timeout),
+    "mdg_fd_receive": (c_int, c_int, POINTER(FdPeer), _timeout),
     "mdg_ring_open": (c_int, _out, c_char_p, POINTER(RingOpts), c_int, _mode),
+    "mdg_ring_footprint": (c_ssize_t, POINTER(RingOpts)),
+    "mdg_ring_init": (c_int, _out, _handle, c_size_t, POINTER(RingOpts), c_int),
+    "mdg_ring_attach": (c_int, _out, _handle, c_size_t, POINTER(RingOpts), c_int),
+    "mdg_ring_from_fd": (c_int, _out, c_int, POINTER(RingOpts), c_int),
+    "mdg_ring_memory": (c_int, _handle),
     "mdg_ring_dup": (c_int, _out, _handle, c_int),
     "mdg_ring_push": (c_int, _handle, c_void_p, _timeout),
     "mdg_ring_pop": (c_int, _handle, c_void_p, _timeout),
@@ -305,6 +322,11 @@ class Deadline:
         """Whether the caller must not wait at all."""
         return self._limit == 0
 
+    @property
+    def expired(self) -> bool:
+        """Whether the time is over."""
+        return self._limit > 0 and monotonic_ns() >= self._end
+
     def left(self) -> int:
         """All that is left, as a C timeout: -1 for no limit, at least 1 otherwise."""
         return self._limit if self._limit <= 0 else max(1, self._end - monotonic_ns())
@@ -369,6 +391,14 @@ def unsigned(value: Any, what: str, limit: int = sys.maxsize) -> int:
         raise ValueError("%s must not be negative" % what)
     if number > limit:
         raise OverflowError("%s is too large: %d" % (what, number))
+    return number
+
+
+def descriptor(source: Descriptor) -> int:
+    """The number of a descriptor, given as such or as an object that has one."""
+    number = source if isinstance(source, int) else source.fileno()
+    if number < 0:
+        raise ValueError("a descriptor must not be negative: %d" % number)
     return number
 
 

@@ -1,11 +1,12 @@
 """Mutexes and condition variables between processes, that survive the death of who holds them."""
 
 import ctypes
+import errno
 import os
 import time
 from typing import Any, Callable, Optional
 
-from ._check import Name, OwnerDead, c_name, check, lib, unsigned, wait
+from ._check import Deadline, Name, OwnerDead, c_name, check, failure, lib, unsigned, wait
 from ._handle import Handle, bytes_type
 
 
@@ -125,9 +126,17 @@ class Cond(_Named):
 
     def wait(self, mutex: Mutex, timeout: Optional[float] = None) -> None:
         """Lets go of the mutex, waits to be woken, takes it again. It may return without having been
-        woken. TimeoutError and OwnerDead come with the mutex held."""
+        woken, and does at times: look in a loop, or use ``wait_for``. TimeoutError and OwnerDead
+        come with the mutex held."""
         handle, other = self._open(), mutex._open()
-        wait(lambda ns: lib.mdg_cond_wait(handle.pointer, other.pointer, ns), timeout)
+        deadline = Deadline(timeout)
+        result = lib.mdg_cond_wait(handle.pointer, other.pointer, deadline.slice())
+        # Between the end of a sleep and the mutex somebody else may have had it, and have signalled:
+        # the caller looks, before another sleep would miss that.
+        if result == -errno.EINTR and deadline.expired:
+            result = -errno.ETIMEDOUT
+        if result < 0 and not deadline.again(result):
+            raise failure(result)
 
     def wait_for(
         self, mutex: Mutex, predicate: Callable[[], Any], timeout: Optional[float] = None

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from enum import IntEnum, IntFlag
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
 
-from ._check import Input, Name, RingOpts, RingStatsStruct, c_name, check, lib
-from ._check import unsigned, wait
+from ._check import Descriptor, Input, Name, RingOpts, RingStatsStruct, c_name, check, descriptor
+from ._check import lib, unsigned, wait
 from ._handle import Handle, chars_type
+from .shm import Shm
 
 _SHUTDOWN, _CORRUPT, _UNLINKED = 1, 2, 4
 _OLDEST = 0x1
@@ -29,8 +30,11 @@ class RingKind(IntEnum):
 
 
 class RingPolicy(IntFlag):
-    """What a push into a full ring does, instead of waiting."""
+    """What a push into a full ring does, instead of waiting; and ``STOPPROOF``."""
 
+    STOPPROOF = 0x1
+    """Nobody waits for a process that was killed or stopped in the middle of an operation; of
+    ``RingKind.MPMC``, alone or with one of the others."""
     OVERWRITE = 0x2
     """Gives up the oldest item."""
     EVICT = 0x4
@@ -87,14 +91,29 @@ class RingStats(NamedTuple):
         return bool(self.flags & _UNLINKED)
 
 
+def _opts(
+    capacity: int, item_size: int, kind: int, max_handles: int, policy: int, oldest: bool = False
+) -> RingOpts:
+    return RingOpts(
+        ctypes.sizeof(RingOpts),
+        unsigned(capacity, "capacity"),
+        unsigned(item_size, "item_size", 0xFFFFFFFF),
+        unsigned(kind, "kind", 0xFFFFFFFF),
+        unsigned(max_handles, "max_handles", 0xFFFFFFFF),
+        unsigned(policy, "policy", 0xFFFFFFFF),
+        _OLDEST if oldest else 0,
+    )
+
+
 class Ring:
-    """A ring of fixed-size items between a producer and a consumer.
+    """A ring of fixed-size items between producers and consumers.
 
     ``Ring("/name", 1024, 64, os.O_CREAT | os.O_WRONLY)`` makes or opens one with room for 1024
     items of 64 bytes and takes its producing end; ``os.O_RDONLY`` is the consuming end and
     ``os.O_RDWR`` claims either on first use. Opening an existing ring, ``capacity`` and
     ``item_size`` may be left 0: taken as they are. ``name`` None makes an anonymous ring, for
-    ``os.fork()`` and ``dup()``.
+    ``os.fork()`` and ``dup()``. A ring may also lie in a segment (``footprint``, ``init``,
+    ``attach``) or come from another process as a descriptor (``from_fd``).
 
     One object belongs to one thread at a time (RuntimeError otherwise); ``dup()`` makes one for
     another thread. ``close()`` never removes the name: ``Ring.unlink(name)`` does. Iterating yields
@@ -121,15 +140,7 @@ class Ring:
     ) -> None:
         if flags is None:
             flags = os.O_RDWR if name is not None else os.O_CREAT | os.O_RDWR
-        opts = RingOpts(
-            ctypes.sizeof(RingOpts),
-            unsigned(capacity, "capacity"),
-            unsigned(item_size, "item_size", 0xFFFFFFFF),
-            unsigned(kind, "kind", 0xFFFFFFFF),
-            unsigned(max_handles, "max_handles", 0xFFFFFFFF),
-            unsigned(policy, "policy", 0xFFFFFFFF),
-            _OLDEST if oldest else 0,
-        )
+        opts = _opts(capacity, item_size, kind, max_handles, policy, oldest)
         raw = None if name is None else c_name(name)
         out = ctypes.c_void_p()
         check(lib.mdg_ring_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
@@ -145,6 +156,91 @@ class Ring:
         self._capacity = stats.capacity
         self._item_size = stats.item_size
         _rings.add(self)
+
+    @classmethod
+    def _made(cls, call: Callable[[Any], int]) -> "Ring":
+        out = ctypes.c_void_p()
+        check(call(ctypes.byref(out)))
+        ring = cls.__new__(cls)
+        ring._adopt(out, None)
+        return ring
+
+    @staticmethod
+    def footprint(
+        capacity: int, item_size: int, *, kind: int = 0, max_handles: int = 0, policy: int = 0
+    ) -> int:
+        """Bytes that such a ring takes up in a segment: a multiple of 4096."""
+        opts = _opts(capacity, item_size, kind, max_handles, policy)
+        return check(lib.mdg_ring_footprint(ctypes.byref(opts)))
+
+    @classmethod
+    def init(
+        cls,
+        shm: Shm,
+        offset: int,
+        capacity: int,
+        item_size: int,
+        flags: int = os.O_RDWR,
+        *,
+        kind: int = 0,
+        max_handles: int = 0,
+        policy: int = 0,
+        oldest: bool = False,
+    ) -> "Ring":
+        """Makes a ring inside a segment, at a multiple of 4096 with ``footprint()`` bytes free.
+
+        What was there is overwritten, unless it is a ring in use: OSError with EBUSY. The ring may
+        outlive `shm`, the object.
+        """
+        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
+        place, handle = unsigned(offset, "offset"), shm._open()
+        return cls._made(lambda out: lib.mdg_ring_init(out, handle.pointer, place, opts, flags))
+
+    @classmethod
+    def attach(
+        cls,
+        shm: Shm,
+        offset: int = 0,
+        flags: int = os.O_RDWR,
+        *,
+        capacity: int = 0,
+        item_size: int = 0,
+        kind: int = 0,
+        max_handles: int = 0,
+        policy: int = 0,
+        oldest: bool = False,
+    ) -> "Ring":
+        """Opens the ring that ``init`` made in a segment; OSError with EPROTO if there is none."""
+        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
+        place, handle = unsigned(offset, "offset"), shm._open()
+        return cls._made(lambda out: lib.mdg_ring_attach(out, handle.pointer, place, opts, flags))
+
+    @classmethod
+    def from_fd(
+        cls,
+        fd: Descriptor,
+        flags: int = os.O_RDWR,
+        *,
+        capacity: int = 0,
+        item_size: int = 0,
+        kind: int = 0,
+        max_handles: int = 0,
+        policy: int = 0,
+        oldest: bool = False,
+    ) -> "Ring":
+        """Opens the ring whose ``memory()`` another process has sent; your descriptor stays yours.
+
+        With ``madang.SEALED`` in the flags one is refused that its sender could still truncate.
+        """
+        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
+        number = descriptor(fd)
+        return cls._made(lambda out: lib.mdg_ring_from_fd(out, number, opts, flags))
+
+    def memory(self) -> int:
+        """The descriptor of the ring's memory, for ``madang.fd.send``. It is the ring's: do not
+        close it. OSError with EINVAL for a ring in a segment: send the segment's."""
+        handle = self._open()
+        return check(lib.mdg_ring_memory(handle.pointer))
 
     @staticmethod
     def unlink(name: Name) -> None:

@@ -8,6 +8,12 @@ from ._check import Name, OwnerDead, SemHolderStruct, SemOpts, c_name, check, li
 from ._handle import Handle, bytes_type
 
 
+VALUE_MAX = 2147483647
+"""The greatest value of a semaphore."""
+UNDO_VALUE_MAX = 1048575
+"""The greatest value of one made with ``undo=True``, and the most permits an object holds."""
+
+
 class Holder(NamedTuple):
     """Who holds permits of a semaphore made with ``undo=True``."""
 

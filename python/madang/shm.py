@@ -1,11 +1,21 @@
 """Shared-memory segments."""
 
 import ctypes
+import errno
 import os
 from typing import Any, Optional
 
 from ._check import Name, Path, c_name, c_path, check, lib, unsigned
 from ._handle import Handle
+
+
+def sigbus_guard() -> None:
+    """From now on touching memory that a peer has cut off a segment or ring reads as zeros.
+
+    Without it that is SIGBUS, which ends the process. Installs a signal handler, once; SIGBUS from
+    elsewhere goes where it went before. ``Shm.is_intact`` and the calls on a ring tell.
+    """
+    check(lib.mdg_sigbus_guard())
 
 
 class Shm:
@@ -110,6 +120,13 @@ class Shm:
         if handle.viewed:
             raise BufferError("the segment cannot be resized while views of it exist")
         check(lib.mdg_shm_resize(handle.pointer, size))
+
+    @property
+    def is_intact(self) -> bool:
+        """False when ``sigbus_guard`` had to put zeros in the place of bytes that somebody cut off."""
+        handle = self._open()
+        result = lib.mdg_shm_intact(handle.pointer)
+        return result == 0 if result == -errno.EBADMSG else check(result) == 0
 
     def sync(self) -> None:
         """Writes a mapped file's pages to its storage."""

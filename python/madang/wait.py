@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
-from ._check import WaitEntry, lib, unsigned, wait
+from ._check import WaitEntry, descriptor, lib, unsigned, wait
 from .ring import Ring
 
 POLL_IN = 0x1
@@ -41,9 +41,7 @@ def wait_any(
         if isinstance(source, Ring):
             rings.append(source)
         else:
-            entry.fd = source if isinstance(source, int) else source.fileno()
-            if entry.fd < 0:
-                raise ValueError("a descriptor must not be negative: %d" % entry.fd)
+            entry.fd = descriptor(source)
 
     def call(ns: int) -> int:
         # Not held between the slices of a wait: a signal handler may use the rings.

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import itertools
+import mmap
 import os
 import signal
 import subprocess
@@ -15,6 +16,29 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
 
 import madang  # noqa: E402
+from madang import _check  # noqa: E402
+
+# Which C functions the tests have called so far, in this process and in forked children.
+_names = sorted(_check._PROTOTYPES)
+_calls = mmap.mmap(-1, len(_names))
+
+
+def called():
+    return {name for name, was in zip(_names, _calls) if was != b"\0"}
+
+
+def _record(index, name):
+    function = getattr(_check.lib, name)
+
+    def call(*arguments):
+        _calls[index] = 1
+        return function(*arguments)
+
+    setattr(_check.lib, name, call)
+
+
+for _index, _name in enumerate(_names):
+    _record(_index, _name)
 
 PATIENCE = 10.0
 """A wait that should end at once, but may take its time on a loaded machine."""

@@ -1,9 +1,11 @@
 import errno
 import os
 import signal
+import time
 
 import support
 from madang import Cond, Mutex, OwnerDead, Shm
+from madang._check import SLICE_NS
 
 CREATE = os.O_CREAT | os.O_EXCL
 
@@ -89,10 +91,55 @@ class Mutexes(support.Case):
             mutex.close()
             cond.close()
 
+    def test_a_signal_between_two_sleeps_is_not_missed(self):
+        # The sleep ends by itself while the other process has the mutex; that one changes what is
+        # waited for, signals, and only then lets go. Nobody signals again.
+        with Shm.anonymous(4096) as shm:
+            mutex = Mutex.from_buffer(shm.buf, create=True)
+            cond = Cond.from_buffer(shm.buf, 128, create=True)
+
+            def child():
+                mine, same = Mutex.from_buffer(shm.buf), Cond.from_buffer(shm.buf, 128)
+                mine.lock(support.PATIENCE)  # when the parent sleeps
+                end = time.monotonic() + 3 * SLICE_NS / 1e9
+                while time.monotonic() < end:
+                    os.sched_yield()
+                shm.buf[256] = 1
+                same.signal()
+                mine.unlock()
+
+            mutex.lock()
+            pid = self.fork(child)
+            self.assertTrue(cond.wait_for(mutex, lambda: shm.buf[256], support.PATIENCE))
+            mutex.unlock()
+            self.reap(pid)
+            mutex.lock()
+            begin = time.monotonic()
+            cond.wait(mutex)  # returns by itself, for its caller to look
+            self.assertLess(time.monotonic() - begin, support.PATIENCE)
+            self.assert_interrupted(lambda: cond.wait_for(mutex, lambda: False))
+            mutex.unlock()
+            mutex.close()
+            cond.close()
+
     def test_names_and_closing(self):
         name, mutex = self.make()
         self.assertRaises(FileExistsError, Mutex, name, CREATE)
         self.assertRaises(FileNotFoundError, Cond, name)
+        with Shm.anonymous(4096) as shm:
+            for kind in (Mutex, Cond):
+                with self.assertRaises(OSError) as caught:
+                    kind.from_buffer(shm.buf)
+                self.assertEqual(caught.exception.errno, errno.EPROTO)
+        same = self.name(Cond.unlink)
+        cond, other = Cond(same, CREATE), Cond(same)
+        self.assertEqual(other.name, same)
+        cond.signal()
+        Cond.unlink(same)
+        self.assertRaises(FileNotFoundError, Cond, same)
+        cond.close()
+        other.close()
+        self.assertRaises(ValueError, cond.signal)
         mutex.close()
         mutex.close()
         self.assertRaises(ValueError, mutex.lock)

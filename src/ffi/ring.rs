@@ -308,10 +308,36 @@ unsafe extern "C" fn push_straight(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        if live.push_straight(item.cast()) {
-            return 0;
+        if !live.goes_straight() {
+            return push_slowly(ring, item, timeout_ns);
         }
-        push_slowly(ring, item, timeout_ns)
+        if live.item_size() != 8 {
+            return push_straight_sized(live, item, timeout_ns, ring);
+        }
+        match live.push_straight::<true>(item.cast()) {
+            Some(done) => done,
+            None => push_straight_sized(live, item, timeout_ns, ring),
+        }
+    }
+}
+
+/// As [`push_straight`], for items of any size.
+///
+/// # Safety
+/// As for [`push_straight`].
+#[inline(never)]
+unsafe extern "C" fn push_straight_sized(
+    live: &Ring,
+    item: *const c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match live.push_straight::<false>(item.cast()) {
+            Some(done) => done,
+            None => push_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
@@ -328,33 +354,57 @@ unsafe extern "C" fn pop_straight(
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        if live.pop_straight(item.cast()) {
-            return 0;
+        if !live.goes_straight() {
+            return pop_slowly(ring, item, timeout_ns);
         }
-        pop_slowly(ring, item, timeout_ns)
+        if live.item_size() != 8 {
+            return pop_straight_sized(live, item, timeout_ns, ring);
+        }
+        match live.pop_straight::<true>(item.cast()) {
+            Some(done) => done,
+            None => pop_straight_sized(live, item, timeout_ns, ring),
+        }
+    }
+}
+
+/// As [`pop_straight`], for items of any size.
+///
+/// # Safety
+/// As for [`pop_straight`].
+#[inline(never)]
+unsafe extern "C" fn pop_straight_sized(
+    live: &Ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match live.pop_straight::<false>(item.cast()) {
+            Some(done) => done,
+            None => pop_slowly(ring, item, timeout_ns),
+        }
     }
 }
 
 /// [`mdg_ring_push`] of an item of any size, with room for it.
 ///
 /// # Safety
-/// As for `Ring::push_at_once` with one item.
+/// As for `Ring::push_sized`.
 #[inline(never)]
 unsafe extern "C" fn push_sized(ring: &Ring, item: *const u8) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { ring.push_at_once(item, 1) };
-    0
+    unsafe { ring.push_sized(item) }
 }
 
 /// [`mdg_ring_pop`] of an item of any size that is there.
 ///
 /// # Safety
-/// As for `Ring::pop_at_once` with one item.
+/// As for `Ring::pop_sized`.
 #[inline(never)]
 unsafe extern "C" fn pop_sized(ring: &Ring, item: *mut u8) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { ring.pop_at_once(item, 1) };
-    0
+    unsafe { ring.pop_sized(item) }
 }
 
 /// Opens, or makes, the ring `name`, or an anonymous one if `name` is NULL.
@@ -636,8 +686,7 @@ pub unsafe extern "C" fn mdg_ring_push(
                 if live.item_size() != 8 {
                     return push_sized(live, item.cast());
                 }
-                live.push_word(item.cast());
-                0
+                live.push_word(item.cast())
             }
             Some(live) if !item.is_null() => push_straight(live, item, timeout_ns, ring),
             _ => push_slowly(ring, item, timeout_ns),
@@ -673,8 +722,7 @@ pub unsafe extern "C" fn mdg_ring_pop(
                 if live.item_size() != 8 {
                     return pop_sized(live, item.cast());
                 }
-                live.pop_word(item.cast());
-                0
+                live.pop_word(item.cast())
             }
             Some(live) if !item.is_null() => pop_straight(live, item, timeout_ns, ring),
             _ => pop_slowly(ring, item, timeout_ns),
@@ -785,7 +833,8 @@ pub unsafe extern "C" fn mdg_ring_commit(ring: *mut mdg_ring, count: usize) -> c
 
 /// Waits for one item, then hands out items in place: `*items` receives the address of a contiguous
 /// run of at least 1 and at most `count` of them. They stay in the ring, and a consumer that takes
-/// over after this process's death gets them again, until mdg_ring_release.
+/// over after this process's death gets them again, until mdg_ring_release. In MDG_RING_MPMC the one item
+/// is this handle's from then on: no other consumer gets it, and it is lost with the handle.
 ///
 /// The memory is the ring's; read it only, and do not rely on its staying the same if the producer
 /// cannot be trusted. One run at a time: until it is given back, popping and peeking are -EINVAL.
@@ -817,7 +866,8 @@ pub unsafe extern "C" fn mdg_ring_peek(
 }
 
 /// Takes the first `count` items of the peeked run off the ring and leaves the rest in it; with a `count`
-/// of 0 all of it.
+/// of 0 all of it (in MDG_RING_MPMC for this handle's next pop or peek), which says nothing about whether
+/// a broadcast's producer has written over it.
 ///
 /// Returns 0, or: -EINVAL (NULL, or more than was peeked; the run stays) · -EBADF · -EOVERFLOW (a
 /// broadcast's producer has written over the run, or was free to: discard what was read; it counts as
@@ -886,10 +936,11 @@ pub unsafe extern "C" fn mdg_ring_shutdown(ring: *mut mdg_ring) -> c_int {
 /// fork(2): the child's handle is a new one that nobody has asked for a descriptor; the parent's is
 /// open in the child until the child first uses or closes its handle, and must not be waited on there.
 ///
-/// Returns the descriptor, or: -EINVAL (NULL, other events) · -EBUSY · -EACCES (wrong end, or no
-/// permission in /dev/shm) · -EMFILE · -ENFILE · -ENOMEM · -ENOSPC · -EROFS · -ENOENT (no /dev/shm, no
-/// /proc) · -ENOSYS (the ring was made where /proc was missing) · -EBADF (not a handle, or one of its
-/// descriptors was closed) · -EBADMSG (corrupt). Not async-signal-safe.
+/// Returns the descriptor, or: -EINVAL (NULL, other events) · -EBUSY · -EACCES (wrong end, no
+/// permission in /dev/shm, or a consumer that may only read the ring) · -EMFILE · -ENFILE · -ENOMEM ·
+/// -ENOSPC · -EROFS · -ENOENT (no /dev/shm, no /proc) · -ENOSYS (the ring was made where /proc was
+/// missing) · -EBADF (not a handle, or one of its descriptors was closed) · -EBADMSG (corrupt). Not
+/// async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread.

@@ -3,7 +3,8 @@
 //! The two directions differ. A producer has usually just filled the item with 8-byte stores, which
 //! still stand in the processor's store buffer behind stores to the ring's contended lines: an 8-byte
 //! load is forwarded from there, a wider one must wait until the buffer has drained. So a producer
-//! copies word by word. A consumer's bytes come from the other processor, and its own wide stores
+//! loads word by word; it stores two words at a time, as room in that buffer is what it runs out of
+//! first. A consumer's bytes come from the other processor, and its own wide stores
 //! forward to any narrower load that follows: it copies in wide pieces.
 
 use std::arch::asm;
@@ -23,7 +24,9 @@ pub(super) unsafe fn copy_in(to: *mut u8, from: *const u8, len: usize) {
     crate::sync::model::copied(to, from, len);
     // SAFETY: the caller's promise, passed on.
     unsafe {
-        if len <= SHORT {
+        if len == 8 {
+            move_at::<u64>(to, from, 0);
+        } else if len <= SHORT {
             words(to, from, len);
         } else {
             ptr::copy_nonoverlapping(from, to, len);
@@ -41,7 +44,9 @@ pub(super) unsafe fn copy_out(to: *mut u8, from: *const u8, len: usize) {
     crate::sync::model::copied(to, from, len);
     // SAFETY: the caller's promise, passed on.
     unsafe {
-        if len <= SHORT {
+        if len == 8 {
+            move_at::<u64>(to, from, 0);
+        } else if len <= SHORT {
             pieces(to, from, len);
         } else {
             ptr::copy_nonoverlapping(from, to, len);
@@ -74,6 +79,41 @@ unsafe fn word_at(to: *mut u8, from: *const u8, at: usize) {
     }
 }
 
+/// Moves sixteen bytes that are loaded as two words and stored as one piece.
+///
+/// # Safety
+/// As for [`copy_in`], with sixteen bytes at `at`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn pair_at(to: *mut u8, from: *const u8, at: usize) {
+    // SAFETY: the caller's promise; the instructions load the sixteen bytes and nothing else.
+    unsafe {
+        let pair: std::arch::x86_64::__m128i;
+        asm!(
+            "movq {pair}, qword ptr [{from}]",
+            "movhps {pair}, qword ptr [{from} + 8]",
+            pair = out(xmm_reg) pair,
+            from = in(reg) from.add(at),
+            options(pure, readonly, nostack, preserves_flags),
+        );
+        to.add(at).cast::<std::arch::x86_64::__m128i>().write_unaligned(pair);
+    }
+}
+
+/// As above, where stores are not paired.
+///
+/// # Safety
+/// As for [`copy_in`], with sixteen bytes at `at`.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+unsafe fn pair_at(to: *mut u8, from: *const u8, at: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        word_at(to, from, at);
+        word_at(to, from, at + 8);
+    }
+}
+
 /// The last `len - at` bytes, fewer than eight.
 ///
 /// # Safety
@@ -96,7 +136,7 @@ unsafe fn rest(to: *mut u8, from: *const u8, mut at: usize, len: usize) {
     }
 }
 
-/// Copies in moves of eight bytes, and smaller ones for the rest.
+/// Copies by loads of eight bytes, and smaller ones for the rest.
 ///
 /// # Safety
 /// As for [`copy_in`].
@@ -106,10 +146,8 @@ unsafe fn words(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: every move stays below `len`.
     unsafe {
         while len - at >= 32 {
-            word_at(to, from, at);
-            word_at(to, from, at + 8);
-            word_at(to, from, at + 16);
-            word_at(to, from, at + 24);
+            pair_at(to, from, at);
+            pair_at(to, from, at + 16);
             at += 32;
         }
         while len - at >= 8 {

@@ -54,6 +54,31 @@ pub(crate) struct Tally {
     pub pending: u64,
 }
 
+/// Most old items that one push gives up before it says that it would have to wait. Each one after
+/// the first is because another push took the room, or a scribbler filled it.
+const MOST_GIVEN_UP: u32 = 10_000;
+
+/// Does `attempt` once, and where `overwrite` is set again as long as it is not `done` and giving up
+/// an old item makes room.
+#[inline(always)]
+fn making_room<T>(
+    overwrite: bool,
+    mut attempt: impl FnMut() -> Result<T, Trouble>,
+    done: impl Fn(&T) -> bool,
+    mut make_room: impl FnMut() -> Result<bool, Trouble>,
+) -> Result<T, Trouble> {
+    let mut result = attempt()?;
+    if overwrite {
+        for _ in 0..MOST_GIVEN_UP {
+            if done(&result) || !make_room()? {
+                break;
+            }
+            result = attempt()?;
+        }
+    }
+    Ok(result)
+}
+
 /// The algorithm of one ring. Every operation is tried once and never waits; an answer of 0 or
 /// `None` says that it would have to.
 #[derive(Debug)]
@@ -121,29 +146,21 @@ impl Engine {
     ) -> Result<u64, Trouble> {
         match self {
             Self::Spsc => Ok(0),
-            Self::Mpmc { core, overwrite } => {
+            Self::Mpmc { core, overwrite } => making_room(
+                // What this handle has peeked keeps its name in the intent that giving up needs.
+                *overwrite && seat.pop.run.get() == InHands::NOTHING,
                 // SAFETY: the caller's promise.
-                let mut pushed = unsafe { core.push(seat.me(), items, size, count) }?;
-                // What this handle has peeked keeps its name in the intent that a discard needs.
-                while pushed == 0
-                    && *overwrite
-                    && seat.pop.run.get() == InHands::NOTHING
-                    && core.make_room(seat.me())?
-                {
-                    // SAFETY: the caller's promise.
-                    pushed = unsafe { core.push(seat.me(), items, size, count) }?;
-                }
-                Ok(pushed)
-            }
-            Self::StopProof { core, overwrite } => {
+                || Ok(unsafe { core.push(seat.me(), items, size, count) }?),
+                |&pushed| pushed > 0,
+                || Ok(core.make_room(seat.me())?),
+            ),
+            Self::StopProof { core, overwrite } => making_room(
+                *overwrite,
                 // SAFETY: the caller's promise.
-                let mut pushed = unsafe { core.push(seat.me(), items, size, count) }?;
-                while pushed == 0 && *overwrite && core.discard()? {
-                    // SAFETY: the caller's promise.
-                    pushed = unsafe { core.push(seat.me(), items, size, count) }?;
-                }
-                Ok(pushed)
-            }
+                || Ok(unsafe { core.push(seat.me(), items, size, count) }?),
+                |&pushed| pushed > 0,
+                || Ok(core.discard()?),
+            ),
             Self::Overwrite(core) => {
                 // SAFETY: the caller's promise.
                 Ok(unsafe { core.push(&seat.push.position, items, size, count) })
@@ -203,24 +220,24 @@ impl Engine {
         match self {
             Self::Spsc => Ok(None),
             Self::Mpmc { core, overwrite } => {
-                let mut reserved = core.reserve(seat.me())?;
-                while reserved.is_none()
-                    && *overwrite
-                    && seat.pop.run.get() == InHands::NOTHING
-                    && core.make_room(seat.me())?
-                {
-                    reserved = core.reserve(seat.me())?;
-                }
+                let reserved = making_room(
+                    *overwrite && seat.pop.run.get() == InHands::NOTHING,
+                    || Ok(core.reserve(seat.me())?),
+                    Option::is_some,
+                    || Ok(core.make_room(seat.me())?),
+                )?;
                 let Some((position, item)) = reserved else { return Ok(None) };
                 seat.push.position.set(position);
                 seat.push.run.set(InHands(1));
                 Ok(Some((item, 1)))
             }
             Self::StopProof { core, overwrite } => {
-                let mut reserved = core.reserve(seat.me())?;
-                while reserved.is_none() && *overwrite && core.discard()? {
-                    reserved = core.reserve(seat.me())?;
-                }
+                let reserved = making_room(
+                    *overwrite,
+                    || Ok(core.reserve(seat.me())?),
+                    Option::is_some,
+                    || Ok(core.discard()?),
+                )?;
                 let Some(cell) = reserved else { return Ok(None) };
                 seat.push.position.set(cell);
                 seat.push.run.set(InHands(1));
@@ -341,6 +358,18 @@ impl Engine {
         }
     }
 
+    /// Whether this handle has made room by an operation that gave nothing, or one that took items and
+    /// has not given them back yet: producers are to be told.
+    pub(crate) fn has_made_room(&self, found: bool) -> bool {
+        match self {
+            Self::Spsc | Self::Overwrite(_) | Self::Gated(_) => false,
+            // Places without an item.
+            Self::Mpmc { core, .. } => core.has_made_room(),
+            // What is taken is out of the queue, however long it is read.
+            Self::StopProof { .. } => found,
+        }
+    }
+
     /// Whether nothing will come any more once pushes have ended.
     pub(crate) fn is_drained(&self, _seat: &Seat) -> bool {
         match self {
@@ -400,8 +429,11 @@ impl Engine {
     /// Clears away what the dead participant `index` has left; see `Participant::attach`.
     pub(crate) fn sweep(&self, index: u32, alive: &dyn Fn(u32) -> bool) -> bool {
         match self {
-            // A consumer's cursor is cleared with its slot.
-            Self::Spsc | Self::Overwrite(_) | Self::Gated(_) => true,
+            Self::Spsc | Self::Overwrite(_) => true,
+            Self::Gated(core) => {
+                core.leave(index);
+                true
+            }
             Self::Mpmc { core, .. } => core.sweep(index, alive),
             Self::StopProof { core, .. } => {
                 core.sweep(index);

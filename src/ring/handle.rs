@@ -240,19 +240,20 @@ impl Ring {
 
     /// Clears away what the dead participant `index` has left, under its lock byte.
     pub(super) fn sweep(&self, index: u32, slot: &Slot) -> bool {
-        if !self.engine.sweep(index, &|other| self.object.is_alive(other)) {
-            return false;
-        }
-        let ends = slot.ends.swap(0, Ordering::AcqRel);
-        for end in [End::Producer, End::Consumer] {
-            if ends & end.bit() != 0 {
-                self.role_word(end).died();
+        let swept = self.engine.sweep(index, &|other| self.object.is_alive(other));
+        if swept {
+            let ends = slot.ends.swap(0, Ordering::AcqRel);
+            for end in [End::Producer, End::Consumer] {
+                if ends & end.bit() != 0 {
+                    self.role_word(end).died();
+                }
             }
+            self.remove_bell_of(index, slot);
         }
-        self.remove_bell_of(index, slot);
+        // Where not all could be cleared away, some may have been.
         self.notify(End::Consumer);
         self.notify(End::Producer);
-        true
+        swept
     }
 
     /// Removes the name of a ring; those who have it open go on using it.
@@ -378,10 +379,13 @@ impl Ring {
                 slot.ends.fetch_or(end.bit(), Ordering::AcqRel);
             }
             self.role_word(end).joined(participant);
-            return self
-                .engine
-                .take(seat, end, self.start)
-                .map_err(|trouble| self.trouble(trouble));
+            let taken = self.engine.take(seat, end, self.start);
+            if end == End::Consumer {
+                // One that joins a broadcast stands further back for a moment, which a producer may
+                // have met.
+                self.notify(End::Producer);
+            }
+            return taken.map_err(|trouble| self.trouble(trouble));
         }
         let (word, file) = (self.role_word(end), self.object.anchor());
         let Some(role) = Role::claim(word, end, participant, file, self.object.what())? else {

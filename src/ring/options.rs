@@ -26,6 +26,9 @@ pub mod policy {
     pub const FAIL: u32 = 0x8;
 }
 
+/// The policy bits that some kind may have.
+const POLICIES: u32 = policy::STOPPROOF | policy::OVERWRITE | policy::EVICT | policy::FAIL;
+
 /// The kinds of ring. The numbers are those of the C constants and of the shared layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -96,10 +99,10 @@ impl Options {
         if self.kind.is_some_and(|kind| !self.fits(kind)) {
             return Err(Self::no_oldest(what));
         }
-        let unknown = self.policy & !self.kind.unwrap_or(Kind::Spsc).policies();
-        if unknown != 0 {
-            let text = format!("{what}: policy bits {unknown:#x} are not for this kind of ring");
-            return Err(Error::new(Errno::EINVAL, text));
+        // Without a kind they may be those of the ring that is there.
+        let known = self.kind.map_or(POLICIES, Kind::policies);
+        if self.policy & !known != 0 {
+            return Err(Self::no_policy(self.policy & !known, what));
         }
         if self.max_handles > MAX_HANDLES_LIMIT {
             let text =
@@ -123,6 +126,11 @@ impl Options {
         Error::new(Errno::EINVAL, text)
     }
 
+    fn no_policy(bits: u32, what: &str) -> Error {
+        let text = format!("{what}: policy bits {bits:#x} are not for this kind of ring");
+        Error::new(Errno::EINVAL, text)
+    }
+
     /// Where a consumer of a broadcast begins.
     pub(super) fn start(&self) -> Start {
         if self.oldest { Start::Oldest } else { Start::Now }
@@ -137,8 +145,13 @@ impl Options {
             let text = format!("{what}: making it needs a capacity and an item_size");
             return Err(Error::new(Errno::EINVAL, text));
         }
+        let kind = self.kind.unwrap_or(Kind::Spsc);
+        let unknown = self.policy & !kind.policies();
+        if unknown != 0 {
+            return Err(Self::no_policy(unknown, what));
+        }
         let geometry = Geometry {
-            kind: self.kind.unwrap_or(Kind::Spsc).number(),
+            kind: kind.number(),
             item_size: self.item_size,
             capacity: self.capacity.next_power_of_two(),
             max_handles: if self.max_handles == 0 { DEFAULT_HANDLES } else { self.max_handles },

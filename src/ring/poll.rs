@@ -121,13 +121,14 @@ pub(super) fn bits(ends: impl Iterator<Item = End>) -> u32 {
     ends.fold(0, |bits, end| bits | end.bit())
 }
 
-/// Wakes who waits for `end`. `extern "C"`, which cannot unwind: such a call costs the fast paths no
-/// frame. A panic in it, which would be an error of this library, ends here.
+/// Wakes who waits for `end`, and returns 0. `extern "C"`, which cannot unwind, and with the result
+/// of the C entries that end with it: such a call costs the fast paths no frame. A panic in it, which would be an error of this library, ends here.
 #[cold]
 #[inline(never)]
-extern "C" fn wake(ring: &Ring, end: End) {
+pub(super) extern "C" fn wake(ring: &Ring, end: End) -> i32 {
     let wake = || ring.event(end).notify_and(|| ring.ring_bells(end));
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(wake));
+    0
 }
 
 /// Ends the waits of one handle from elsewhere: another thread, or a signal handler.
@@ -135,7 +136,8 @@ extern "C" fn wake(ring: &Ring, end: End) {
 pub struct Canceller<'a> {
     cancelled: &'a AtomicU32,
     bell: &'a Bell,
-    control: &'a Control,
+    /// `None` for who may only read the ring, and looks again and again.
+    control: Option<&'a Control>,
 }
 
 impl Canceller<'_> {
@@ -148,8 +150,10 @@ impl Canceller<'_> {
         // SeqCst, with the fence of `disturb`'s increment: a waiter that armed before sees the
         // epoch moved, one that arms later sees this. For the bell likewise: see `Bell::note`.
         self.cancelled.store(1, Ordering::SeqCst);
-        self.control.not_empty.0.disturb();
-        self.control.not_full.0.disturb();
+        if let Some(control) = self.control {
+            control.not_empty.0.disturb();
+            control.not_full.0.disturb();
+        }
         self.bell.ring();
         Errno::set_raw(errno);
     }
@@ -178,7 +182,8 @@ impl Ring {
     /// What another thread, or a signal handler, ends this handle's waits with.
     pub fn canceller(&self) -> Canceller<'_> {
         let calls = &self.hot.calls;
-        Canceller { cancelled: &calls.cancelled, bell: &calls.bell, control: self.control() }
+        let control = (!self.is_readable_only()).then(|| self.control());
+        Canceller { cancelled: &calls.cancelled, bell: &calls.bell, control }
     }
 
     /// Whether a cancellation is due; it is over then.
@@ -209,10 +214,14 @@ impl Ring {
         self.refuse(errno, "its descriptor to wait on was closed")
     }
 
-    /// Makes the FIFO, once. An end is held, so this process is attached.
+    /// Makes the FIFO, once. An end is held, so this process is attached, unless it may only read.
     pub(super) fn hang_bell(&self) -> Result<()> {
         if self.hot.calls.bell.exists() {
             return Ok(());
+        }
+        if self.is_readable_only() {
+            let why = "this process may only read it, so nobody can tell it of anything";
+            return Err(self.refuse(Errno::EACCES, why));
         }
         cancel::without(|| {
             let index = self.hot.seat.me();

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::engine::{Engine, Trouble};
 use super::handle::Ring;
+use super::poll::wake;
 use crate::error::{Error, Result};
 use crate::object::End;
 use crate::time::Timeout;
@@ -34,10 +35,11 @@ impl Ring {
     /// # Safety
     /// `has_room_for(1)`; `item_size` is 8; `item` is readable for eight bytes.
     #[inline(always)]
-    pub(crate) unsafe fn push_word(&self, item: *const u8) {
+    pub(crate) unsafe fn push_word(&self, item: *const u8) -> i32 {
+        let event = self.event(End::Consumer);
         // SAFETY: the caller's promise.
         unsafe { self.core.push_word(&self.hot.push, item) };
-        self.notify(End::Consumer);
+        if event.is_armed() { wake(self, End::Consumer) } else { 0 }
     }
 
     /// Pops one item of eight bytes.
@@ -45,10 +47,35 @@ impl Ring {
     /// # Safety
     /// `has_items(1)`; `item_size` is 8; `item` is writable for eight bytes.
     #[inline(always)]
-    pub(crate) unsafe fn pop_word(&self, item: *mut u8) {
+    pub(crate) unsafe fn pop_word(&self, item: *mut u8) -> i32 {
+        let event = self.event(End::Producer);
         // SAFETY: the caller's promise.
         unsafe { self.core.pop_word(&self.hot.pop, item) };
-        self.notify(End::Producer);
+        if event.is_armed() { wake(self, End::Producer) } else { 0 }
+    }
+
+    /// Pushes one item.
+    ///
+    /// # Safety
+    /// `has_room_for(1)`; `item` is readable for an item.
+    #[inline(always)]
+    pub(crate) unsafe fn push_sized(&self, item: *const u8) -> i32 {
+        let event = self.event(End::Consumer);
+        // SAFETY: the caller's promise.
+        unsafe { self.core.push_one(&self.hot.push, item) };
+        if event.is_armed() { wake(self, End::Consumer) } else { 0 }
+    }
+
+    /// Pops one item.
+    ///
+    /// # Safety
+    /// `has_items(1)`; `item` is writable for an item.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_sized(&self, item: *mut u8) -> i32 {
+        let event = self.event(End::Producer);
+        // SAFETY: the caller's promise.
+        unsafe { self.core.pop_one(&self.hot.pop, item) };
+        if event.is_armed() { wake(self, End::Producer) } else { 0 }
     }
 
     /// Pushes `count` items.
@@ -76,43 +103,49 @@ impl Ring {
 
 /// The same for rings with many producers and consumers.
 impl Ring {
-    /// Pushes one item if that goes straight ahead.
-    ///
-    /// # Safety
-    /// `item` is readable for [`Ring::item_size`] bytes.
+    /// Whether trying that makes sense; else the slow way is the shorter one.
     #[inline(always)]
-    pub(crate) unsafe fn push_straight(&self, item: *const u8) -> bool {
-        let (seat, control) = (&self.hot.seat, self.core.control());
-        let Engine::Mpmc { core, .. } = &self.engine else { return false };
-        // Relaxed: a shutdown that races with a push may come after it.
-        if !seat.push.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
-            return false;
-        }
-        // SAFETY: the end is held, which includes being attached; the caller vouches for the item.
-        let pushed = unsafe { core.push_one(seat.me(), item) };
-        if pushed {
-            self.notify(End::Consumer);
-        }
-        pushed
+    pub(crate) fn goes_straight(&self) -> bool {
+        matches!(self.engine, Engine::Mpmc { .. })
     }
 
-    /// Pops one item if that goes straight ahead.
+    /// Pushes one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
     ///
     /// # Safety
-    /// `item` is writable for [`Ring::item_size`] bytes.
+    /// `item` is readable for [`Ring::item_size`] bytes; `WORD` is so.
     #[inline(always)]
-    pub(crate) unsafe fn pop_straight(&self, item: *mut u8) -> bool {
+    pub(crate) unsafe fn push_straight<const WORD: bool>(&self, item: *const u8) -> Option<i32> {
         let (seat, control) = (&self.hot.seat, self.core.control());
-        let Engine::Mpmc { core, .. } = &self.engine else { return false };
+        let Engine::Mpmc { core, .. } = &self.engine else { return None };
+        let event = self.event(End::Consumer);
+        // Relaxed: a shutdown that races with a push may come after it.
+        if !seat.push.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        // SAFETY: the end is held, which includes being attached; the caller vouches for the item.
+        if !unsafe { core.push_one::<WORD>(seat.me(), item) } {
+            return None;
+        }
+        Some(if event.is_armed() { wake(self, End::Consumer) } else { 0 })
+    }
+
+    /// Pops one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
+    ///
+    /// # Safety
+    /// `item` is writable for [`Ring::item_size`] bytes; `WORD` is so.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_straight<const WORD: bool>(&self, item: *mut u8) -> Option<i32> {
+        let (seat, control) = (&self.hot.seat, self.core.control());
+        let Engine::Mpmc { core, .. } = &self.engine else { return None };
+        let event = self.event(End::Producer);
         if !seat.pop.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
-            return false;
+            return None;
         }
         // SAFETY: the end is held, which includes being attached; the caller vouches for the buffer.
-        let popped = unsafe { core.pop_one(seat.me(), item) };
-        if popped {
-            self.notify(End::Producer);
+        if !unsafe { core.pop_one::<WORD>(seat.me(), item) } {
+            return None;
         }
-        popped
+        Some(if event.is_armed() { wake(self, End::Producer) } else { 0 })
     }
 }
 
@@ -251,12 +284,23 @@ impl Ring {
         let done = self.operate(End::Consumer, timeout, || {
             // SAFETY: the end is held (`operate`); the caller vouches for the buffer.
             let moved = unsafe { self.engine.pop(seat, items, size, count) };
+            if moved == Ok(0) {
+                self.tell_of_room(false);
+            }
             self.some(moved)
         })?;
         if self.engine.waits_for_room() {
             self.notify(End::Producer);
         }
         Ok(done as usize)
+    }
+
+    /// After a pop that gave nothing, or a peek that has `found` something: they may make room, too.
+    #[inline(always)]
+    fn tell_of_room(&self, found: bool) {
+        if self.engine.has_made_room(found) {
+            self.notify(End::Producer);
+        }
     }
 
     #[inline(always)]
@@ -279,6 +323,9 @@ impl Ring {
                     End::Producer => self.engine.reserve(seat, count),
                     End::Consumer => self.engine.peek(seat, count),
                 };
+                if end == End::Consumer {
+                    self.tell_of_room(matches!(run, Ok(Some(_))));
+                }
                 run.map_err(|trouble| self.trouble(trouble))
             })?;
             return Ok((items, run as usize));

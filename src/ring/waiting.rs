@@ -27,8 +27,10 @@ impl Ring {
         // seen by everyone who sees the shutdown.
         let flags = self.control().flags.0.load(Ordering::Acquire);
         if self.object.region().is_cut() {
-            // For the fast paths, which look at nothing but the flags.
-            self.control().flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            if !self.is_readable_only() {
+                // For the fast paths, which look at nothing but the flags.
+                self.control().flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
+            }
             return Err(self.cut());
         }
         if flags & CORRUPT != 0 {
@@ -260,6 +262,10 @@ impl Ring {
             // Once more: the dead one may have committed between our look and its death.
             return attempt()?.ok_or_else(|| self.peer_died(peer));
         }
+        let attempt = || match attempt()? {
+            None if self.take_cancellation() => Err(self.cancelled()),
+            done => Ok(done),
+        };
         if self.is_readable_only() {
             return look_until(&self.spinner, timeout, attempt, || match self.probe(peer) {
                 Holder::Dead => Err(self.peer_died(peer)),
@@ -274,10 +280,7 @@ impl Ring {
             self.event(end),
             &self.spinner,
             timeout,
-            || match attempt()? {
-                None if self.take_cancellation() => Err(self.cancelled()),
-                done => Ok(done),
-            },
+            attempt,
             || {
                 waits.fetch_add(1, Ordering::Relaxed);
             },

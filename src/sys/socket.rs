@@ -1,12 +1,10 @@
 //! Unix-domain sockets: passing descriptors, and who is at the other end.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg, sockopt,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt};
 
 /// The byte that a descriptor travels with: a message of no bytes is the end of a stream.
 const CARRIER: u8 = b'F';
@@ -31,21 +29,52 @@ pub(crate) fn send(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> nix::Result<()
     sendmsg::<()>(socket.as_raw_fd(), &data, &rights, flags, None).map(drop)
 }
 
-/// Receives one message; never waits. Descriptors are close-on-exec from the first instant.
+/// Room for the control message of that many, in words, so that it is aligned.
+const SPACE: usize = 132;
+
+const _: () = {
+    // SAFETY: arithmetic.
+    assert!(unsafe { libc::CMSG_SPACE((MOST * size_of::<RawFd>()) as u32) } as usize <= SPACE * 8);
+};
+
+/// Receives one message; never waits. Descriptors are close-on-exec from the first instant. `EMFILE`:
+/// not all that came could be opened here; those that could are closed.
+///
+/// Not by nix's `recvmsg`, which gives no way to close what a message cut short has brought.
 pub(crate) fn receive(socket: BorrowedFd<'_>) -> nix::Result<Came> {
     let mut byte = [0_u8];
-    let mut data = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([RawFd; MOST]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut space), flags)?;
+    let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    let mut space = [0_u64; SPACE];
+    // SAFETY: a plain structure.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = space.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&space) as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: both buffers are writable for the lengths given, and outlive the call.
+    let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let bytes = Errno::result(bytes)?;
     let mut fds: Vec<OwnedFd> = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(came) = control {
-            // SAFETY: the kernel has just installed these descriptors for this call alone.
-            fds.extend(came.iter().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+    // SAFETY: the kernel has filled in `message`, whose control messages lie in `space`; the
+    // descriptors in it were installed just now for this call alone.
+    unsafe {
+        let mut control = libc::CMSG_FIRSTHDR(&raw const message);
+        while !control.is_null() {
+            let header = control.read();
+            if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let len = (header.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let first = libc::CMSG_DATA(control).cast::<RawFd>();
+                let came = (0..len / size_of::<RawFd>()).map(|i| first.add(i).read_unaligned());
+                fds.extend(came.map(|fd| OwnedFd::from_raw_fd(fd)));
+            }
+            control = libc::CMSG_NXTHDR(&raw const message, control);
         }
     }
-    if message.bytes == 0 && fds.is_empty() {
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(Errno::EMFILE);
+    }
+    if bytes == 0 && fds.is_empty() {
         return Ok(Came::End);
     }
     let count = fds.len();

@@ -95,6 +95,11 @@ impl<M: Memory> Gated<M> {
         Self { memory, evict }
     }
 
+    #[cfg(all(test, loom))]
+    pub(super) fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// Slots in which there may be consumers.
     fn slots(&self) -> std::ops::Range<u32> {
         // Acquire: pairs with the join. One that is missed here has its fence after ours.

@@ -9,6 +9,8 @@
 //! and `dropped`, and of all cells.
 
 mod gated;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod memory;
 mod overwrite;
 #[cfg(test)]

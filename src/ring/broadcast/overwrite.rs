@@ -77,6 +77,11 @@ impl<M: Memory> Overwrite<M> {
         Self { memory }
     }
 
+    #[cfg(all(test, loom))]
+    pub(super) fn memory(&self) -> &M {
+        &self.memory
+    }
+
     #[inline(always)]
     fn load(&self, position: u64) -> u64 {
         // Acquire: pairs with the Release of the producer's stores to the word.

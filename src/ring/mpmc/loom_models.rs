@@ -108,7 +108,7 @@ impl Ring {
         // SAFETY: an item of eight bytes.
         if self.is_straight(me)
             && items.len() == 1
-            && unsafe { self.push_one(me, items.as_ptr().cast()) }
+            && unsafe { self.push_one::<false>(me, items.as_ptr().cast()) }
         {
             return 1;
         }
@@ -133,7 +133,7 @@ impl Ring {
     fn pop_item(&self, me: u32) -> Option<u64> {
         let mut item = 0_u64;
         // SAFETY: room for an item of eight bytes.
-        if self.is_straight(me) && unsafe { self.pop_one(me, (&raw mut item).cast()) } {
+        if self.is_straight(me) && unsafe { self.pop_one::<false>(me, (&raw mut item).cast()) } {
             return Some(item);
         }
         // SAFETY: room for one item of eight bytes.
@@ -277,23 +277,23 @@ fn batches() {
 /// A producer is killed before each of its accesses; another one pushes, and main pops and mends,
 /// all at once. The other one has returned, or lost the race, and lives: the item of the dead one is
 /// all that may be missing, and nobody waits for ever.
-fn killed_producer(capacity: usize, batch: bool) {
+fn killed_producer(capacity: usize, batch: bool, me: u32) {
     let body = move |steps, killed: &std::sync::atomic::AtomicBool| {
         let ring = ring(capacity);
         let victim = thread::spawn({
             let ring = ring.clone();
             move || {
                 let items: &[u64] = if batch { &[1, 2] } else { &[1] };
-                let pushed = killed_after(steps, || ring.push_all(0, items));
+                let pushed = killed_after(steps, || ring.push_all(me, items));
                 if pushed.is_none() {
-                    ring.dies(0);
+                    ring.dies(me);
                 }
                 pushed
             }
         });
         let survivor = thread::spawn({
             let ring = ring.clone();
-            move || ring.push_all(1, &[11])
+            move || ring.push_all(1 - me, &[11])
         });
         let mut popped = Vec::from_iter(ring.pop_item(MAIN));
         if popped.is_empty() {
@@ -317,22 +317,27 @@ fn killed_producer(capacity: usize, batch: bool) {
 
 #[test]
 fn a_killed_producer() {
-    killed_producer(2, false);
+    killed_producer(2, false, 0);
 }
 
 #[test]
 fn a_killed_producer_at_one_cell() {
-    killed_producer(1, false);
+    killed_producer(1, false, 0);
 }
 
 #[test]
 fn a_killed_producer_with_a_batch() {
-    killed_producer(2, true);
+    killed_producer(2, true, 0);
+}
+
+#[test]
+fn a_producer_killed_on_the_straight_way() {
+    killed_producer(2, false, 1);
 }
 
 /// A consumer is killed before each of its accesses, beside another one that lives, and a producer
 /// that mends.
-fn killed_consumer(capacity: usize) {
+fn killed_consumer(capacity: usize, me: u32) {
     let body = move |steps, killed: &std::sync::atomic::AtomicBool| {
         let ring = ring(capacity);
         let first: Vec<u64> = (1..=capacity as u64).collect();
@@ -340,16 +345,16 @@ fn killed_consumer(capacity: usize) {
         let victim = thread::spawn({
             let ring = ring.clone();
             move || {
-                let popped = killed_after(steps, || ring.pop_item(0));
+                let popped = killed_after(steps, || ring.pop_item(me));
                 if popped.is_none() {
-                    ring.dies(0);
+                    ring.dies(me);
                 }
                 popped
             }
         });
         let survivor = thread::spawn({
             let ring = ring.clone();
-            move || ring.pop_item(1)
+            move || ring.pop_item(1 - me)
         });
         let next = capacity as u64 + 1;
         let mut pushed = ring.push_all(MAIN, &[next]);
@@ -379,12 +384,17 @@ fn killed_consumer(capacity: usize) {
 
 #[test]
 fn a_killed_consumer() {
-    killed_consumer(2);
+    killed_consumer(2, 0);
+}
+
+#[test]
+fn a_consumer_killed_on_the_straight_way() {
+    killed_consumer(2, 1);
 }
 
 #[test]
 fn a_killed_consumer_at_one_cell() {
-    killed_consumer(1);
+    killed_consumer(1, 0);
 }
 
 /// A producer has died with a hole; of two who mend, one is killed before each of its accesses.
@@ -473,11 +483,20 @@ fn the_living_are_not_robbed() {
 /// its new intent sees that the old position is published.
 #[test]
 fn a_busy_producer_is_not_taken_for_nobody() {
-    check(4, Fences::Light, || {
+    busy_producer(0);
+}
+
+#[test]
+fn a_busy_producer_on_the_straight_way_is_not_taken_for_nobody() {
+    busy_producer(1);
+}
+
+fn busy_producer(me: u32) {
+    check(4, Fences::Light, move || {
         let ring = ring(2);
         let producer = thread::spawn({
             let ring = ring.clone();
-            move || [ring.push_all(0, &[1]), ring.push_all(0, &[2])]
+            move || [ring.push_all(me, &[1]), ring.push_all(me, &[2])]
         });
         ring.mended(End::Consumer);
         ring.mended(End::Consumer);

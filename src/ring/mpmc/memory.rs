@@ -42,6 +42,24 @@ pub(crate) trait Memory {
     /// # Safety
     /// The caller has claimed it; `to` is writable for an item.
     unsafe fn read(&self, position: u64, to: *mut u8);
+    /// As [`Memory::write`], where items have eight bytes.
+    ///
+    /// # Safety
+    /// As for [`Memory::write`]; items have eight bytes.
+    #[inline(always)]
+    unsafe fn write_word(&self, position: u64, from: *const u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.write(position, from) };
+    }
+    /// As [`Memory::read`], where items have eight bytes.
+    ///
+    /// # Safety
+    /// As for [`Memory::read`]; items have eight bytes.
+    #[inline(always)]
+    unsafe fn read_word(&self, position: u64, to: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.read(position, to) };
+    }
 }
 
 /// A participant's slot is a line, with the intents in its second half.
@@ -161,5 +179,17 @@ impl Memory for Mapped {
     unsafe fn read(&self, position: u64, to: *mut u8) {
         // SAFETY: the cell is the caller's; it vouches for `to`.
         unsafe { copy_out(to, self.item(position).as_ptr(), self.item_size) };
+    }
+
+    #[inline(always)]
+    unsafe fn write_word(&self, position: u64, from: *const u8) {
+        // SAFETY: as for `write`.
+        unsafe { copy_in(self.item(position).as_ptr(), from, 8) };
+    }
+
+    #[inline(always)]
+    unsafe fn read_word(&self, position: u64, to: *mut u8) {
+        // SAFETY: as for `read`.
+        unsafe { copy_out(to, self.item(position).as_ptr(), 8) };
     }
 }

@@ -39,9 +39,6 @@
 //! | the release | nothing | the item is lost with its taker |
 //! | **in recovery**, anywhere | the same as before it, or the same as after it | do it again |
 //!
-//! The counters are added to after the step that they count, by the one who did it: never twice. A
-//! kill just between leaves an item counted as read, and a tombstone as an item that was.
-//!
 //! So: items come out in the order in which they were claimed, none is torn, none comes twice, and
 //! each kill loses the items of its own call at most. What waits is said in [`Core::blocked`]: a
 //! position that a *living* process has claimed and not finished holds up those behind it until it
@@ -58,6 +55,7 @@ mod recover;
 mod word;
 
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
 
 pub(crate) use memory::{Mapped, Memory};
 pub(crate) use recover::Blocked;
@@ -71,7 +69,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// extraordinary bad luck, to use them up.
 const PATIENCE: u32 = 10_000;
 
-/// Turns of the straight way, before the one that can tell why it is not straight.
+/// Turns of the straight way, before the one that can tell why it is not straight. The straight way
+/// for words takes one, which needs the fewest registers, and then the other straight way.
 const STRAIGHT: u32 = 2;
 
 /// A run of positions that were claimed.
@@ -86,6 +85,8 @@ pub(crate) struct Run {
 pub(crate) struct Core<M> {
     memory: M,
     laps: Laps,
+    /// Whether this handle has freed cells without an item: see [`Core::has_made_room`].
+    made_room: AtomicBool,
 }
 
 /// What is inside, counted cell by cell.
@@ -108,7 +109,7 @@ pub(crate) struct Tally {
 impl<M: Memory> Core<M> {
     pub(crate) fn new(memory: M) -> Self {
         let laps = Laps::new(memory.capacity());
-        Self { memory, laps }
+        Self { memory, laps, made_room: AtomicBool::new(false) }
     }
 
     #[inline(always)]
@@ -195,26 +196,33 @@ impl<M: Memory> Core<M> {
         self.memory.cell(position).store(self.laps.next_free(position), Ordering::Release);
     }
 
-    /// Frees a tombstone that a consumer came to. Counted afterwards, as everything is: who is killed
-    /// before the free leaves it to be counted by who resolves it.
+    /// Frees a tombstone that a consumer came to.
     fn bury(&self, position: u64) {
         self.free(position);
-        self.memory.buried().fetch_add(1, Ordering::Relaxed);
+        self.memory.buried().fetch_add(1, Ordering::Release);
+        self.made_room.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this handle has freed cells without an item since it was last asked: a pop or peek that
+    /// gave nothing may have made room, which producers are to be told of.
+    pub(crate) fn has_made_room(&self) -> bool {
+        self.made_room.load(Ordering::Relaxed) && self.made_room.swap(false, Ordering::Relaxed)
     }
 
     /// Pushes one item if that goes straight ahead; `false`, and nothing has changed, if it does not:
-    /// the ring may be full, or others are at it.
+    /// the ring may be full, or others are at it. `WORD`: items have eight bytes.
     ///
     /// # Safety
-    /// `item` is readable for an item; participant `me` is the caller's.
+    /// `item` is readable for an item; participant `me` is the caller's; `WORD` is so.
     #[inline(always)]
-    pub(crate) unsafe fn push_one(&self, me: u32, item: *const u8) -> bool {
+    pub(crate) unsafe fn push_one<const WORD: bool>(&self, me: u32, item: *const u8) -> bool {
         let (memory, laps) = (&self.memory, self.laps);
         let intent = memory.intent(me, End::Producer);
         // Orderings as in `claim`.
         let mut position = memory.tail().load(Ordering::Acquire);
-        for _ in 0..STRAIGHT {
-            if memory.cell(position).load(Ordering::Acquire) != laps.free(position) {
+        for _ in 0..if WORD { 1 } else { STRAIGHT } {
+            let (cell, free) = (memory.cell(position), laps.free(position));
+            if cell.load(Ordering::Acquire) != free {
                 break;
             }
             intent.store(Intent::new(position, 1).0, Ordering::Release);
@@ -223,9 +231,16 @@ impl<M: Memory> Core<M> {
                 memory.tail().compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
             match claimed {
                 Ok(_) => {
-                    // SAFETY: claimed just now; the caller vouches for the item.
-                    unsafe { memory.write(position, item) };
-                    self.publish(position);
+                    // SAFETY: claimed just now; the caller vouches for the item and its size.
+                    unsafe {
+                        if WORD {
+                            memory.write_word(position, item);
+                        } else {
+                            memory.write(position, item);
+                        }
+                    }
+                    // As `publish` does.
+                    cell.store(Laps::filled(free), Ordering::Release);
                     return true;
                 }
                 Err(now) => position = now,
@@ -236,17 +251,19 @@ impl<M: Memory> Core<M> {
     }
 
     /// Pops one item if that goes straight ahead; `false`, and nothing has changed, if it does not.
+    /// `WORD`: items have eight bytes.
     ///
     /// # Safety
-    /// `item` is writable for an item; participant `me` is the caller's.
+    /// `item` is writable for an item; participant `me` is the caller's; `WORD` is so.
     #[inline(always)]
-    pub(crate) unsafe fn pop_one(&self, me: u32, item: *mut u8) -> bool {
+    pub(crate) unsafe fn pop_one<const WORD: bool>(&self, me: u32, item: *mut u8) -> bool {
         let (memory, laps) = (&self.memory, self.laps);
         let intent = memory.intent(me, End::Consumer);
         // Orderings as in `claim`.
         let mut position = memory.head().load(Ordering::Acquire);
-        for _ in 0..STRAIGHT {
-            if memory.cell(position).load(Ordering::Acquire) != laps.full(position) {
+        for _ in 0..if WORD { 1 } else { STRAIGHT } {
+            let (cell, full) = (memory.cell(position), laps.full(position));
+            if cell.load(Ordering::Acquire) != full {
                 break;
             }
             intent.store(Intent::new(position, 1).0, Ordering::Release);
@@ -255,9 +272,16 @@ impl<M: Memory> Core<M> {
                 memory.head().compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
             match claimed {
                 Ok(_) => {
-                    // SAFETY: claimed just now; the caller vouches for the buffer.
-                    unsafe { memory.read(position, item) };
-                    self.free(position);
+                    // SAFETY: claimed just now; the caller vouches for the buffer and its size.
+                    unsafe {
+                        if WORD {
+                            memory.read_word(position, item);
+                        } else {
+                            memory.read(position, item);
+                        }
+                    }
+                    // As `free` does.
+                    cell.store(Laps::emptied(full), Ordering::Release);
                     return true;
                 }
                 Err(now) => position = now,
@@ -339,7 +363,7 @@ impl<M: Memory> Core<M> {
             self.bury(run.position);
         } else {
             self.free(run.position);
-            self.memory.dropped().fetch_add(1, Ordering::Relaxed);
+            self.memory.dropped().fetch_add(1, Ordering::Release);
         }
         Ok(true)
     }
@@ -396,7 +420,7 @@ impl<M: Memory> Core<M> {
     /// Frees the cell of an item that its taker does not want any more, and counts it as lost.
     pub(crate) fn lose(&self, position: u64) {
         self.free(position);
-        self.memory.lost().fetch_add(1, Ordering::Relaxed);
+        self.memory.lost().fetch_add(1, Ordering::Release);
     }
 
     /// Claimed by pushes and not by pops yet, or the other way round.
@@ -438,6 +462,13 @@ impl<M: Memory> Core<M> {
     /// A count of everything, one cell after the other. At a quiet moment it is exact, and
     /// `written = read + dropped + lost + length` always: both sums are made from the same look.
     pub(crate) fn tally(&self) -> Tally {
+        let memory = &self.memory;
+        // Acquire, before the indices: whatever was counted as gone had been claimed, and is behind
+        // the head that is read after it. Pairs with the Release of those who count, after the step
+        // that they count: a kill in between leaves it uncounted, never counted twice.
+        let counter = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
+        let lost = counter(memory.lost());
         let head = self.memory.head().load(Ordering::Acquire);
         let tail = self.memory.tail().load(Ordering::Acquire);
         let inside = tail.wrapping_sub(head).min(self.memory.capacity());
@@ -450,10 +481,6 @@ impl<M: Memory> Core<M> {
                 _ => pending += 1,
             }
         }
-        let counter = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let memory = &self.memory;
-        let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
-        let lost = counter(memory.lost());
         let gone = dropped.wrapping_add(lost);
         let read = head.wrapping_sub(buried).wrapping_sub(gone);
         let written = read.wrapping_add(gone).wrapping_add(length);

@@ -81,7 +81,8 @@ impl<M: Memory> Core<M> {
         if cell.compare_exchange(word, next, Ordering::AcqRel, Ordering::Acquire).is_ok()
             && let Some(counter) = counter
         {
-            counter.fetch_add(1, Ordering::Relaxed);
+            // Release: pairs with the Acquire in `tally`.
+            counter.fetch_add(1, Ordering::Release);
         }
     }
 

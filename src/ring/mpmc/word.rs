@@ -62,6 +62,16 @@ impl Laps {
         self.free(position).wrapping_add(2 << 16)
     }
 
+    /// The word `full` of the position for which `free` is the word.
+    pub(crate) fn filled(free: u64) -> u64 {
+        free | 1 << 16
+    }
+
+    /// The word `next_free` of the position for which `full` is the word.
+    pub(crate) fn emptied(full: u64) -> u64 {
+        full.wrapping_add(1 << 16)
+    }
+
     /// What `word` means for `position`.
     #[inline(always)]
     pub(crate) fn look(self, word: u64, position: u64) -> Cell {

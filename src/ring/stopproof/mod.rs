@@ -138,6 +138,8 @@
 //! A hostile peer can store anything anywhere. Indices are masked, cell numbers compared, every loop
 //! is bounded, and words that no history leads to are reported as corruption.
 
+#[cfg(all(test, loom))]
+mod loom_models;
 mod memory;
 mod recover;
 #[cfg(test)]
@@ -155,7 +157,8 @@ use super::spsc::Corrupt;
 use crate::object::End;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Turns of a loop; each is the progress of somebody else, so it takes a scribbler to use them up.
+/// Turns of a loop; each is the progress of somebody else, so it takes a scribbler to use them up: the
+/// ring is corrupt then. (To answer "full" or "empty" would have a waiting call do it all again.)
 const PATIENCE: u32 = 1 << 20;
 
 /// Passes over the pool for a free cell, of which there is always one.
@@ -259,7 +262,7 @@ impl<M: Memory> Core<M> {
                 (_, Place::Impossible) => return Err(Corrupt),
             }
         }
-        Ok(false)
+        Err(Corrupt)
     }
 
     /// Whether the next operation at `end` may go on. "Yes" also when the words are impossible, for
@@ -324,7 +327,7 @@ impl<M: Memory> Core<M> {
                 (_, Place::Impossible) => return Err(Corrupt),
             }
         }
-        if bounded { Ok(false) } else { Err(Corrupt) }
+        Err(Corrupt)
     }
 
     /// Frees a cell that is the caller's.
@@ -360,7 +363,7 @@ impl<M: Memory> Core<M> {
                 return Ok(Some(cell));
             }
         }
-        Ok(None)
+        Err(Corrupt)
     }
 
     /// Pushes as many of `count` items as there is room for, one by one; 0 when there is none.
