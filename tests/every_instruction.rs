@@ -17,14 +17,11 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::MutexGuard;
 
 use madang::ffi::ring::*;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::Pid;
-use support::process::{Gate, fork, join, serial};
-use support::step::{At, Victim, release};
+use support::process::{Gate, fork, join};
+use support::step::{At, Victim, is_long, release, row, turn};
 use support::survivor::{Bounds, Fate, First, Handle, OWN, Shape, survive, within_bound};
 use support::victim::{Act, Case, Report, Stage, *};
 
@@ -44,10 +41,6 @@ impl Tally {
         self.states += other.states;
         self.survivors += other.survivors;
     }
-}
-
-fn is_long() -> bool {
-    std::env::var_os("MADANG_LONG").is_some_and(|value| value == "1")
 }
 
 /// A copy of a ring's memory in a file of its own, on which nobody holds a lock.
@@ -85,7 +78,10 @@ fn snapshots(case: &Case, stage: &mut Stage, images: &mut Vec<Vec<u8>>) -> (Tall
     let mut tally = Tally { cases: 1, ..Tally::default() };
     let mut seen = HashSet::new();
     let mut last: Vec<u8> = Vec::new();
-    let mut fate = Fate { pushed: 0, gone: 0 };
+    let mut fate: Option<Fate> = None;
+    // A second victim may be at a cell without an item: freed, and not counted as such yet, that is
+    // taken for an item that came and went, see `ring/mpmc`. What is inside tells.
+    let is_second = stage.is_second;
     let mut look = |at: At| {
         if live.0[..] != last[..] {
             last.clear();
@@ -98,13 +94,22 @@ fn snapshots(case: &Case, stage: &mut Stage, images: &mut Vec<Vec<u8>>) -> (Tall
                     let memory = copy(&last);
                     let now = telling((at, first), || survive(lib, shape, &memory, bounds, first));
                     tally.survivors += 1;
-                    let is_back = now.pushed < fate.pushed || now.gone < fate.gone;
+                    let before = fate.unwrap_or(now);
+                    let more = now.pushed as i64 - now.gone as i64;
+                    let more = more - (before.pushed as i64 - before.gone as i64);
+                    let is_back = if !is_second {
+                        now.pushed < before.pushed || now.gone < before.gone
+                    } else if shape.overwrites() {
+                        false
+                    } else {
+                        !case.is_push() && more > 0 || !case.is_pop() && more < 0
+                    };
                     assert!(
                         !is_back,
-                        "{at:?}, {first:?}: what was done is undone: {now:?}, {fate:?}"
+                        "{at:?}, {first:?}: what was done is undone: {now:?}, {before:?}"
                     );
                     if first == First::Fill {
-                        fate = now;
+                        fate = Some(now);
                     }
                 }
             }
@@ -116,7 +121,7 @@ fn snapshots(case: &Case, stage: &mut Stage, images: &mut Vec<Vec<u8>>) -> (Tall
     tally.states = seen.len() as u64;
     assert!(tally.instructions > 5, "{} instructions", tally.instructions);
     victim.kill();
-    (tally, fate, report)
+    (tally, fate.unwrap(), report)
 }
 
 /// As `snapshots` of the case's own stage; and what has become of the call in the end is what it said.
@@ -162,150 +167,93 @@ fn cases(kind: (u32, u32), act: Act) -> Vec<Case> {
     cases
 }
 
-/// Every `part`-th case, or all.
-fn chosen(cases: Vec<Case>, part: usize) -> Vec<Case> {
-    let part = if is_long() { 1 } else { part };
+/// A part of the cases.
+fn chosen(cases: Vec<Case>) -> Vec<Case> {
+    let part = if is_long() { 3 } else { 29 };
     cases.into_iter().skip(part / 2).step_by(part).collect()
 }
 
-fn row(kind: &str, act: &dyn std::fmt::Debug, tally: Tally) {
-    let Tally { cases, instructions, states, survivors } = tally;
-    println!("| {kind} | {act:?} | {cases} | {instructions} | {states} | {survivors} |");
-}
-
-/// A turn, on one processor: tracer and traced run in turns anyway, which is faster so; and calls that
-/// wait do not spin where they could run on no other processor.
-fn turn() -> MutexGuard<'static, ()> {
-    let turn = serial();
-    let mut one = CpuSet::new();
-    // SAFETY: cannot fail.
-    one.set(unsafe { libc::sched_getcpu() } as usize).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
-    turn
-}
-
-fn all_snapshots(name: &str, kind: (u32, u32)) {
+fn snapshots_of(name: &str, kind: (u32, u32)) {
     let _turn = turn();
     for act in Act::USUAL {
         let mut tally = Tally::default();
-        for case in chosen(cases(kind, act), 17) {
+        for case in chosen(cases(kind, act)) {
             tally.add(whole(&case, &mut Vec::new()));
         }
-        if tally.cases > 0 {
-            row(name, &act, tally);
-        }
+        tell(name, &format!("{act:?}"), "killed", tally);
     }
 }
 
-#[test]
-fn snapshots_one_to_one() {
-    all_snapshots("one to one", SPSC);
-}
-
-#[test]
-fn snapshots_many_to_many() {
-    all_snapshots("many to many", MPMC);
-}
-
-#[test]
-fn snapshots_many_to_many_overwriting() {
-    all_snapshots("many to many, overwriting", MPMC_OVERWRITE);
-}
-
-#[test]
-fn snapshots_stop_proof() {
-    all_snapshots("stop-proof", STOPPROOF);
-}
-
-#[test]
-fn snapshots_broadcast() {
-    all_snapshots("broadcast", GATED);
-}
-
-#[test]
-fn snapshots_broadcast_evicting() {
-    all_snapshots("broadcast, evicting", EVICT);
-}
-
-#[test]
-fn snapshots_broadcast_overwriting() {
-    all_snapshots("broadcast, overwriting", OVERWRITE);
-}
-
 /// Those who mend what a first victim has left are killed at it, too: from each image that the first
-/// one leaves, a second victim sets out, which opens the ring, or finds it blocked.
-fn recovered(name: &str, kind: (u32, u32)) {
+/// one leaves, a second victim sets out, which opens the ring, takes the end, or finds it blocked.
+fn recovery_of(name: &str, kind: (u32, u32)) {
     let _turn = turn();
     let shape = Shape { kind: kind.0, policy: kind.1, capacity: 4, size: 24 };
-    let mut tallies =
-        [(Open, Tally::default()), (MendingPop, Tally::default()), (MendingPush, Tally::default())];
     let firsts: &[Act] = if is_long() {
         &[Push, PushMany, ReserveCommit, Pop, PopMany, PeekRelease]
     } else {
         &[PushMany, PopMany]
     };
-    for &act in firsts {
-        for (then, tally) in &mut tallies {
-            let second = *then != Open;
-            let inside = if *then == MendingPush { 4 } else { 2 };
-            let case = Case { shape, act, inside, rotation: 3, warm: false, second };
-            let fits = match then {
-                MendingPush => case.is_pop(),
-                MendingPop => case.is_push(),
-                _ => true,
-            };
-            if !fits || shape.is_broadcast() && second {
-                continue;
+    let thens = [Open, FirstPush, FirstPop, MendingPush, MendingPop, OpenPush, OpenPop];
+    for then in &thens[..if is_long() { 7 } else { 5 }] {
+        let then = *then;
+        let mut tally = Tally::default();
+        let ends = shape.kind == MDG_RING_SPSC || shape.is_broadcast();
+        // What the dead have left is in the way of the other end; their own end is free for the next.
+        // With one producer or consumer nothing is in the way, but a dead consumer of a broadcast.
+        let firsts = firsts.iter().copied().filter(|&first| {
+            let pushed = first.most().0 > 0;
+            match then {
+                OpenPush | FirstPush => pushed,
+                OpenPop | FirstPop => !pushed,
+                MendingPush => !pushed && shape.kind != MDG_RING_SPSC,
+                MendingPop => pushed && !ends,
+                _ => pushed || is_long(),
             }
+        });
+        for act in firsts {
+            // The first slot is swept by whoever opens the ring; what has the second one is met.
+            let second = !then.opens() && shape.kind != MDG_RING_SPSC;
+            let inside = if then == MendingPush { 4 } else { 2 };
+            let case = Case { shape, act, inside, rotation: 3, warm: false, second };
             let mut images = Vec::new();
             whole(&case, &mut images);
             let bounds = case.stage().bounds;
-            let each = if is_long() { 1 } else { images.len().div_ceil(2) };
-            for image in images.iter().step_by(each) {
-                let (pushed, taken) = then.most();
+            // Opening is twenty thousand instructions, few of which touch the ring.
+            let each = match (is_long(), then.opens()) {
+                (true, false) => 2,
+                (true, true) => 6,
+                (false, _) => images.len(),
+            };
+            for image in images.iter().skip(each / 2).step_by(each) {
+                let (pushed, mut taken) = then.most();
+                if shape.overwrites() {
+                    taken += pushed;
+                }
                 let (pushed, taken) = (bounds.pushed + pushed, bounds.taken + taken);
                 let bounds = Bounds { pushed, taken, ..bounds };
-                let mut stage = Stage { memory: copy(image), bounds, peer: None, first_slot: None };
-                let case = Case { act: *then, second: false, ..case };
+                let mut stage = Stage {
+                    memory: copy(image),
+                    bounds,
+                    peer: None,
+                    first_slot: None,
+                    is_second: true,
+                };
+                let case = Case { act: then, second: false, ..case };
                 let after = |then| (case, then);
                 tally.add(telling(after(act), || snapshots(&case, &mut stage, &mut Vec::new()).0));
             }
         }
-    }
-    for (then, tally) in tallies.into_iter().filter(|(_, tally)| tally.cases > 0) {
-        row(name, &then, tally);
+        tell(name, &format!("recovery: {then:?}"), "killed", tally);
     }
 }
 
-#[test]
-fn recovery_one_to_one() {
-    recovered("one to one", SPSC);
+/// A row of the table.
+fn tell(name: &str, call: &str, how: &str, tally: Tally) {
+    if tally.cases > 0 {
+        row(name, call, how, tally.cases, tally.instructions, tally.states);
+    }
 }
-
-#[test]
-fn recovery_many_to_many() {
-    recovered("many to many", MPMC);
-}
-
-#[test]
-fn recovery_stop_proof() {
-    recovered("stop-proof", STOPPROOF);
-}
-
-#[test]
-fn recovery_broadcast() {
-    recovered("broadcast", GATED);
-}
-
-const KINDS: [(&str, (u32, u32)); 7] = [
-    ("one to one", SPSC),
-    ("many to many", MPMC),
-    ("many to many, overwriting", MPMC_OVERWRITE),
-    ("stop-proof", STOPPROOF),
-    ("broadcast", GATED),
-    ("broadcast, evicting", EVICT),
-    ("broadcast, overwriting", OVERWRITE),
-];
 
 /// A victim that stands after `instructions` of its calls; `None` if they had been over before.
 fn halted(case: &Case, stage: &mut Stage, report: &Report, instructions: u64) -> Option<Victim> {
@@ -321,86 +269,90 @@ fn halted(case: &Case, stage: &mut Stage, report: &Report, instructions: u64) ->
     halted.then_some(victim)
 }
 
-/// Where to halt: after each instruction, or after every so many.
-fn places(case: &Case) -> impl Iterator<Item = u64> {
-    // Much of the slow ways is the kernel's and the C library's.
-    let far = if matches!(case.act, FirstPush | FirstPop | Close | WaitingPush | WaitingPop) {
-        20
-    } else {
-        1
-    };
-    (1..).step_by(if is_long() { far } else { 23 * far + 6 })
-}
-
-/// The cases of which each instruction gets a process of its own.
-fn few_cases(kind: (u32, u32), act: Act) -> impl Iterator<Item = Case> {
+/// A case of which each place gets a process of its own.
+fn one_case(kind: (u32, u32), act: Act) -> Option<Case> {
     let shape = Shape { kind: kind.0, policy: kind.1, capacity: 4, size: 24 };
-    let insides: &[u64] = if is_long() { &[0, 3, 4] } else { &[3] };
-    let case =
-        move |&inside| Case { shape, act, inside, rotation: 3, warm: is_long(), second: false };
-    let cold = |case: Case| if case.makes_sense() { case } else { Case { warm: false, ..case } };
-    insides.iter().map(case).map(cold).filter(Case::makes_sense)
+    let inside = match act {
+        WaitingPush => 4,
+        WaitingPop => 0,
+        _ => 3,
+    };
+    let case = Case { shape, act, inside, rotation: 3, warm: true, second: false };
+    [case, Case { warm: false, ..case }].into_iter().find(Case::makes_sense)
 }
 
-#[test]
-fn killed_for_real() {
+/// Real SIGKILLs: before and after each system call, and in the plain calls, which make none, after each
+/// instruction.
+fn kills_of(name: &str, kind: (u32, u32)) {
     let _turn = turn();
-    for (name, kind) in KINDS {
-        let mut kills = 0;
-        for act in Act::USUAL {
-            for case in few_cases(kind, act) {
-                for place in places(&case) {
-                    let mut stage = case.stage();
-                    let Some(victim) = halted(&case, &mut stage, &Report::new(), place) else {
-                        break;
-                    };
-                    victim.kill();
-                    stage.peer = None;
-                    let first = if place % 2 == 0 { First::Drain } else { First::Fill };
-                    telling((case, place), || {
-                        survive(release(), case.shape, &stage.memory, stage.bounds, first)
-                    });
-                    kills += 1;
-                }
+    for act in Act::USUAL.into_iter().chain([Open, OpenPush, OpenPop]) {
+        let Some(case) = one_case(kind, act) else { continue };
+        let is_plain =
+            matches!(act, Push | PushMany | ReserveCommit | Pop | PopMany | PeekRelease | Shutdown);
+        let mut tally = Tally { cases: 1, ..Tally::default() };
+        let stride: u64 = match (is_plain, is_long()) {
+            (true, true) => 7,
+            (true, false) => 149,
+            (false, true) => 1,
+            (false, false) => 5,
+        };
+        for place in (1 + stride / 4..).step_by(stride as usize) {
+            let mut stage = case.stage();
+            let victim = if is_plain {
+                halted(&case, &mut stage, &Report::new(), place)
+            } else {
+                let victim = case.victim(&mut stage, &Report::new());
+                let reached = victim.run_to_system_call(act.calls(release())[0], place);
+                reached.then_some(victim)
+            };
+            let Some(victim) = victim else { break };
+            victim.kill();
+            stage.peer = None;
+            let first = if place % 2 == 0 { First::Drain } else { First::Fill };
+            telling((case, place), || {
+                survive(release(), case.shape, &stage.memory, stage.bounds, first)
+            });
+            if is_plain {
+                tally.instructions = place;
             }
+            tally.states += 1;
         }
-        println!("| {name} | killed for real | {kills} |");
-        assert!(kills > 10);
+        let how = if is_plain { "killed for real" } else { "killed for real, at system calls" };
+        if tally.states > 0 {
+            tell(name, &format!("{act:?}"), how, tally);
+        }
     }
 }
 
 const DEAD: i32 = -libc::EOWNERDEAD;
 
 /// A consumer that sleeps hears of the item, or of the death, wherever its producer is killed.
-#[test]
-fn sleepers_outlive_those_who_wake_them() {
+fn sleepers_of(name: &str, kind: (u32, u32)) {
     let _turn = turn();
-    for kind in [SPSC, MPMC, STOPPROOF, GATED] {
-        let shape = Shape { kind: kind.0, policy: kind.1, capacity: 4, size: 24 };
-        let case = Case { shape, act: Push, inside: 0, rotation: 3, warm: false, second: true };
-        let (mut kills, stride) = (0, if is_long() { 1 } else { 61 });
-        for place in (1..).step_by(stride) {
-            let mut stage = Case { second: false, ..case }.stage();
-            stage.peer = None;
-            let waiter = Handle::open(release(), shape, &stage.memory, libc::O_RDWR);
-            let go = Gate::new();
-            let sleeper = fork(|| {
-                let ring = Handle::open(release(), shape, &stage.memory, libc::O_RDONLY);
-                while ring.pop().is_ok() {}
-                go.open();
-                let outcome = ring.pop_for(20_000_000_000);
-                assert!(matches!(outcome, Ok(3) | Err(DEAD)), "{outcome:?}");
-            });
-            go.pass();
-            within_bound("sleep", || (waiter.pop_waits() > 0).then_some(()));
-            let Some(victim) = halted(&case, &mut stage, &Report::new(), place) else { break };
-            victim.kill();
-            telling((kind, place), || join(sleeper));
-            kills += 1;
-        }
-        println!("| {kind:?} | killed beside a sleeper | {kills} |");
-        assert!(kills > 1);
+    let shape = Shape { kind: kind.0, policy: kind.1, capacity: 4, size: 24 };
+    let case = Case { shape, act: Push, inside: 0, rotation: 3, warm: false, second: false };
+    let mut tally = Tally { cases: 1, ..Tally::default() };
+    for place in (1..).step_by(if is_long() { 3 } else { 101 }) {
+        let mut stage = case.stage();
+        stage.peer = None;
+        let waiter = Handle::open(release(), shape, &stage.memory, libc::O_RDWR);
+        let go = Gate::new();
+        let sleeper = fork(|| {
+            let ring = Handle::open(release(), shape, &stage.memory, libc::O_RDONLY);
+            while ring.pop().is_ok() {}
+            go.open();
+            let outcome = ring.pop_for(20_000_000_000);
+            assert!(matches!(outcome, Ok(3) | Err(DEAD)), "{outcome:?}");
+        });
+        go.pass();
+        within_bound("sleep", || (waiter.pop_waits() > 0).then_some(()));
+        let Some(victim) = halted(&case, &mut stage, &Report::new(), place) else { break };
+        victim.kill();
+        telling((kind, place), || join(sleeper));
+        tally.states += 1;
+        tally.instructions = place;
     }
+    tell(name, "Push, to a sleeper", "killed for real", tally);
 }
 
 /// Whoever is beside a stopped victim of a queue takes what is there and pushes items of its own; then
@@ -541,25 +493,70 @@ fn stopped_in_broadcast(case: &Case, place: u64) -> bool {
     true
 }
 
-#[test]
-fn stopped_and_going_on() {
+/// Stopped after each instruction, with others beside it; then it goes on.
+fn stops_of(name: &str, kind: (u32, u32)) {
     let _turn = turn();
-    for (name, kind) in KINDS {
-        let mut stops = 0;
-        for act in [Push, PushMany, ReserveCommit, Pop, PopMany, PeekRelease] {
-            for case in few_cases(kind, act) {
-                let stopped = |&place: &u64| {
-                    telling((case, place), || match case.shape.is_broadcast() {
-                        true => stopped_in_broadcast(&case, place),
-                        false => stopped_in_queue(&case, place),
-                    })
-                };
-                stops += places(&case).take_while(stopped).count();
+    for act in [Push, PushMany, ReserveCommit, Pop, PopMany, PeekRelease] {
+        let case = one_case(kind, act).unwrap();
+        let mut tally = Tally { cases: 1, ..Tally::default() };
+        for place in (1..).step_by(if is_long() { 1 } else { 89 }) {
+            let halted = telling((case, place), || match case.shape.is_broadcast() {
+                true => stopped_in_broadcast(&case, place),
+                false => stopped_in_queue(&case, place),
+            });
+            if !halted {
+                break;
             }
+            tally.states += 1;
+            tally.instructions = place;
         }
-        println!("| {name} | stopped, and going on | {stops} |");
-        assert!(stops > 10);
+        assert!(tally.states > 1);
+        tell(name, &format!("{act:?}"), "stopped, then going on", tally);
     }
+}
+
+/// The proofs, for each kind of ring.
+macro_rules! kinds {
+    ($($kind:ident = $name:literal $value:ident)*) => {
+        $(mod $kind {
+            use super::*;
+
+            #[test]
+            fn snapshots() {
+                snapshots_of($name, $value);
+            }
+
+            #[test]
+            fn recovery() {
+                recovery_of($name, $value);
+            }
+
+            #[test]
+            fn kills() {
+                kills_of($name, $value);
+            }
+
+            #[test]
+            fn sleepers() {
+                sleepers_of($name, $value);
+            }
+
+            #[test]
+            fn stops() {
+                stops_of($name, $value);
+            }
+        })*
+    };
+}
+
+kinds! {
+    one_to_one = "one to one" SPSC
+    many_to_many = "many to many" MPMC
+    many_to_many_overwriting = "many to many, overwriting" MPMC_OVERWRITE
+    stop_proof = "stop-proof" STOPPROOF
+    broadcast = "broadcast" GATED
+    broadcast_evicting = "broadcast, evicting" EVICT
+    broadcast_overwriting = "broadcast, overwriting" OVERWRITE
 }
 
 /// What the survivors would see if a promise was broken: images that no kill may leave.

@@ -11,14 +11,17 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use madang::ffi::mutex::mdg_mutex;
+use madang::ffi::mutex::{mdg_cond, mdg_mutex};
 use madang::ffi::ring::{mdg_ring, mdg_ring_opts, mdg_ring_stats};
 use madang::ffi::sem::{mdg_sem, mdg_sem_opts};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, raise};
+use nix::unistd::Pid;
 
-use super::process::{Child, fork, leave};
+use super::process::{Child, fork, leave, serial};
 use super::{library_dir, root};
 
 /// Builds the release library of these sources; where it is.
@@ -94,6 +97,32 @@ functions! {
     mutex_consistent = c"mdg_mutex_consistent", fn(*mut mdg_mutex) -> c_int;
     mutex_close = c"mdg_mutex_close", fn(*mut mdg_mutex) -> ();
     mutex_unlink = c"mdg_mutex_unlink", fn(*const libc::c_char) -> c_int;
+    cond_open = c"mdg_cond_open", fn(*mut *mut mdg_cond, *const libc::c_char, c_int, libc::mode_t) -> c_int;
+    cond_wait = c"mdg_cond_wait", fn(*mut mdg_cond, *mut mdg_mutex, i64) -> c_int;
+    cond_signal = c"mdg_cond_signal", fn(*mut mdg_cond) -> c_int;
+    cond_close = c"mdg_cond_close", fn(*mut mdg_cond) -> ();
+    cond_unlink = c"mdg_cond_unlink", fn(*const libc::c_char) -> c_int;
+}
+
+/// Whether everything is asked for, rather than a part.
+pub fn is_long() -> bool {
+    std::env::var_os("MADANG_LONG").is_some_and(|value| value == "1")
+}
+
+/// A turn, on one processor: tracer and traced run in turns anyway, which is faster so; and calls that
+/// wait do not spin where they could run on no other processor.
+pub fn turn() -> MutexGuard<'static, ()> {
+    let turn = serial();
+    let mut one = CpuSet::new();
+    // SAFETY: cannot fail.
+    one.set(unsafe { libc::sched_getcpu() } as usize).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+    turn
+}
+
+/// A row of the table in docs/verification.md. States: images of the memory, or places in a call.
+pub fn row(object: &str, call: &str, how: &str, cases: u64, instructions: u64, states: u64) {
+    println!("| {object} | {call} | {how} | {cases} | {instructions} | {states} |");
 }
 
 /// The release library, built and loaded once.
@@ -102,12 +131,10 @@ pub fn release() -> &'static Release {
     RELEASE.get_or_init(|| Release::load(&release_library()))
 }
 
-/// Offsets of registers in `struct user`.
-const RIP: usize = std::mem::offset_of!(libc::user_regs_struct, rip);
-const RSP: usize = std::mem::offset_of!(libc::user_regs_struct, rsp);
-const RAX: usize = std::mem::offset_of!(libc::user_regs_struct, rax);
+/// The instruction that calls the kernel.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
-/// The breakpoint registers there.
+/// Where `struct user` has the breakpoint registers.
 const DEBUG: usize = std::mem::offset_of!(libc::user, u_debugreg);
 
 /// Where a victim stands.
@@ -164,8 +191,13 @@ impl Victim {
         libc::WIFSTOPPED(status).then(|| libc::WSTOPSIG(status))
     }
 
-    fn register(&self, offset: usize) -> usize {
-        self.request(libc::PTRACE_PEEKUSER, offset) as usize
+    fn registers(&self) -> libc::user_regs_struct {
+        // SAFETY: numbers, of which none is invalid.
+        let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        let (pid, into) = (self.child.pid().as_raw(), &raw mut registers);
+        // SAFETY: writes that structure.
+        assert_eq!(unsafe { libc::ptrace(libc::PTRACE_GETREGS, pid, 0, into) }, 0);
+        registers
     }
 
     fn one(&self) {
@@ -185,7 +217,7 @@ impl Victim {
         if set(0, call) && set(7, 1) {
             assert_eq!(self.request(libc::PTRACE_CONT, 0), 0);
             assert_eq!(self.stopped_by(), Some(libc::SIGTRAP), "the victim, on its way");
-            assert_eq!(self.register(RIP), call);
+            assert_eq!(self.registers().rip as usize, call);
             set(7, 0);
         }
     }
@@ -196,25 +228,27 @@ impl Victim {
         let mut instructions = 0;
         self.run_to(calls[0]);
         while self.mark.load(Ordering::SeqCst) == 0 {
-            if !calls.contains(&self.register(RIP)) {
+            let mut now = self.registers();
+            if !calls.contains(&(now.rip as usize)) {
                 self.one();
                 if each(At::Between).is_break() {
                     return instructions;
                 }
                 continue;
             }
-            let stack = self.register(RSP);
-            let back = self.request(libc::PTRACE_PEEKDATA, stack) as usize;
+            let stack = now.rsp;
+            let back = self.request(libc::PTRACE_PEEKDATA, stack as usize) as u64;
             loop {
                 // SAFETY: the same code is mapped in this process, at the same address.
-                let code = unsafe { (self.register(RIP) as *const [u8; 2]).read_unaligned() };
+                let code = unsafe { (now.rip as *const [u8; 2]).read_unaligned() };
                 self.one();
                 instructions += 1;
-                let kernel = code == [0x0f, 0x05];
+                let kernel = code == SYSCALL;
                 if each(At::Inside { instructions, kernel }).is_break() {
                     return instructions;
                 }
-                if self.register(RIP) == back && self.register(RSP) > stack {
+                now = self.registers();
+                if now.rip == back && now.rsp > stack {
                     break;
                 }
             }
@@ -222,9 +256,18 @@ impl Victim {
         instructions
     }
 
-    /// What the last system call answered, right after it.
-    pub fn answer(&self) -> i64 {
-        self.register(RAX) as i64
+    /// Runs at full speed to the `stop`-th stop at a system call of `act`: one before and one after
+    /// each. `false`: `act` was over before.
+    pub fn run_to_system_call(&self, call: usize, stop: u64) -> bool {
+        self.run_to(call);
+        for _ in 0..stop {
+            assert_eq!(self.request(libc::PTRACE_SYSCALL, 0), 0);
+            assert_eq!(self.stopped_by(), Some(libc::SIGTRAP), "the victim, at a system call");
+            if self.mark.load(Ordering::SeqCst) != 0 {
+                return false;
+            }
+        }
+        true
     }
 
     /// SIGKILL; it is gone when this returns.

@@ -37,6 +37,9 @@ pub enum Act {
     MendingPush,
     MendingPop,
     Open,
+    /// These take their end by opening, where one handle has it.
+    OpenPush,
+    OpenPop,
     Close,
     Shutdown,
 }
@@ -67,8 +70,8 @@ impl Act {
 
     pub fn end(self) -> c_int {
         match self {
-            Push | PushMany | ReserveCommit | WakingPush | WaitingPush => libc::O_WRONLY,
-            Pop | PopMany | PeekRelease | WakingPop | WaitingPop => libc::O_RDONLY,
+            Push | PushMany | ReserveCommit | WakingPush | WaitingPush | OpenPush => libc::O_WRONLY,
+            Pop | PopMany | PeekRelease | WakingPop | WaitingPop | OpenPop => libc::O_RDONLY,
             _ => libc::O_RDWR,
         }
     }
@@ -78,15 +81,19 @@ impl Act {
         match self {
             Push | FirstPush | WakingPush | WaitingPush => (1, 0),
             // What they do before is counted in.
-            MendingPush => (2, 0),
+            MendingPush => (8, 0),
             MendingPop => (0, 8),
             PushMany => (MANY, 0),
             ReserveCommit => (RUN, 0),
             Pop | FirstPop | WakingPop | WaitingPop => (0, 1),
             PopMany => (0, MANY),
             PeekRelease => (0, RUN),
-            Open | Close | Shutdown => (0, 0),
+            Open | OpenPush | OpenPop | Close | Shutdown => (0, 0),
         }
+    }
+
+    pub fn opens(self) -> bool {
+        matches!(self, Open | OpenPush | OpenPop)
     }
 
     /// The functions that it calls.
@@ -98,7 +105,7 @@ impl Act {
             PopMany => vec![lib.pop_many as usize],
             ReserveCommit => vec![lib.reserve as usize, lib.commit as usize],
             PeekRelease => vec![lib.peek as usize, lib.release as usize],
-            Open => vec![lib.from_fd as usize],
+            Open | OpenPush | OpenPop => vec![lib.from_fd as usize],
             Close => vec![lib.close as usize],
             Shutdown => vec![lib.shutdown as usize],
         }
@@ -164,7 +171,7 @@ impl Report {
 /// Time limit of the calls that wait.
 pub const WAIT: i64 = 2_000_000;
 
-/// The call itself, in the victim; its items are numbered from `next`.
+/// The call itself, in the victim; its items are numbered from `next` on.
 pub fn act(
     act: Act,
     handle: &mut Option<Handle>,
@@ -174,8 +181,8 @@ pub fn act(
     report: &Report,
 ) {
     let lib = release();
-    if act == Open {
-        *handle = Some(Handle::open(lib, shape, memory, libc::O_RDWR));
+    if act.opens() {
+        *handle = Some(Handle::open(lib, shape, memory, act.end()));
         return;
     }
     if act == Close {
@@ -231,7 +238,7 @@ pub fn act(
         }
         // SAFETY: a live handle.
         Shutdown => report.tell(unsafe { (lib.shutdown)(ring.ring) }.into(), &[]),
-        Open | Close => unreachable!(),
+        Open | OpenPush | OpenPop | Close => unreachable!(),
     }
 }
 
@@ -243,6 +250,8 @@ pub struct Stage {
     pub peer: Option<Handle>,
     /// Has the first slot until the victim has come.
     pub first_slot: Option<Handle>,
+    /// Whether somebody was killed in this ring before.
+    pub is_second: bool,
 }
 
 /// Offsets of the words that say that somebody sleeps; see docs/layout.md.
@@ -316,7 +325,7 @@ impl Case {
         }
         let total = total + u64::from(self.warm && self.is_pop());
         let bounds = Bounds { total, first, pushed, taken, shut: self.act == Shutdown };
-        Stage { memory, bounds, peer, first_slot }
+        Stage { memory, bounds, peer, first_slot, is_second: false }
     }
 
     /// The victim, just before its call.
@@ -327,8 +336,8 @@ impl Case {
         let victim = Victim::new(
             report.mark,
             || {
-                if self.act == Open {
-                    return None;
+                if self.act.opens() {
+                    return (None, 0);
                 }
                 let ring = Handle::open(lib, shape, memory, self.act.end());
                 if self.warm && self.is_push() {
@@ -354,16 +363,24 @@ impl Case {
                 }
                 // It becomes suspicious of what is in the way by its being there still.
                 match self.act {
-                    MendingPush if ring.push(bounds.total) == 0 => {}
+                    // A ring that is never full may have nothing in the way.
+                    MendingPush => {
+                        let mut most = shape.capacity + 1;
+                        while most > 0 && ring.push(ring.stat().written) == 0 {
+                            most -= 1;
+                        }
+                    }
                     MendingPop => while ring.pop().is_ok() {},
                     _ => {}
                 }
                 if matches!(self.act, MendingPush | MendingPop) {
                     std::thread::sleep(Duration::from_millis(2));
                 }
-                Some(ring)
+                // Numbered as what was there before; of the dead one's items it is not known how many.
+                let next = ring.stat().written;
+                (Some(ring), next)
             },
-            |ring| act(self.act, ring, memory, shape, bounds.total, report),
+            |(ring, next)| act(self.act, ring, memory, shape, *next, report),
             drop,
         );
         drop(slot.take());
