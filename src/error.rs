@@ -49,16 +49,19 @@ impl Error {
     }
 
     /// Turns what the kernel said into our codes: `EPERM` on names and modes is `EACCES`
-    /// everywhere, and a size that the file system cannot express is `EOVERFLOW`.
+    /// everywhere, a size that the file system cannot express is `EOVERFLOW`, a user's share of it
+    /// that is used up `ENOSPC`, and no memory for a lock `ENOMEM`.
     pub(crate) fn from_kernel(errno: Errno, what: impl fmt::Display) -> Self {
-        let code = match errno {
-            Errno::EPERM => Errno::EACCES,
-            Errno::EFBIG => Errno::EOVERFLOW,
-            other => other,
+        let (code, why) = match errno {
+            Errno::EPERM => (Errno::EACCES, Errno::EACCES),
+            Errno::EFBIG => (Errno::EOVERFLOW, Errno::EOVERFLOW),
+            Errno::EDQUOT => (Errno::ENOSPC, errno),
+            Errno::ENOLCK => (Errno::ENOMEM, errno),
+            other => (other, other),
         };
         match code {
             Errno::EINTR => Self::interrupted(),
-            _ => Self::new(code, format!("{what}: {}", code.desc())),
+            _ => Self::new(code, format!("{what}: {}", why.desc())),
         }
     }
 
@@ -160,6 +163,9 @@ mod tests {
     fn eperm_is_reported_as_eacces_and_eintr_has_no_text() {
         assert_eq!(Error::from_kernel(Errno::EPERM, "unlink").errno(), libc::EACCES);
         assert_eq!(Error::from_kernel(Errno::EINTR, "x").text(), "");
+        let quota = Error::from_kernel(Errno::EDQUOT, "x");
+        assert_eq!((quota.errno(), quota.text()), (libc::ENOSPC, "x: Quota exceeded"));
+        assert_eq!(Error::from_kernel(Errno::ENOLCK, "x").errno(), libc::ENOMEM);
         assert_eq!(Error::timed_out().to_string(), "timed out");
     }
 

@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::{c_compiler, compile_c, library_dir, root, scratch};
@@ -22,8 +22,15 @@ fn preamble(source: &str) -> String {
     format!("/* SPDX-License-Identifier: MIT OR Apache-2.0 */\n/*\n{text} */")
 }
 
+/// The file that a header is made of, or the first of several: cbindgen follows its modules, in the
+/// order in which it names them.
+fn source(mechanism: &str) -> PathBuf {
+    let single = root().join(format!("src/ffi/{mechanism}.rs"));
+    if single.exists() { single } else { root().join(format!("src/ffi/{mechanism}/mod.rs")) }
+}
+
 fn generate(mechanism: &str) -> String {
-    let path = root().join(format!("src/ffi/{mechanism}.rs"));
+    let path = source(mechanism);
     let source = fs::read_to_string(&path).unwrap();
     let mut config = cbindgen::Config {
         language: cbindgen::Language::C,
@@ -40,7 +47,7 @@ fn generate(mechanism: &str) -> String {
     let headers: &[&str] = match mechanism {
         "base" => &[],
         // Rings may lie in segments.
-        "ring" => &["madang/base.h", "madang/shm.h"],
+        "ring" | "sem" => &["madang/base.h", "madang/shm.h"],
         "wait" => &["madang/base.h", "madang/ring.h"],
         _ => &["madang/base.h"],
     };

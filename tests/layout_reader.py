@@ -99,7 +99,7 @@ def superblock(reader, embedded):
         raise NotARing("impossible geometry")
     if kind not in (SPSC, MPMC):
         raise NotARing("kind %d" % kind)
-    if policy & ~(0x8 if kind == SPSC else 0xA):
+    if policy & ~(0x18 if kind == SPSC else 0x1A):
         raise NotARing("policy %#x" % policy)
     stride = item_size if kind == SPSC else 8 + (item_size + 7) // 8 * 8
     items = SLOTS + SLOT * handles
@@ -166,7 +166,9 @@ def control(reader, slots, kind):
         }
 
     flags = reader.native("I", CONTROL + 0x200)
-    lives = [[slot["lives"] for slot in slots if slot["ends"] & bit] for bit in (1, 2)]
+    # Who has ended the stream and is gone has left in order.
+    counted = [slot for slot in slots if slot["lives"] or not slot["ends"] & 4]
+    lives = [[slot["lives"] for slot in counted if slot["ends"] & bit] for bit in (1, 2)]
     return {
         "head": reader.native("Q", CONTROL + 0x080),
         "tail": reader.native("Q", CONTROL + 0x000),
@@ -182,6 +184,9 @@ def control(reader, slots, kind):
         "lost": reader.native("Q", CONTROL + 0x500),
         "dropped": reader.native("Q", CONTROL + 0x580),
         "polled": reader.native("I", CONTROL + 0x600),
+        "returned": reader.native("Q", CONTROL + 0x700),
+        "settled": reader.native("Q", CONTROL + 0x780),
+        "redelivered": reader.native("Q", CONTROL + 0x800),
     }
 
 
@@ -247,7 +252,7 @@ def mpmc(reader, found):
     def owners(position, what):
         return [slot for slot in found["participants"] if position in slot[what]]
 
-    items, progress = [], []
+    items, progress, back = [], [], []
     for position in range(max(0, tail - capacity), tail):
         at = block["items_offset"] + position % capacity * block["stride"]
         word = reader.native("Q", at)
@@ -256,6 +261,14 @@ def mpmc(reader, found):
         behind = (turn - 2 * lap) & MOD48
         states = {(0, 0): "free", (1, 0): "item", (1, 1): "tombstone", (2, 0): "next"}
         state = states.get((behind, tag))
+        if block["policy"] & 0x10 and behind == 1 and position < head:
+            if tag == 2:
+                back.append(reader.bytes(at + 8, block["item_size"]).hex())
+                continue
+            if tag >= 16:
+                state = "item"
+                if not any(slot["slot"] == tag - 16 for slot in owners(position, "pops")):
+                    raise NotARing("corrupt: position %d is not slot %d's" % (position, tag - 16))
         claimed_by = "pushes" if position >= head else "pops"
         fine = ("free", "item", "tombstone") if position >= head else ("item", "tombstone", "next")
         if state not in fine:
@@ -279,10 +292,12 @@ def mpmc(reader, found):
         at = block["items_offset"] + position * block["stride"]
         if reader.native("Q", at) != 0:
             raise NotARing("corrupt: the cell of position %d was used early" % position)
-    found["items"] = items
+    # What came back comes first.
+    found["items"] = back + items
     found["in_progress"] = progress
     pending = sum(one["what"] == "pushes" for one in progress)
-    read = head - words["buried"] - words["dropped"] - words["lost"]
+    read = head - words["buried"] - words["dropped"] - words["lost"] - len(back)
+    items = back + items
     gone = words["dropped"] + words["lost"]
     found["sums"] = {"written": read + gone + len(items), "read": read, "length": len(items),
                      "dropped": words["dropped"], "lost": words["lost"], "pending": pending}
@@ -308,7 +323,8 @@ def decode(path, start=0, embedded=False):
         found["recovered"] = sum(end["deaths"] for end in ends)
         if block["kind"] == MPMC:
             found["recovered"] += sum(
-                bin(slot["ends"] & 3).count("1") for slot in slots if slot["corpse"])
+                bin(slot["ends"] & 3).count("1")
+                for slot in slots if slot["corpse"] and not slot["ends"] & 4)
         else:
             # Deaths that nobody has noted yet.
             found["recovered"] += sum(

@@ -416,3 +416,41 @@ fn the_reader_can_fail() {
     assert!(read("/dev/shm/mdg.ring.", None).unwrap_err().contains("No such file"));
     assert_eq!(CREATE, libc::O_RDWR | libc::O_CREAT);
 }
+
+/// Items that came back, that were taken again, and that nobody has noticed yet.
+#[test]
+fn items_that_come_again() {
+    let _turn = serial();
+    let name = Named::new("again");
+    let options = Options { policy: policy::REDELIVER, ..options(Kind::Mpmc, 16) };
+    let ring = open(&name, &options, libc::O_RDWR);
+    (0..6).for_each(|index| ring.push(&number_of(index, 16), NOWAIT).unwrap());
+    let one_dies = || {
+        let ready = Gate::new();
+        let child = fork(|| {
+            ring.peek(1, NOWAIT).unwrap();
+            ready.open();
+            loop {
+                nix::unistd::pause();
+            }
+        });
+        ready.pass();
+        child
+    };
+    let [first, second, third] = [(); 3].map(|()| one_dies());
+    kill(first);
+    kill(second);
+    // Both are noticed; the third dies unnoticed, and one of the two is taken again.
+    let others = [(); 2].map(|()| ring.dup(libc::O_RDONLY).unwrap());
+    kill(third);
+    others[0].peek(1, NOWAIT).unwrap();
+    let found = read(&name.path(), None).unwrap();
+    agrees(&found, &ring.stat());
+    let progress = found["in_progress"].as_array().unwrap();
+    let dead: Vec<_> = progress.iter().map(|one| one["dead"].as_bool().unwrap()).collect();
+    assert_eq!(dead, [false, true]);
+    assert_eq!(found["control"]["redelivered"], json!(1));
+    assert_eq!(ring.stat().redelivered, 1);
+    assert_eq!(items(&found), [1, 3, 4, 5].map(|index| hex(&number_of(index, 16))));
+    assert_eq!(pop_all(&ring, 16), items(&found));
+}

@@ -20,16 +20,18 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MPMC, RECOVER = "src/ring/mpmc/mod.rs", "src/ring/mpmc/recover.rs"
+REDELIVER = "src/ring/mpmc/redeliver.rs"
 OVERWRITE, GATED = "src/ring/broadcast/overwrite.rs", "src/ring/broadcast/gated.rs"
 STOPPROOF, SWEEP = "src/ring/stopproof/mod.rs", "src/ring/stopproof/recover.rs"
-SPSC, EVENT, OPEN = "src/ring/spsc.rs", "src/sync/event_count.rs", "src/object/open.rs"
+SPSC, TRANSFER = "src/ring/spsc.rs", "src/ring/transfer.rs"
+EVENT, OPEN = "src/sync/event_count.rs", "src/object/open.rs"
 
 
 class Mutant:
     def __init__(self, name, what, file, caught_by, *changes):
         self.name, self.what, self.file = name, what, file
         self.caught_by, self.changes = caught_by, changes
-        # A "model" is run under loom; else this is a test program.
+        # A "model" is run under loom, a "unit" is a test of the library itself; else a test program.
         self.program, self.test = caught_by.split(" ", 1)
 
 
@@ -109,6 +111,33 @@ MUTANTS = [
          "            && let",
          "        cell.store(next, Ordering::Release);\n        if let")),
     Mutant(
+        "second-taker-robbed", "a sweep takes back what another participant has taken since",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::the_living_keep_what_they_have",
+        ("Cell::Again(owner) if owner != index => false,", "Cell::Again(owner) if owner != index && false => false,")),
+    Mutant(
+        "second-taker-unnamed", "who takes an item that came back does not announce it",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_second_taker",
+        ("            intent.store(Intent::new(position, 1).0, Ordering::Release);\n", "")),
+    Mutant(
+        "second-taker-stores", "an item that came back is taken without comparing",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_second_taker",
+        ("if cell.compare_exchange(word, again, Ordering::AcqRel, Ordering::Acquire).is_ok() {",
+         "if cell.swap(again, Ordering::AcqRel) != 0 {")),
+    Mutant(
+        "announced-once", "an item that a killed sweeper had returned is not announced by the next one",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_sweeper",
+        ("            Cell::Returned => true,\n", "            Cell::Returned => false,\n")),
+    Mutant(
+        "settled-too-much", "a look in vain settles what was announced meanwhile, too",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_sweeper",
+        ("        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n",
+         "        let epoch = memory.announced().load(Ordering::Acquire);\n"
+         "        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n")),
+    Mutant(
+        "end-too-early", "a stream ends while somebody has an item in hands that may come again",
+        REDELIVER, "ring_redeliver c_face::the_stream_ends_when_nobody_has_anything",
+        (".any(|index| index != me && self.has_in_hands(index))", ".any(|index| index != me && false)")),
+    Mutant(
         "cleared-before-wake", "`armed` is cleared before anybody is woken",
         EVENT, "model sync::event_count::loom_models::a_killed_notifier_leaves_its_sleepers_to_the_next_light",
         ("        self.seq.fetch_add(2, Ordering::SeqCst);\n        if futex::wake(",
@@ -162,6 +191,79 @@ MUTANTS = [
          "        self.commit(side, index.wrapping_add(1));\n        side.index.set(index);\n"
          "        // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.\n")),
     Mutant(
+        "straight-push-intent-after-claim", "the straight push announces its intent after the claim",
+        MPMC, "model ring::mpmc::loom_models::a_producer_killed_on_the_straight_way",
+        ("            intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
+         "            let next = position.wrapping_add(1);\n            let claimed =\n"
+         "                memory.tail()",
+         "            let next = position.wrapping_add(1);\n            let claimed =\n"
+         "                memory.tail()"),
+        ("                    // SAFETY: claimed just now; the caller vouches for the item and its size.\n",
+         "                    intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
+         "                    // SAFETY: claimed just now; the caller vouches for the item and its size.\n")),
+    Mutant(
+        "straight-pop-intent-after-claim", "the straight pop announces its intent after the claim",
+        MPMC, "model ring::mpmc::loom_models::a_consumer_killed_on_the_straight_way",
+        ("            intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
+         "            let next = position.wrapping_add(1);\n            let claimed =\n"
+         "                memory.head()",
+         "            let next = position.wrapping_add(1);\n            let claimed =\n"
+         "                memory.head()"),
+        ("                    // SAFETY: claimed just now; the caller vouches for the buffer and its size.\n",
+         "                    intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
+         "                    // SAFETY: claimed just now; the caller vouches for the buffer and its size.\n")),
+    Mutant(
+        "straight-publish-before-payload", "the straight push publishes before the item is written",
+        MPMC, "model ring::mpmc::loom_models::two_producers_and_a_consumer",
+        ("                    // SAFETY: claimed just now; the caller vouches for the item and its size.\n",
+         "                    cell.store(Laps::filled(free), Ordering::Release);\n"
+         "                    // SAFETY: claimed just now; the caller vouches for the item and its size.\n"),
+        ("                    // As `publish` does.\n"
+         "                    cell.store(Laps::filled(free), Ordering::Release);\n", "")),
+    Mutant(
+        "straight-publish-relaxed", "the straight push's publication is not a release",
+        MPMC, "model ring::mpmc::loom_models::two_producers_and_a_consumer",
+        ("store(Laps::filled(free), Ordering::Release)", "store(Laps::filled(free), Ordering::Relaxed)")),
+    Mutant(
+        "straight-free-before-read", "the straight pop frees the cell before the item is copied out",
+        MPMC, "model ring::mpmc::loom_models::a_consumer_killed_on_the_straight_way",
+        ("                    // SAFETY: claimed just now; the caller vouches for the buffer and its size.\n",
+         "                    cell.store(Laps::emptied(full), Ordering::Release);\n"
+         "                    // SAFETY: claimed just now; the caller vouches for the buffer and its size.\n"),
+        ("                    // As `free` does.\n"
+         "                    cell.store(Laps::emptied(full), Ordering::Release);\n", "")),
+    Mutant(
+        "straight-free-relaxed", "the straight pop's freeing of a cell is not a release",
+        MPMC, "model ring::mpmc::loom_models::a_consumer_killed_on_the_straight_way",
+        ("store(Laps::emptied(full), Ordering::Release)", "store(Laps::emptied(full), Ordering::Relaxed)")),
+    Mutant(
+        "straight-loser-keeps-intent", "who loses the race on the straight way leaves its intent standing",
+        MPMC, "model ring::mpmc::loom_models::a_killed_producer_beside_a_straight_one_at_one_cell",
+        ("                    cell.store(Laps::filled(free), Ordering::Release);\n"
+         "                    return true;\n                }\n"
+         "                Err(now) => position = now,\n            }\n"
+         "            intent.store(Intent::NONE.0, Ordering::Release);\n",
+         "                    cell.store(Laps::filled(free), Ordering::Release);\n"
+         "                    return true;\n                }\n"
+         "                Err(now) => position = now,\n            }\n")),
+    Mutant(
+        "straight-after-shutdown", "a straight push does not look whether the ring was shut down",
+        TRANSFER, "ring_mpmc shutdown_drains",
+        ("if !seat.push.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {",
+         "let _ = control;\n        if !seat.push.is_free() {")),
+    Mutant(
+        "word-commit-before-copy-in", "an item of eight bytes is committed before it is copied in",
+        SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",
+        ("        // SAFETY: as in `push_one`; the masked index is below the capacity.\n",
+         "        self.commit(side, index.wrapping_add(1));\n"
+         "        // SAFETY: as in `push_one`; the masked index is below the capacity.\n")),
+    Mutant(
+        "word-free-before-copy-out", "the slot of an item of eight bytes is given back before the copy",
+        SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",
+        ("        // SAFETY: as in `pop_one`; the masked index is below the capacity.\n",
+         "        self.free(side, index.wrapping_add(1));\n"
+         "        // SAFETY: as in `pop_one`; the masked index is below the capacity.\n")),
+    Mutant(
         "overwrite-no-fence", "a cell's item may be seen before the word that says it is being written",
         OVERWRITE, "model ring::broadcast::loom_models::overwriting::an_overtaken_copy",
         ("        fence(Ordering::Release);\n", "")),
@@ -175,7 +277,7 @@ MUTANTS = [
         ("store(holds(position), Ordering::Release)", "store(holds(position), Ordering::Relaxed)")),
     Mutant(
         "overwrite-tail-first", "the tail moves before the commit",
-        OVERWRITE, "model ring::broadcast::loom_models::overwriting::a_killed_producer",
+        OVERWRITE, "model ring::broadcast::loom_models::overwriting::a_killed_producer_and_one_item_of_the_next",
         ("        self.memory.word(position).store(holds(position), Ordering::Release);\n"
          "        let next = position.wrapping_add(1);\n"
          "        self.memory.tail().store(next, Ordering::Release);\n",
@@ -228,8 +330,24 @@ MUTANTS = [
          "                (_, Place::Holds(_) | Place::Past) => return Ok(false),\n"
          "                (word, Place::Behind(cell))")),
     Mutant(
+        "grant-unlooked", "room is granted without a look whether the place at the tail is empty",
+        STOPPROOF, "unit ring::stopproof::interleaved::two_participants_in_every_order",
+        ("            if !self.has_room_before(tail)? {\n                return Ok(false);\n            }\n",
+         "            if true {\n                return self.has_room_before(tail);\n            }\n")),
+    Mutant(
+        "full-by-head", "a ring counts as full while `head` is behind",
+        STOPPROOF, "unit ring::stopproof::interleaved::two_participants_in_every_order",
+        ("            Place::Past => Ok(true),\n"
+         "            Place::Holds(cell) => Ok(!is_offered_at(self.cell(cell)?, oldest)),\n",
+         "            Place::Past | Place::Holds(_) => Ok(false),\n")),
+    Mutant(
+        "room-once", "a push does not look for room again at the position that it gets",
+        STOPPROOF, "unit ring::stopproof::interleaved::two_participants_in_every_order",
+        ("                    if bounded && !self.has_room_before(tail)? {\n",
+         "                    if bounded && false {\n")),
+    Mutant(
         "cell-free-relaxed", "freeing a cell of the pool is not a release",
-        STOPPROOF, "model ring::stopproof::loom_models::a_stopped_consumer_with_room_for_one",
+        STOPPROOF, "model ring::stopproof::loom_models::a_cell_is_used_again",
         ("store(FREE, Ordering::Release)", "store(FREE, Ordering::Relaxed)")),
     Mutant(
         "offered-after-place", "a cell is offered after its number is in its place",
@@ -298,7 +416,8 @@ def caught(mutant, tree):
     except NotOnce as trouble:
         return str(trouble)
     try:
-        which = ["--release", "--lib"] if mutant.program == "model" else ["--test", mutant.program]
+        kinds = {"model": ["--release", "--lib"], "unit": ["--lib"]}
+        which = kinds.get(mutant.program, ["--test", mutant.program])
         cargo = ["cargo", "test", "--locked", *which]
         built = run([*cargo, "--no-run"], tree, mutant.program)
         if built.returncode != 0:
@@ -320,7 +439,8 @@ def main():
         return check()
     if sys.argv[1:] == ["--list"]:
         for mutant in MUTANTS:
-            test = mutant.test if mutant.program == "model" else f"tests/{mutant.program}.rs {mutant.test}"
+            inside = mutant.program in ("model", "unit")
+            test = mutant.test if inside else f"tests/{mutant.program}.rs {mutant.test}"
             print(f"| `{mutant.name}` | {mutant.what} | `{mutant.file}` | `{test}` |")
         return 0
     names = sys.argv[1:] or [mutant.name for mutant in MUTANTS]

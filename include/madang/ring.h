@@ -58,6 +58,16 @@
 #define MDG_RING_FAIL 8
 
 /**
+ * Policy: an item whose consumer is killed, or closes its handle, after it has claimed the item and
+ * before it was done with it, goes to another consumer: at the latest when that one finds nothing else.
+ * Who reads in place (peek, release) may thus see an item that a dead one has worked on already; no
+ * item is returned by two pops. Pops answer -EPIPE only when no other consumer has an item in hands.
+ * For MDG_RING_MPMC. MDG_RING_SPSC accepts it, as it does that anyway; a broadcast, and
+ * MDG_RING_STOPPROOF, do not.
+ */
+#define MDG_RING_REDELIVER 16
+
+/**
  * Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
  * there, not with the first one after it has joined.
  */
@@ -248,13 +258,18 @@ typedef struct mdg_ring_stats {
    */
   uint64_t pending;
   /**
-   * MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_EVICT, MDG_RING_FAIL.
+   * MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_EVICT, MDG_RING_FAIL, MDG_RING_REDELIVER.
    */
   uint32_t policy;
   /**
    * 0.
    */
   uint32_t reserved;
+  /**
+   * How often an item was given to another consumer after its own was gone (MDG_RING_REDELIVER). Such
+   * items are in length while they lie there, and are in read once.
+   */
+  uint64_t redelivered;
 } mdg_ring_stats;
 
 #ifdef __cplusplus
@@ -294,81 +309,6 @@ int mdg_ring_open(struct mdg_ring **ring,
                   mode_t mode);
 
 /**
- * Bytes that a ring with these options takes up in a segment: a multiple of 4096. opts needs
- * capacity and item_size.
- *
- * Returns the bytes, or: -EINVAL (NULL, no capacity or item_size, an unknown kind or policy);
- * -E2BIG; -EOVERFLOW (larger than any memory). Thread-safe; async-signal-safe as long as it succeeds.
- */
-ssize_t mdg_ring_footprint(const struct mdg_ring_opts *opts);
-
-/**
- * Makes a ring inside a segment: at offset, a multiple of 4096, where mdg_ring_footprint bytes are
- * free for it. Many rings, and other data, can so share one segment and one descriptor. What was in
- * that place is overwritten, unless it is a ring that living handles use.
- *
- * *ring receives a handle; oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. Others
- * find the ring by mdg_ring_attach on their own mapping of the segment, complete or not at all. The
- * handle may outlive shm, whose descriptor it keeps; the segment must not be resized to end before
- * the ring does, which is SIGBUS for everyone who uses it. Permissions are the segment's: every
- * handle needs read and write.
- *
- * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
- * unknown kind, policy or oflag bit); -E2BIG; -EBADF; -ENOSPC (the segment ends before the ring);
- * -EBUSY (living handles use a ring there, or another process is making one); -EACCES (shm is
- * read-only); -EPROTO (shm is a device); -EOVERFLOW; -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no
- * /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
- * async-signal-safe.
- */
-int mdg_ring_init(struct mdg_ring **ring,
-                  const mdg_shm *shm,
-                  size_t offset,
-                  const struct mdg_ring_opts *opts,
-                  int oflag);
-
-/**
- * Opens the ring that mdg_ring_init has made at offset of a segment, which may be mapped at another
- * address here. opts and oflag as in mdg_ring_open for a ring that exists.
- *
- * Returns 0, or: -EPROTO (no ring is there, or not complete yet; another layout or geometry; larger
- * than the segment); -EBUSY (a living process has that end); -ESTALE (another ring is being made in
- * its place); -EBADMSG; -EMFILE (no descriptor, or max_handles are open), or what mdg_ring_init
- * returns but -ENOSPC. Thread-safe; not async-signal-safe.
- */
-int mdg_ring_attach(struct mdg_ring **ring,
-                    const mdg_shm *shm,
-                    size_t offset,
-                    const struct mdg_ring_opts *opts,
-                    int oflag);
-
-/**
- * Opens the ring whose memory fd refers to, such as one that mdg_fd_receive gave: what
- * mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
- *
- * oflag is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
- * unless it is sealed against shrinking, so that its sender cannot make this process fault by
- * truncating it. Anonymous rings are sealed. opts as in mdg_ring_open for a ring that exists.
- *
- * Returns 0, or: -EINVAL (NULL, other oflag bits); -E2BIG; -EBADF; -EPROTO (not a ring, another
- * layout or geometry, not sealed as required); -EBUSY (a living process has that end); -EBADMSG;
- * -EACCES (descriptor not open for reading and writing, or its file may not be opened again);
- * -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no /proc). Thread-safe; not async-signal-safe.
- */
-int mdg_ring_from_fd(struct mdg_ring **ring,
-                     int fd,
-                     const struct mdg_ring_opts *opts,
-                     int oflag);
-
-/**
- * The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
- * the handle: do not close it.
- *
- * Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment); -EBADF.
- * Thread-safe; async-signal-safe as long as it succeeds.
- */
-int mdg_ring_memory(const struct mdg_ring *ring);
-
-/**
  * Another handle on the same ring, for another thread or another end; also of an anonymous or
  * unlinked ring. oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. A consumer of a broadcast
  * begins with the first item that is committed after it has joined.
@@ -380,6 +320,24 @@ int mdg_ring_memory(const struct mdg_ring *ring);
 int mdg_ring_dup(struct mdg_ring **copy,
                  const struct mdg_ring *ring,
                  int oflag);
+
+/**
+ * Gives back this handle's ends and frees it; the ring and its name stay. Items committed stay for
+ * whoever opens it next. NULL is fine. Closing is not ending the stream: a consumer goes on waiting
+ * for the next producer, so call mdg_ring_shutdown before if there will be none. errno is left alone.
+ * Not async-signal-safe.
+ */
+void mdg_ring_close(struct mdg_ring *ring);
+
+/**
+ * Removes the name of a ring; those who have it open go on using it, and mdg_ring_stat tells them.
+ * Whatever file stands under a ring's name is removed, sound or not.
+ *
+ * Returns 0, or: -EINVAL (NULL, a bad name); -ENAMETOOLONG; -ENOENT; -EACCES (another user's);
+ * -ELOOP (a symbolic link); -EPROTO (not a regular file); -EBUSY (another process was stopped while
+ * it was removing the same ring). Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_unlink(const char *name);
 
 /**
  * Pushes one item: copies item_size bytes from item into the ring, waiting for room at most
@@ -581,22 +539,79 @@ int mdg_ring_stat(const struct mdg_ring *ring,
                   struct mdg_ring_stats *out);
 
 /**
- * Gives back this handle's ends and frees it; the ring and its name stay. Items committed stay for
- * whoever opens it next. NULL is fine. Closing is not ending the stream: a consumer goes on waiting
- * for the next producer, so call mdg_ring_shutdown before if there will be none. errno is left alone.
- * Not async-signal-safe.
+ * Bytes that a ring with these options takes up in a segment: a multiple of 4096. opts needs
+ * capacity and item_size.
+ *
+ * Returns the bytes, or: -EINVAL (NULL, no capacity or item_size, an unknown kind or policy);
+ * -E2BIG; -EOVERFLOW (larger than any memory). Thread-safe; async-signal-safe as long as it succeeds.
  */
-void mdg_ring_close(struct mdg_ring *ring);
+ssize_t mdg_ring_footprint(const struct mdg_ring_opts *opts);
 
 /**
- * Removes the name of a ring; those who have it open go on using it, and mdg_ring_stat tells them.
- * Whatever file stands under a ring's name is removed, sound or not.
+ * Makes a ring inside a segment: at offset, a multiple of 4096, where mdg_ring_footprint bytes are
+ * free for it. Many rings, and other data, can so share one segment and one descriptor. What was in
+ * that place is overwritten, unless it is a ring that living handles use.
  *
- * Returns 0, or: -EINVAL (NULL, a bad name); -ENAMETOOLONG; -ENOENT; -EACCES (another user's);
- * -ELOOP (a symbolic link); -EPROTO (not a regular file); -EBUSY (another process was stopped while
- * it was removing the same ring). Thread-safe; not async-signal-safe.
+ * *ring receives a handle; oflag is O_WRONLY, O_RDONLY or O_RDWR, as in mdg_ring_open. Others
+ * find the ring by mdg_ring_attach on their own mapping of the segment, complete or not at all. The
+ * handle may outlive shm, whose descriptor it keeps; the segment must not be resized to end before
+ * the ring does, which is SIGBUS for everyone who uses it. Permissions are the segment's: every
+ * handle needs read and write.
+ *
+ * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
+ * unknown kind, policy or oflag bit); -E2BIG; -EBADF; -ENOSPC (the segment ends before the ring);
+ * -EBUSY (living handles use a ring there, or another process is making one); -EACCES (shm is
+ * read-only); -EPROTO (shm is a device); -EOVERFLOW; -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no
+ * /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
+ * async-signal-safe.
  */
-int mdg_ring_unlink(const char *name);
+int mdg_ring_init(struct mdg_ring **ring,
+                  const mdg_shm *shm,
+                  size_t offset,
+                  const struct mdg_ring_opts *opts,
+                  int oflag);
+
+/**
+ * Opens the ring that mdg_ring_init has made at offset of a segment, which may be mapped at another
+ * address here. opts and oflag as in mdg_ring_open for a ring that exists.
+ *
+ * Returns 0, or: -EPROTO (no ring is there, or not complete yet; another layout or geometry; larger
+ * than the segment); -EBUSY (a living process has that end); -ESTALE (another ring is being made in
+ * its place); -EBADMSG; -EMFILE (no descriptor, or max_handles are open), or what mdg_ring_init
+ * returns but -ENOSPC. Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_attach(struct mdg_ring **ring,
+                    const mdg_shm *shm,
+                    size_t offset,
+                    const struct mdg_ring_opts *opts,
+                    int oflag);
+
+/**
+ * Opens the ring whose memory fd refers to, such as one that mdg_fd_receive gave: what
+ * mdg_ring_memory returned in another process. The descriptor is duplicated; the caller closes its own.
+ *
+ * oflag is O_WRONLY, O_RDONLY or O_RDWR as in mdg_ring_open; with MDG_SEALED the descriptor is refused
+ * unless it is sealed against shrinking, so that its sender cannot make this process fault by
+ * truncating it. Anonymous rings are sealed. opts as in mdg_ring_open for a ring that exists.
+ *
+ * Returns 0, or: -EINVAL (NULL, other oflag bits); -E2BIG; -EBADF; -EPROTO (not a ring, another
+ * layout or geometry, not sealed as required); -EBUSY (a living process has that end); -EBADMSG;
+ * -EACCES (descriptor not open for reading and writing, or its file may not be opened again);
+ * -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_from_fd(struct mdg_ring **ring,
+                     int fd,
+                     const struct mdg_ring_opts *opts,
+                     int oflag);
+
+/**
+ * The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
+ * the handle: do not close it.
+ *
+ * Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment); -EBADF.
+ * Thread-safe; async-signal-safe as long as it succeeds.
+ */
+int mdg_ring_memory(const struct mdg_ring *ring);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -40,6 +40,7 @@ CONSTANTS = {
     "MDG_RING_OVERWRITE": RingPolicy.OVERWRITE,
     "MDG_RING_EVICT": RingPolicy.EVICT,
     "MDG_RING_FAIL": RingPolicy.FAIL,
+    "MDG_RING_REDELIVER": RingPolicy.REDELIVER,
     "MDG_RING_OLDEST": ring._OLDEST,  # Ring(..., oldest=True)
     "MDG_POLL_IN": madang.POLL_IN,
     "MDG_POLL_OUT": madang.POLL_OUT,

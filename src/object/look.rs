@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
 use super::geometry::{Geometry, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
-use super::open::pread_exact;
+use super::open::{no_superblock, pread_exact};
 use super::participant::{IN_USE, LOCK_BYTES, SLOT_BYTE, at};
 use super::role::{End, Holder};
 use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
@@ -59,10 +59,8 @@ impl Look {
     pub(crate) fn new(file: OwnedFd, what: &str) -> Result<Self> {
         let status = named::status(&file, what)?;
         let mut bytes = [0; SUPERBLOCK_LEN];
-        pread_exact(&file, &mut bytes, 0).map_err(|_| {
-            let size = status.st_size;
-            Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
-        })?;
+        pread_exact(&file, &mut bytes, 0)
+            .map_err(|errno| no_superblock(errno, status.st_size as u64, what))?;
         let superblock = Superblock::decode(bytes, Room::Exactly(status.st_size as u64), what)?;
         let anchor =
             Anchor::new(Arc::new(file), 0).map_err(|errno| Error::from_kernel(errno, what))?;
@@ -98,8 +96,7 @@ impl Look {
         let done = pread_exact(self.anchor.file(), bytes, offset);
         fence(Ordering::SeqCst);
         done.map_err(|errno| match errno {
-            // The end of the file.
-            Errno::EIO => {
+            Errno::ENODATA => {
                 Error::new(Errno::EPROTO, format!("{}: it was cut off meanwhile", self.what))
             }
             errno => Error::from_kernel(errno, &self.what),

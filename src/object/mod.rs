@@ -16,6 +16,7 @@ mod superblock;
 
 pub use area::{Area, CondArea, MutexArea};
 pub(crate) use area::{COND_SIZE, MUTEX_SIZE};
+pub(crate) use bell::BellName;
 pub(crate) use embed::footprint;
 pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, LINE,
@@ -23,7 +24,7 @@ pub(crate) use geometry::{
 };
 pub(crate) use look::{Life, Look, Occupant};
 pub(crate) use open::{Object, Request, unlink};
-pub(crate) use participant::{POLLED_ENDS, Participant, Slot};
+pub(crate) use participant::{ENDED, POLLED_ENDS, Participant, Slot};
 pub(crate) use region::Shared;
 pub(crate) use role::{End, Holder, Role, RoleWord, deaths};
 pub(crate) use superblock::Superblock;

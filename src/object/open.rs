@@ -193,9 +193,8 @@ impl Object {
             Place::Named | Place::Anonymous => Room::Exactly(size),
         };
         let mut bytes = [0; SUPERBLOCK_LEN];
-        pread_exact(&file, &mut bytes, place.offset()).map_err(|_| {
-            Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object"))
-        })?;
+        pread_exact(&file, &mut bytes, place.offset())
+            .map_err(|errno| no_superblock(errno, size, what))?;
         let superblock = Superblock::decode(bytes, room, what)?;
         Self::map(file, superblock, place, writable, what)
     }
@@ -237,7 +236,16 @@ impl Object {
     /// Takes a participant slot for this process: at opening, and again in a forked child. `sweep`
     /// as for [`Participant::attach`].
     pub(crate) fn attach(&self, sweep: &dyn Fn(u32, &Slot) -> bool) -> Result<Participant> {
-        Participant::attach(&self.region, self.geometry(), &self.file, &self.what, sweep)
+        let mine = || self.is_mine_to_change();
+        Participant::attach(&self.region, self.geometry(), &self.file, &self.what, &mine, sweep)
+    }
+
+    /// For who has just locked the byte of a slot: whether the bytes are still the object's.
+    fn is_mine_to_change(&self) -> Result<()> {
+        match self.place {
+            Place::Segment(_) => self.still_there(),
+            Place::Named | Place::Anonymous => Ok(()),
+        }
     }
 
     /// Clears away what the dead participant `index` has left, with `sweep` as for
@@ -247,7 +255,9 @@ impl Object {
         index: u32,
         sweep: impl FnOnce(u32, &Slot) -> bool,
     ) -> Result<bool> {
-        Participant::recover(&self.region, self.geometry(), &self.file, &self.what, index, sweep)
+        let mine = || self.is_mine_to_change();
+        let (region, geometry, what) = (&self.region, self.geometry(), &self.what);
+        Participant::recover(region, geometry, &self.file, what, &mine, index, sweep)
     }
 
     /// The slot of participant `index`; `None` if there cannot be one.
@@ -333,13 +343,21 @@ fn stopped_remover(what: &str) -> Error {
     Error::new(Errno::EBUSY, format!("{what}: another process is removing it and was stopped"))
 }
 
-/// As `read_exact_at`, for a descriptor that is not ours alone.
+/// Why a file's first bytes could not be read: it is no object, unless the device has failed.
+pub(super) fn no_superblock(errno: Errno, size: u64, what: &str) -> Error {
+    match errno {
+        Errno::EIO => Error::from_kernel(errno, what),
+        _ => Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object")),
+    }
+}
+
+/// As `read_exact_at`, for a descriptor that is not ours alone; `ENODATA` at the end of the file.
 pub(super) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let at = (offset + done as u64) as libc::off_t;
         match nix::sys::uio::pread(file, &mut bytes[done..], at) {
-            Ok(0) => return Err(Errno::EIO),
+            Ok(0) => return Err(Errno::ENODATA),
             Ok(count) => done += count,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),

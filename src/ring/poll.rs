@@ -56,7 +56,7 @@ use super::control::Control;
 use super::engine::Engine;
 use super::handle::Ring;
 use crate::error::{Error, Result};
-use crate::object::{End, POLLED_ENDS as ENDS, Slot};
+use crate::object::{BellName, End, POLLED_ENDS as ENDS, Slot};
 use crate::sys::cancel;
 use crate::sys::fifo::{self, Bell, Fifo, Rung};
 
@@ -236,7 +236,7 @@ impl Ring {
             let fifo = fifo::make(name.path(), &ring).map_err(failed)?;
             self.hot.calls.bell.note(&fifo);
             let mut held = self.held.take();
-            held.bell = Some(fifo);
+            held.bell = Some((fifo, name));
             self.held.set(held);
             Ok(())
         })
@@ -344,13 +344,15 @@ impl Ring {
     }
 
     /// Removes the name of this handle's FIFO, and those that the dead have left; for closing.
-    pub(super) fn take_bell_down(&self, fifo: Option<Fifo>) {
+    pub(super) fn take_bell_down(&self, bell: Option<(Fifo, BellName)>) {
         self.hot.calls.bell.clear();
-        if let Some(slot) = self.slot().filter(|_| fifo.is_some()) {
-            slot.poll.fetch_and(!ENDS, Ordering::AcqRel);
-            self.remove_bell(self.hot.seat.me(), slot.generation());
+        if let Some((fifo, name)) = bell {
+            if let Some(slot) = self.slot() {
+                slot.poll.fetch_and(!ENDS, Ordering::AcqRel);
+            }
+            fifo::remove(name.path());
+            drop(fifo);
         }
-        drop(fifo);
         let polled = self.control().polled.0.load(Ordering::Relaxed);
         for index in 0..polled.min(self.object.geometry().max_handles) {
             let Some(slot) = self.object.slot(index) else { break };

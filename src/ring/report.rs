@@ -8,7 +8,7 @@ use super::engine::Tally;
 use super::handle::Ring;
 use super::options::Kind;
 use super::stats::Stats;
-use crate::object::End;
+use crate::object::{ENDED, End};
 
 impl Ring {
     /// A look at the ring, from any thread; takes no end and changes nothing but noting a death.
@@ -33,6 +33,7 @@ impl Ring {
             dropped: tally.dropped,
             lost: tally.lost,
             pending: tally.pending,
+            redelivered: tally.redelivered,
             recovered: self.deaths(End::Producer) + self.deaths(End::Consumer),
             push_waits: control.push_waits.0.load(Ordering::Relaxed),
             pop_waits: control.pop_waits.0.load(Ordering::Relaxed),
@@ -63,7 +64,8 @@ impl Ring {
         }
         let corpses = (0..self.object.geometry().max_handles).filter(|&index| {
             self.object.slot(index).is_some_and(|slot| {
-                slot.is_in_use() && slot.ends.load(Ordering::Acquire) & end.bit() != 0
+                let ends = slot.ends.load(Ordering::Acquire);
+                slot.is_in_use() && ends & (end.bit() | ENDED) == end.bit()
             }) && !self.object.is_alive(index)
         });
         noted + corpses.count() as u64

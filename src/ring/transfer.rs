@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
+use super::control::{CORRUPT, SHUTDOWN};
 use super::engine::{Engine, Trouble};
 use super::handle::Ring;
 use super::poll::wake;
@@ -289,10 +290,32 @@ impl Ring {
             }
             self.some(moved)
         })?;
+        self.still_whole()?;
         if self.engine.waits_for_room() {
             self.notify(End::Producer);
         }
+        self.tell_of_an_end();
         Ok(done as usize)
+    }
+
+    /// After what a consumer of an overwriting broadcast has read, which may be the only sign that
+    /// it has of a cut: nothing of what was read meanwhile is handed on.
+    #[inline(always)]
+    fn still_whole(&self) -> Result<()> {
+        if matches!(self.engine, Engine::Overwrite(_)) && self.object.region().is_cut() {
+            return Err(self.cut());
+        }
+        Ok(())
+    }
+
+    /// After items were taken off a ring for good: consumers that wait for the end of the stream, in
+    /// which everything could still have come again, look whether that was the last.
+    fn tell_of_an_end(&self) {
+        if self.engine.redelivers()
+            && self.control().flags.0.load(Ordering::Relaxed) & SHUTDOWN != 0
+        {
+            self.notify(End::Consumer);
+        }
     }
 
     /// After a pop that gave nothing, or a peek that has `found` something: they may make room, too.
@@ -364,7 +387,8 @@ impl Ring {
         if run == 0 {
             return Ok(());
         }
-        let refused = count > 0 && self.control().flags.0.load(Ordering::Relaxed) != 0;
+        let flags = self.control().flags.0.load(Ordering::Relaxed);
+        let refused = count > 0 && flags & (SHUTDOWN | CORRUPT) != 0;
         let count = if refused { 0 } else { count as u64 };
         match self.engine {
             Engine::Spsc => self.core.commit_run(&self.hot.push, count),
@@ -405,6 +429,8 @@ impl Ring {
         if self.engine.waits_for_room() {
             self.notify(End::Producer);
         }
+        self.tell_of_an_end();
+        self.still_whole()?;
         released.map_err(|trouble| self.trouble(trouble))
     }
 

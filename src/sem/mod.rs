@@ -74,8 +74,10 @@ impl Semaphore {
         // Judged as read, not as mapped: a file that is cut short meanwhile must not fault.
         let mut bytes = [0; semaphore::SIZE];
         let file = File::from(file);
-        file.read_exact_at(&mut bytes, 0)
-            .map_err(|_| Error::new(Errno::EPROTO, format!("{what}: cut short")))?;
+        file.read_exact_at(&mut bytes, 0).map_err(|error| match error.raw_os_error() {
+            Some(libc::EIO) => Error::from_kernel(Errno::EIO, what),
+            _ => Error::new(Errno::EPROTO, format!("{what}: cut short")),
+        })?;
         check_image(&bytes, what)?;
         Ok(Self { place: Place::of(Mapping::new(&file, semaphore::SIZE, true)?)? })
     }

@@ -29,7 +29,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::{Mode, fstat};
 
-use super::fork;
+use super::{fork, no_memory};
 
 /// Where an object's lock bytes begin, behind the end of any file; further on for an object that
 /// does not begin where its file does.
@@ -151,11 +151,11 @@ impl Token {
             return Ok(None);
         }
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let page =
-            unsafe { mmap(None, PAGE, ProtFlags::PROT_NONE, MapFlags::MAP_SHARED, &own, 0) }?;
+        let page = unsafe { mmap(None, PAGE, ProtFlags::PROT_NONE, MapFlags::MAP_SHARED, &own, 0) };
+        let page = page.map_err(no_memory)?;
         let token = Self { page };
         // SAFETY: the page is this token's own.
-        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_DONTFORK) }?;
+        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_DONTFORK) }.map_err(no_memory)?;
         Ok(Some(token))
     }
 

@@ -18,6 +18,12 @@ pub(crate) mod sigbus;
 pub(crate) mod socket;
 pub(crate) mod wipe;
 
+/// What mmap(2) and madvise(2) mean by `EAGAIN`: no memory, or none that may be locked in a program
+/// that locks all of its own. To our callers it would say that they had to wait.
+pub(crate) fn no_memory(errno: nix::errno::Errno) -> nix::errno::Errno {
+    if errno == nix::errno::Errno::EAGAIN { nix::errno::Errno::ENOMEM } else { errno }
+}
+
 /// Whether another process may be running at this very moment: spinning for it makes sense only
 /// then. That this thread is bound to one processor says nothing about where the other one runs.
 pub(crate) fn many_processors() -> bool {

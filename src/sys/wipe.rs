@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU32;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::latch::Latch;
+use super::no_memory;
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
@@ -40,10 +41,11 @@ impl<T: Zeroed> Wiped<T> {
         const { assert!(size_of::<T>() <= PAGE.get() && align_of::<T>() <= PAGE.get()) };
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh private mapping at an address of the kernel's choice.
-        let page = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_PRIVATE) }?;
+        let page = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_PRIVATE) };
+        let page = page.map_err(no_memory)?;
         let this = Self { at: page.cast() };
         // SAFETY: the page is this value's own and holds only zeros so far.
-        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK) }?;
+        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK) }.map_err(no_memory)?;
         Ok(this)
     }
 }

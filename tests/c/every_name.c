@@ -130,6 +130,10 @@ static void ring(void)
     opts.policy = MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);
+    opts.policy = MDG_RING_REDELIVER;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    EXPECT(mdg_ring_stat(ring, &stats) == 0 && stats.redelivered == 0);
+    mdg_ring_close(ring);
     opts.policy = MDG_RING_STOPPROOF | MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);
@@ -201,6 +205,23 @@ static void sem(void)
     EXPECT(mdg_sem_init(&sem, &memory, MDG_SEM_VALUE_MAX) == 0);
     EXPECT(mdg_sem_attach(&same, &memory) == 0 && mdg_sem_post(same) == -EOVERFLOW);
     mdg_sem_close(same);
+    mdg_sem_close(sem);
+}
+
+static void sem_in_segment(void)
+{
+    mdg_sem_opts opts = {.size = sizeof opts, .value = 1, .kind = MDG_SEM_UNDO};
+    mdg_shm *shm;
+    mdg_sem *sem, *same;
+    ssize_t bytes = mdg_sem_undo_footprint(&opts);
+    EXPECT(bytes > 0 && bytes % 4096 == 0 && mdg_sem_undo_footprint(NULL) == bytes);
+    EXPECT(mdg_shm_anonymous(&shm, 4096 + (size_t)bytes, 0) == 0);
+    EXPECT(mdg_sem_undo_init(&sem, shm, 4096, &opts) == 0);
+    EXPECT(mdg_sem_undo_attach(&same, shm, 4096, NULL) == 0);
+    mdg_shm_close(shm);
+    EXPECT(mdg_sem_wait(same, MDG_NOWAIT) == 0 && mdg_sem_value(sem) == 0);
+    mdg_sem_close(same);
+    EXPECT(mdg_sem_value(sem) == 1);
     mdg_sem_close(sem);
 }
 
@@ -301,6 +322,7 @@ int main(void)
     descriptors();
     waiting();
     sem();
+    sem_in_segment();
     mutex();
     pipes();
     object();

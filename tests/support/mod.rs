@@ -2,11 +2,15 @@
 //! in modules, processes, their confinement, and the two faces of every mechanism.
 #![allow(dead_code)] // Each test program uses its part of this.
 
+pub mod broadcast;
 pub mod confine;
 pub mod face;
 pub mod history;
+pub mod hostile;
+pub mod inject;
 pub mod mutex_face;
 pub mod pipe_face;
+pub mod poll;
 pub mod process;
 pub mod ring_face;
 pub mod sem_face;

@@ -275,7 +275,7 @@ mod overwriting {
 
     /// A producer is killed before each of its accesses, and the next one goes on, under the eyes of
     /// a reader.
-    fn killed(capacity: usize, count: u64, preemptions: usize) {
+    fn killed(capacity: usize, count: u64, more: u64, preemptions: usize) {
         check_kills(preemptions, Fences::Light, move |steps, killed| {
             let ring = ring(capacity);
             let producer = ring.clone();
@@ -285,7 +285,7 @@ mod overwriting {
                 });
                 // Its lock is free.
                 let first = producer.take_push();
-                push(&producer, &Cell::new(first), 1, 2);
+                push(&producer, &Cell::new(first), 1, more);
                 (first, done.is_none())
             });
             let (position, mut seen) = (Cell::new(0), Seen::new());
@@ -296,18 +296,24 @@ mod overwriting {
             killed.fetch_or(was_killed, Ordering::Relaxed);
             drain(&ring, &position, &mut seen);
             assert!(is_right(&seen, first), "{seen:?}, then from {first}");
-            assert_eq!(seen.len() as u64, first + 2, "losses are exact");
+            assert_eq!(seen.len() as u64, first + more, "losses are exact");
         });
     }
 
     #[test]
     fn a_killed_producer() {
-        killed(2, 3, 1);
+        killed(2, 3, 2, 1);
+    }
+
+    /// No later lap comes to a reader's help.
+    #[test]
+    fn a_killed_producer_and_one_item_of_the_next() {
+        killed(2, 2, 1, 1);
     }
 
     #[test]
     fn a_killed_producer_of_one_cell() {
-        killed(1, 2, 2);
+        killed(1, 2, 2, 2);
     }
 }
 

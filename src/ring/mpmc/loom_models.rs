@@ -21,11 +21,14 @@ struct Model {
     tail: AtomicU64,
     head: AtomicU64,
     counters: [AtomicU64; 3],
+    returns: [AtomicU64; 3],
     cells: Vec<Slot>,
     intents: Vec<[AtomicU64; 2]>,
     /// Which participants are dead. Stored with Release after the last access, as the kernel frees
     /// a lock when its process has come to an end.
     dead: Vec<AtomicU64>,
+    /// Whether participant 1 tries the straight way first, as a handle does for one item.
+    straight: bool,
 }
 
 // SAFETY: items are reached by `read` and `write` only, whose order loom checks.
@@ -59,6 +62,18 @@ impl Memory for Model {
     fn lost(&self) -> &AtomicU64 {
         &self.counters[2]
     }
+    fn announced(&self) -> &AtomicU64 {
+        &self.returns[0]
+    }
+    fn settled(&self) -> &AtomicU64 {
+        &self.returns[1]
+    }
+    fn redelivered(&self) -> &AtomicU64 {
+        &self.returns[2]
+    }
+    fn flag_returned(&self, _is: bool) {
+        // A hint: nothing may rest on it.
+    }
     fn cell(&self, position: u64) -> &AtomicU64 {
         &self.slot(position).word
     }
@@ -89,22 +104,37 @@ impl Model {
 
 type Ring = Core<Model>;
 
+/// Nobody goes the straight way at one cell, where `claim` is looked at alone.
 fn ring(capacity: usize) -> Arc<Ring> {
+    ring_where(capacity, capacity > 1)
+}
+
+fn ring_where(capacity: usize, straight: bool) -> Arc<Ring> {
+    make(capacity, straight, false)
+}
+
+fn ring_with(capacity: usize, redeliver: bool) -> Arc<Ring> {
+    make(capacity, capacity > 1, redeliver)
+}
+
+fn make(capacity: usize, straight: bool, redeliver: bool) -> Arc<Ring> {
     let zero = AtomicU64::default;
     let slot = |_| Slot { word: zero(), item: UnsafeCell::new(0) };
-    share(Core::new(Model {
+    let model = Model {
         tail: zero(),
         head: zero(),
         counters: std::array::from_fn(|_| zero()),
+        returns: std::array::from_fn(|_| zero()),
         cells: (0..capacity).map(slot).collect(),
         intents: (0..PARTICIPANTS).map(|_| [zero(), zero()]).collect(),
         dead: (0..PARTICIPANTS).map(|_| zero()).collect(),
-    }))
+        straight,
+    };
+    share(Core::new(model, redeliver))
 }
 
 impl Ring {
     fn push_all(&self, me: u32, items: &[u64]) -> usize {
-        // Participant 1 tries the straight way first, as a handle does for one item.
         // SAFETY: an item of eight bytes.
         if self.is_straight(me)
             && items.len() == 1
@@ -117,9 +147,8 @@ impl Ring {
         pushed.expect("no corruption") as usize
     }
 
-    /// Who goes the straight way; nobody at one cell, where `claim` is looked at alone.
     fn is_straight(&self, me: u32) -> bool {
-        me == 1 && self.memory.capacity() > 1
+        me == 1 && self.memory.straight
     }
 
     /// Pops at most two items.
@@ -278,8 +307,12 @@ fn batches() {
 /// all at once. The other one has returned, or lost the race, and lives: the item of the dead one is
 /// all that may be missing, and nobody waits for ever.
 fn killed_producer(capacity: usize, batch: bool, me: u32) {
+    killed_producer_where(capacity, capacity > 1, batch, me);
+}
+
+fn killed_producer_where(capacity: usize, straight: bool, batch: bool, me: u32) {
     let body = move |steps, killed: &std::sync::atomic::AtomicBool| {
-        let ring = ring(capacity);
+        let ring = ring_where(capacity, straight);
         let victim = thread::spawn({
             let ring = ring.clone();
             move || {
@@ -323,6 +356,12 @@ fn a_killed_producer() {
 #[test]
 fn a_killed_producer_at_one_cell() {
     killed_producer(1, false, 0);
+}
+
+/// One that loses the race on the straight way, finds the ring full, and gives up.
+#[test]
+fn a_killed_producer_beside_a_straight_one_at_one_cell() {
+    killed_producer_where(1, true, false, 0);
 }
 
 #[test]
@@ -504,3 +543,5 @@ fn busy_producer(me: u32) {
         assert_eq!(ring.drain(), [1, 2]);
     });
 }
+
+mod redeliver;

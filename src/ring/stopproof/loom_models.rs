@@ -286,6 +286,24 @@ fn a_stopped_consumer_with_room_for_one() {
     stopped_consumer(1, 3);
 }
 
+/// A cell that a consumer gives back is the very next one that a producer takes: it is written when
+/// it was read. Elsewhere the hint keeps them apart.
+#[test]
+fn a_cell_is_used_again() {
+    check(2, Fences::Light, || {
+        let memory = ring(1, 0);
+        let main = Handle::new(&memory, MAIN);
+        assert!(main.push(1));
+        memory.hint.store(0, Ordering::Relaxed);
+        let other = memory.clone();
+        let consumer = thread::spawn(move || Handle::new(&other, 0).pop());
+        let pushed = main.push(2);
+        assert_eq!(consumer.join().unwrap(), Some(1));
+        assert_eq!(main.drain(), Vec::from_iter(pushed.then_some(2)));
+        main.sweeps(0);
+    });
+}
+
 /// A producer is killed before each of its accesses, beside another one and a consumer. They go on
 /// without mending; its item is in the queue once or never.
 fn killed_producer(capacity: u64, over: u64) {

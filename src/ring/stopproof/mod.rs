@@ -138,6 +138,8 @@
 //! A hostile peer can store anything anywhere. Indices are masked, cell numbers compared, every loop
 //! is bounded, and words that no history leads to are reported as corruption.
 
+#[cfg(all(test, not(loom)))]
+mod interleaved;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod memory;

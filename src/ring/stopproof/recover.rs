@@ -95,7 +95,9 @@ impl<M: Memory> Core<M> {
         let (first, end) = self.ends();
         let lost = lost.wrapping_add(gone);
         let read = first.wrapping_sub(dropped).wrapping_sub(lost);
-        let length = end.wrapping_sub(first);
-        Tally { written: end, read, dropped, lost, length, pending }
+        // More than there are places is what a scribbler has written.
+        let inside = end.wrapping_sub(first);
+        let length = if inside <= self.memory.places() { inside } else { 0 };
+        Tally { written: first.wrapping_add(length), read, dropped, lost, length, pending }
     }
 }

@@ -13,7 +13,10 @@ use super::{Core, Corrupt, Memory, Taken, VALUE_MAX};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{self, Name};
-use crate::object::{self, KIND_SEM, MAX_HANDLES_LIMIT, Object, Participant, Request, Superblock};
+use crate::object::{
+    self, Geometry, KIND_SEM, MAX_HANDLES_LIMIT, Object, Participant, Request, Superblock,
+};
+use crate::shm::Shm;
 use crate::sync::{EventCount, Spinner, wait_until};
 use crate::sys::latch::Latch;
 use crate::sys::wipe::Wiped;
@@ -22,6 +25,8 @@ use crate::time::{Timeout, now};
 
 /// Handles of a semaphore that is made without a wish.
 const DEFAULT_HANDLES: u32 = 64;
+
+const IN_SEGMENT: &str = "semaphore in a segment";
 
 /// A caller that never waits looks for the dead no more often than this: it costs system calls.
 const SUSPICION: Duration = Duration::from_millis(10);
@@ -35,6 +40,22 @@ pub struct UndoOptions {
     pub max_handles: u32,
     /// Whether waits through this handle say [`Permit::FromDead`].
     pub tell: bool,
+}
+
+impl UndoOptions {
+    /// The semaphore to make; `EINVAL` for what none can have.
+    fn geometry(&self, what: &str) -> Result<Geometry> {
+        for (field, is, most) in
+            [("value", self.value, VALUE_MAX), ("max_handles", self.max_handles, MAX_HANDLES_LIMIT)]
+        {
+            if is > most {
+                let text = format!("{what}: a {field} of {is}; the greatest is {most}");
+                return Err(Error::new(Errno::EINVAL, text));
+            }
+        }
+        let handles = if self.max_handles == 0 { DEFAULT_HANDLES } else { self.max_handles };
+        Ok(geometry(self.value, handles))
+    }
 }
 
 /// A permit that was taken.
@@ -83,27 +104,44 @@ impl UndoSemaphore {
     /// Opens, or makes, the semaphore `name`.
     pub fn open(name: &[u8], options: &UndoOptions, creation: Creation, mode: u32) -> Result<Self> {
         let name = Name::new(name::Kind::Undo, name)?;
-        let what = name.to_string();
-        let bad = |field, is: u32, most: u32| {
-            let text = format!("{what}: a {field} of {is}; the greatest is {most}");
-            Err(Error::new(Errno::EINVAL, text))
-        };
-        if options.value > VALUE_MAX {
-            return bad("value", options.value, VALUE_MAX);
-        }
-        if options.max_handles > MAX_HANDLES_LIMIT {
-            return bad("max_handles", options.max_handles, MAX_HANDLES_LIMIT);
-        }
-        let handles = if options.max_handles == 0 { DEFAULT_HANDLES } else { options.max_handles };
         let request = Request {
             name: Some(&name),
             creation,
             mode,
-            make: Ok(geometry(options.value, handles)),
+            make: Ok(options.geometry(&name.to_string())?),
             check: &|found, what| check(found, options.max_handles, what),
             readable_will_do: false,
         };
         Object::open(request, |object| Self::with(object, options.tell))
+    }
+
+    /// Bytes that a semaphore takes up in a segment: a multiple of 4096.
+    pub fn footprint(options: &UndoOptions) -> Result<usize> {
+        let bytes = object::footprint(&options.geometry(IN_SEGMENT)?);
+        let none = || Error::new(Errno::EOVERFLOW, format!("{IN_SEGMENT}: larger than any memory"));
+        bytes.map(|bytes| bytes as usize).ok_or_else(none)
+    }
+
+    /// Makes a semaphore in a segment, at `offset`, a multiple of 4096, where
+    /// [`UndoSemaphore::footprint`] bytes are free. What was there is overwritten; `EBUSY` if it is an
+    /// object that living handles use.
+    ///
+    /// The handle keeps the segment's descriptor, and has a mapping of its own: the segment itself may
+    /// be dropped before it, but must not be resized to end before the semaphore does.
+    pub fn init(segment: &Shm, offset: usize, options: &UndoOptions) -> Result<Self> {
+        let geometry = options.geometry(IN_SEGMENT)?;
+        Object::init_in(segment, offset, "semaphore", geometry, |object| {
+            Self::with(object, options.tell)
+        })
+    }
+
+    /// Opens the semaphore that [`UndoSemaphore::init`] has made at `offset` of a segment; `EPROTO` if
+    /// there is none.
+    pub fn attach_to(segment: &Shm, offset: usize, options: &UndoOptions) -> Result<Self> {
+        options.geometry(IN_SEGMENT)?;
+        let check = |found: &Superblock, what: &str| check(found, options.max_handles, what);
+        let object = Object::attach_in(segment, offset, "semaphore", &check)?;
+        Self::with(object, options.tell)
     }
 
     fn with(object: Object, tell: bool) -> Result<Self> {
@@ -174,12 +212,22 @@ impl UndoSemaphore {
             0 => self.attach()?,
             slot => slot - 1,
         };
-        operation(me).map_err(|corrupt| self.corrupt(corrupt))
+        let done = operation(me).map_err(|corrupt| self.corrupt(corrupt))?;
+        // After it: what it has found in the place of what is gone is nobody's.
+        self.still_whole().map(|()| done)
+    }
+
+    fn still_whole(&self) -> Result<()> {
+        if self.object().region().is_cut() {
+            let text = format!("{}: somebody has made its file shorter", self.object().what());
+            return Err(Error::new(Errno::EBADMSG, text));
+        }
+        Ok(())
     }
 
     fn try_wait(&self) -> Result<Option<Permit>> {
         if self.core.free() == 0 {
-            return Ok(None);
+            return self.still_whole().map(|()| None);
         }
         match self.operate(|me| self.core.take(me, self.tell))? {
             Taken::Permit { told: false } => Ok(Some(Permit::Ordinary)),
@@ -221,7 +269,8 @@ impl UndoSemaphore {
     /// Permits there are now, those of the dead among them; out of date when others use it.
     pub fn value(&self) -> Result<u32> {
         self.mend()?;
-        Ok(self.core.free())
+        let free = self.core.free();
+        self.still_whole().map(|()| free)
     }
 
     /// Permits that this handle holds in this process.
