@@ -142,6 +142,7 @@ fn whole(case: &Case, images: &mut Vec<Vec<u8>>) -> Tally {
 const SPSC: (u32, u32) = (MDG_RING_SPSC, 0);
 const MPMC: (u32, u32) = (MDG_RING_MPMC, 0);
 const MPMC_OVERWRITE: (u32, u32) = (MDG_RING_MPMC, MDG_RING_OVERWRITE);
+const REDELIVER: (u32, u32) = (MDG_RING_MPMC, MDG_RING_REDELIVER);
 const STOPPROOF: (u32, u32) = (MDG_RING_MPMC, MDG_RING_STOPPROOF);
 const GATED: (u32, u32) = (MDG_RING_BROADCAST, 0);
 const EVICT: (u32, u32) = (MDG_RING_BROADCAST, MDG_RING_EVICT);
@@ -553,6 +554,7 @@ kinds! {
     one_to_one = "one to one" SPSC
     many_to_many = "many to many" MPMC
     many_to_many_overwriting = "many to many, overwriting" MPMC_OVERWRITE
+    many_to_many_redelivering = "many to many, redelivering" REDELIVER
     stop_proof = "stop-proof" STOPPROOF
     broadcast = "broadcast" GATED
     broadcast_evicting = "broadcast, evicting" EVICT

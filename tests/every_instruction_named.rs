@@ -204,10 +204,11 @@ impl Named {
     }
 }
 
-const KINDS: [(&str, u32, u32); 7] = [
+const KINDS: [(&str, u32, u32); 8] = [
     ("one to one", MDG_RING_SPSC, 0),
     ("many to many", MDG_RING_MPMC, 0),
     ("many to many, overwriting", MDG_RING_MPMC, MDG_RING_OVERWRITE),
+    ("many to many, redelivering", MDG_RING_MPMC, MDG_RING_REDELIVER),
     ("stop-proof", MDG_RING_MPMC, MDG_RING_STOPPROOF),
     ("broadcast", MDG_RING_BROADCAST, 0),
     ("broadcast, evicting", MDG_RING_BROADCAST, MDG_RING_EVICT),
