@@ -2,7 +2,7 @@
 # make run    the textbook listings, then a file tree through a ring, both checksums shown
 # make check  all tests
 # make bench  ours and the peers, measured side by side; QUICK=1, ROWS=spsc8,...: benches/README.md
-# make every-instruction  kills after each instruction of the calls, all of them: half an hour
+# make every-instruction  kills after each instruction of the calls, all kinds: some ten minutes
 # make storm  processes killed and stopped at random on every kind of ring, for minutes
 # make clean
 
