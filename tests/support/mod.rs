@@ -16,8 +16,14 @@ pub mod process;
 pub mod ring_face;
 pub mod sem_face;
 pub mod shm_face;
+#[cfg(target_arch = "x86_64")]
+pub mod step;
+#[cfg(target_arch = "x86_64")]
+pub mod survivor;
 pub mod trace;
 pub mod undo_face;
+#[cfg(target_arch = "x86_64")]
+pub mod victim;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
