@@ -35,6 +35,8 @@ address() {
         gcc -std=c11 -D_GNU_SOURCE $flags -Iinclude "tests/c/$test.c" "$library" \
             -o "$bin/$test" -lpthread -ldl -lm
     done
+    # The runtime of gcc 12 takes its own frame for a cancelled thread's, which was unwound.
+    export ASAN_OPTIONS=use_sigaltstack=0
     "$bin/ring_cancel"
     "$bin/sem_cancel" "$name" "$name"
     "$bin/cancel" "$name" "$bin/fifo"
