@@ -129,13 +129,13 @@ MUTANTS = [
         ("            Cell::Returned => true,\n", "            Cell::Returned => false,\n")),
     Mutant(
         "settled-too-much", "a look in vain settles what was announced meanwhile, too",
-        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_sweeper",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_second_death_beside_a_look_in_vain",
         ("        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n",
          "        let epoch = memory.announced().load(Ordering::Acquire);\n"
          "        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n")),
     Mutant(
         "end-too-early", "a stream ends while somebody has an item in hands that may come again",
-        REDELIVER, "ring_redeliver c_face::the_stream_ends_when_nobody_has_anything",
+        REDELIVER, "ring_redeliver the_stream_ends_when_nobody_has_anything",
         (".any(|index| index != me && self.has_in_hands(index))", ".any(|index| index != me && false)")),
     Mutant(
         "cleared-before-wake", "`armed` is cleared before anybody is woken",

@@ -217,7 +217,9 @@ impl<M: Memory> Core<M> {
         // Acquire: invariant 2.
         let intent = Intent(self.memory.intent(index, End::Consumer).load(Ordering::Acquire));
         let head = self.memory.head().load(Ordering::Acquire);
-        intent.positions(head).any(|position| {
+        // No run is longer than the ring.
+        let most = self.memory.capacity() as usize;
+        intent.positions(head).take(most).any(|position| {
             self.is_in_hands(position, head) || self.cell(position) == Cell::Returned
         })
     }
@@ -244,6 +246,8 @@ impl<M: Memory> Core<M> {
             return 0;
         }
         let first = tail.saturating_sub(self.memory.capacity());
-        (first..head).filter(|&position| self.cell(position) == Cell::Returned).count() as u64
+        // Not beyond the tail, whatever a scribbler has made of the head.
+        (first..head.min(tail)).filter(|&position| self.cell(position) == Cell::Returned).count()
+            as u64
     }
 }

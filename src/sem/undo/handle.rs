@@ -145,6 +145,13 @@ impl UndoSemaphore {
     }
 
     fn with(object: Object, tell: bool) -> Result<Self> {
+        let this = Self::detached(object, tell)?;
+        this.attach()?;
+        Ok(this)
+    }
+
+    /// A handle that is no participant (yet).
+    pub(super) fn detached(object: Object, tell: bool) -> Result<Self> {
         let hot = Wiped::<Hot>::new()
             .map_err(|errno| Error::from_kernel(errno, "memory for a semaphore's handle"))?;
         let (initial, what) = (object.geometry().policy, object.what().to_owned());
@@ -154,9 +161,7 @@ impl UndoSemaphore {
             memory.event().set_heavy();
         }
         let core = Core::new(memory, initial);
-        let this = Self { core, hot, participant: Mutex::new(None), tell };
-        this.attach()?;
-        Ok(this)
+        Ok(Self { core, hot, participant: Mutex::new(None), tell })
     }
 
     fn object(&self) -> &Object {
@@ -293,30 +298,45 @@ impl UndoSemaphore {
         self.hot.1[LOOKED].store(now().as_millis() as u32, Ordering::Relaxed);
         let mut mended = false;
         for index in 0..self.core.memory().participants() {
-            let in_use = self.object().slot(index).is_some_and(|slot| slot.is_in_use());
-            if !in_use || !self.core.is_owing(index) || self.object().is_alive(index) {
-                continue;
+            if self.is_in_use(index) && self.core.is_owing(index) {
+                mended |= self.recover(index)?.is_some_and(|count| count > 0);
             }
-            let mut failed = None;
-            let recover = |index, _: &_| match self.core.recover(index) {
-                Ok(count) => {
-                    mended |= count > 0;
-                    true
-                }
-                Err(corrupt) => {
-                    failed = Some(corrupt);
-                    false
-                }
-            };
-            cancel::without(|| self.object().recover(index, recover))?;
-            if let Some(corrupt) = failed {
-                return Err(self.corrupt(corrupt));
-            }
-        }
-        if mended {
-            self.event().notify();
         }
         Ok(mended)
+    }
+
+    fn is_in_use(&self, index: u32) -> bool {
+        self.object().slot(index).is_some_and(|slot| slot.is_in_use())
+    }
+
+    /// Clears participant `index` away if it is dead, and wakes who waits for what it held; how many
+    /// permits that was, or `None`.
+    fn recover(&self, index: u32) -> Result<Option<u32>> {
+        if self.object().is_alive(index) {
+            return Ok(None);
+        }
+        let mut outcome = Ok(0);
+        let recover = |index, _: &_| {
+            outcome = self.core.recover(index);
+            outcome.is_ok()
+        };
+        let cleared = cancel::without(|| self.object().recover(index, recover))?;
+        let count = outcome.map_err(|corrupt| self.corrupt(corrupt))?;
+        if count > 0 {
+            self.event().notify();
+        }
+        Ok(cleared.then_some(count))
+    }
+
+    /// Clears all the dead away, those too that hold nothing; how many.
+    pub(super) fn mend_all(&self) -> Result<u32> {
+        let mut cleared = 0;
+        for index in 0..self.core.memory().participants() {
+            if self.is_in_use(index) {
+                cleared += u32::from(self.recover(index)?.is_some());
+            }
+        }
+        Ok(cleared)
     }
 
     fn mend_if_due(&self) -> Result<()> {
@@ -334,7 +354,7 @@ impl UndoSemaphore {
     }
 }
 
-fn check(found: &Superblock, max_handles: u32, what: &str) -> Result<()> {
+pub(super) fn check(found: &Superblock, max_handles: u32, what: &str) -> Result<()> {
     let there = &found.geometry;
     let refused = |text: String| Err(Error::new(Errno::EPROTO, format!("{what}: {text}")));
     if there.kind != KIND_SEM {

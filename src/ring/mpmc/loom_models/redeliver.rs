@@ -144,6 +144,26 @@ fn a_killed_sweeper() {
     });
 }
 
+/// Two died; the second one's slot is swept while a consumer takes what the first one had, and finds
+/// that there is no more: what was announced since is not forgotten.
+#[test]
+fn a_second_death_beside_a_look_in_vain() {
+    check(2, Fences::Light, || {
+        let ring = with_a_corpse(2, &[1, 2]);
+        assert!(ring.peek(1).unwrap().is_some());
+        ring.dies(1);
+        assert!(ring.clear(0));
+        let sweeper = thread::spawn({
+            let ring = ring.clone();
+            move || assert!(ring.clear(1))
+        });
+        let mut popped: Vec<u64> = (0..2).filter_map(|_| ring.pop_item(MAIN)).collect();
+        sweeper.join().unwrap();
+        popped.extend(ring.settle());
+        assert_eq!(popped, [1, 2]);
+    });
+}
+
 /// Who gives back by closing is killed before each of its accesses.
 #[test]
 fn who_gives_back_is_killed() {
