@@ -47,7 +47,7 @@ fn generate(mechanism: &str) -> String {
     let headers: &[&str] = match mechanism {
         "base" => &[],
         // Rings may lie in segments.
-        "ring" => &["madang/base.h", "madang/shm.h"],
+        "ring" | "sem" => &["madang/base.h", "madang/shm.h"],
         "wait" => &["madang/base.h", "madang/ring.h"],
         _ => &["madang/base.h"],
     };

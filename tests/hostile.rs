@@ -8,13 +8,14 @@ mod support;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use madang::inventory::{self, Mechanism};
-use madang::ring::{Options, Ring};
+use madang::ring::{Kind, Options, Ring, policy};
 use madang::sem::{UndoOptions, UndoSemaphore};
-use support::face::{Failure, NOWAIT};
+use support::face::{Failure, NOWAIT, refused_with};
 use support::hostile::*;
 use support::process::{Child, fork, join, shared_words};
 use support::ring_face::{C, CREATE, Face, Named};
@@ -94,14 +95,14 @@ impl Victim {
     /// Until it is killed: storms of it, and calms in which its victims get somewhere.
     fn rage(&self, seed: u64) -> ! {
         let mut dice = Dice(seed);
-        // Newcomers are to get in now and then.
-        let head: Vec<_> =
-            self.words[..32].iter().map(|word| word.load(Ordering::Relaxed)).collect();
+        // Newcomers are to get in, and everybody to get somewhere, now and then.
+        let new: Vec<_> = self.words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         loop {
             for _ in 0..dice.roll(1000) {
                 self.scribble(&mut dice);
             }
-            for (word, value) in self.words.iter().zip(&head) {
+            let most = if dice.roll(4) == 0 { new.len() } else { 32 };
+            for (word, value) in self.words.iter().zip(&new[..most]) {
                 word.store(*value, Ordering::Relaxed);
             }
             for _ in 0..dice.roll(20_000) {
@@ -123,9 +124,15 @@ fn victim(body: impl FnOnce()) -> Child {
     })
 }
 
+/// Until `end`, and longer where nobody has got anywhere yet, which the caller holds against all.
+fn is_time(end: Instant, done: &AtomicU64) -> bool {
+    let now = Instant::now();
+    now < end || done.load(Ordering::Relaxed) == 0 && now < end + Duration::from_secs(60)
+}
+
 fn use_it<F: Face>(name: &Named, end: Instant, seed: u64, done: &AtomicU64) {
     let mut dice = Dice(seed);
-    while Instant::now() < end {
+    while is_time(end, done) {
         let access = [libc::O_RDWR, libc::O_RDONLY, libc::O_WRONLY][dice.roll(3) as usize];
         let found = bounded(0, || F::open(Some(&name.0), &Options::default(), access, 0));
         let Some(ring) = allow(OPEN, found) else { continue };
@@ -194,7 +201,7 @@ const SEM: &[libc::c_int] =
 
 fn use_the_semaphore<S: Undo>(name: &str, end: Instant, seed: u64, done: &AtomicU64) {
     let mut dice = Dice(seed);
-    while Instant::now() < end {
+    while is_time(end, done) {
         let found = bounded(0, || S::open(name, &UndoOptions::default(), 0, 0));
         let codes = &[libc::EPROTO, libc::EMFILE, libc::EBUSY, libc::EBADMSG];
         let Some(sem) = allow(codes, found) else { continue };
@@ -234,4 +241,49 @@ fn a_semaphore_that_is_scribbled_on<S: Undo>() {
     assert!(!sem.wait(NOWAIT).unwrap());
     drop(sem);
     S::unlink(&name).unwrap();
+}
+
+/// Every cell of a stop-proof ring said to be somebody's: a push that finds none looks at each of them
+/// a few times, whatever the policy and however long it may wait, and says that this cannot be.
+#[test]
+fn a_stop_proof_ring_without_a_free_cell() {
+    const CAPACITY: u64 = 1 << 16;
+    const HANDLES: u64 = 8;
+    for policy in [policy::STOPPROOF, policy::STOPPROOF | policy::OVERWRITE] {
+        let name = Named::new("no-cell");
+        let options = Options { capacity: CAPACITY, ..ring(Kind::Mpmc, policy) };
+        let ring = C::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
+        let file = File::options().write(true).open(name.path()).unwrap();
+        let places = (CAPACITY + HANDLES).next_power_of_two();
+        let cells = SLOTS + 128 * HANDLES + 128 + 8 * places;
+        let mut noise = Vec::new();
+        for _ in 0..CAPACITY + 2 * HANDLES {
+            // OWNED by participant 3.
+            noise.extend((3_u64 << 4 | 1).to_ne_bytes());
+            noise.extend([0; 24]);
+        }
+        assert_eq!(cells + noise.len() as u64, file.metadata().unwrap().len());
+        file.write_all_at(&noise, cells).unwrap();
+        for (timeout, words) in [(1_000_000, "words of its cells"), (NOWAIT, "found corrupt")] {
+            let refused = bounded(timeout, || ring.push(&[0; ITEM], timeout));
+            refused_with(refused, libc::EBADMSG, words);
+        }
+    }
+}
+
+/// Indices as far apart as can be: a look at the numbers looks at each cell once at most.
+#[test]
+fn indices_that_are_far_apart_are_counted_in_no_time() {
+    for options in all_kinds() {
+        for (tail, head) in [(0, 1 << 62), (1 << 62, 0), (u64::MAX, 1), (5, u64::MAX)] {
+            let name = Named::new("far");
+            let ring = C::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
+            let file = File::options().write(true).open(name.path()).unwrap();
+            file.write_all_at(&u64::to_ne_bytes(tail), CONTROL).unwrap();
+            file.write_all_at(&u64::to_ne_bytes(head), CONTROL + 128).unwrap();
+            let stats = bounded(0, || ring.stat());
+            assert!(stats.length <= 2 * stats.capacity, "{}", stats.length);
+            look_at(&name.0);
+        }
+    }
 }

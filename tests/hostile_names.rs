@@ -364,14 +364,16 @@ fn a_name_that_changes_hands<T: Thing>() {
     let good = image::<T>();
     let opened = &shared_words(1)[0];
     let (name, path) = (place.0.as_str(), place.1.as_str());
+    let put = |bytes: &[u8]| fs::File::create_new(path)?.write_all_at(bytes, 0);
     let enemy = fork(|| {
         let mut dice = Dice(9);
         loop {
             let _ = match dice.roll(6) {
                 0 => fs::create_dir(path),
                 1 => symlink("/dev/null", path),
-                2 => fs::write(path, &good[..dice.roll(good.len() as u64) as usize]),
-                3 => fs::write(path, &good),
+                // New files: to cut one that others have open is what the guard is for.
+                2 => put(&good[..dice.roll(good.len() as u64) as usize]),
+                3 => put(&good),
                 4 => nix::unistd::mkfifo(path, Mode::S_IRWXU).map_err(Into::into),
                 _ => Ok(()),
             };
@@ -394,7 +396,12 @@ fn use_the_name<T: Thing>(name: &str, opened: &AtomicU64) {
     watch_for_panics();
     let codes =
         &[libc::EPROTO, libc::ELOOP, libc::ENOENT, libc::ESTALE, libc::EBUSY, libc::EBADMSG];
-    for round in 0..2000 {
+    let start = std::time::Instant::now();
+    let nobody_yet = || opened.load(Ordering::Relaxed) == 0 && start.elapsed().as_secs() < 60;
+    for round in (0..).take_while(|&round| round < 2000 || nobody_yet()) {
+        if round % 50 == 0 {
+            std::thread::yield_now();
+        }
         let outcome = bounded(0, || match round % 4 {
             0 => T::open(name).map(drop),
             1 => T::unlink(name),

@@ -2,100 +2,27 @@
 //! in it, against the library: what it decodes of a ring in use, or of a corpse, is what
 //! `mdg_ring_stat` says and what is popped then.
 
+#[path = "support/second_reader.rs"]
+mod second_reader;
 mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
 
-use madang::ffi::ring::*;
 use madang::ring::{Kind, Options, Ring, policy};
 use madang::shm::Shm;
 use madang::{Access, Creation, OpenFlags};
+use second_reader::{agrees, hex, items, pop_all, run};
 use serde_json::{Value, json};
 use support::face::NOWAIT;
 use support::process::{Child, Gate, fork, join, kill, serial};
 use support::ring_face::{C, CREATE, Face, Named, SECOND, pattern};
-use support::{root, unique};
-
-/// Runs the reader; its JSON, or what it says against the file.
-fn run(arguments: &[String]) -> Result<Value, String> {
-    let mut command = Command::new("python3");
-    command.arg("-B").arg("-I").arg(root().join("tests/layout_reader.py")).args(arguments);
-    let output = command.output().expect("python3");
-    let errors = String::from_utf8(output.stderr).unwrap();
-    match output.status.code() {
-        Some(0) => Ok(serde_json::from_slice(&output.stdout).unwrap()),
-        Some(1) if !errors.contains("Traceback") => Err(errors),
-        other => panic!("{other:?}: {errors}"),
-    }
-}
+use support::unique;
 
 fn read(path: &str, offset: Option<usize>) -> Result<Value, String> {
     let offset = offset.map(|offset| offset.to_string());
     run(&[path.to_owned()].into_iter().chain(offset).collect::<Vec<_>>())
-}
-
-const STATES: [(u32, &str); 4] = [
-    (MDG_RING_END_NEVER, "never"),
-    (MDG_RING_END_LIVE, "live"),
-    (MDG_RING_END_CLOSED, "closed"),
-    (MDG_RING_END_DEAD, "dead"),
-];
-
-fn state(number: u32) -> &'static str {
-    STATES.iter().find(|(one, _)| *one == number).unwrap().1
-}
-
-/// Every number that both sides tell.
-#[track_caller]
-fn agrees(found: &Value, stat: &mdg_ring_stats) {
-    let (block, words) = (&found["superblock"], &found["control"]);
-    let pairs = [
-        (&block["capacity"], json!(stat.capacity)),
-        (&block["item_size"], json!(stat.item_size)),
-        (&block["kind"], json!(stat.kind)),
-        (&block["policy"], json!(stat.policy)),
-        (&block["max_handles"], json!(stat.max_handles)),
-        (&found["sums"]["length"], json!(stat.length)),
-        (&found["sums"]["written"], json!(stat.written)),
-        (&found["sums"]["read"], json!(stat.read)),
-        (&found["sums"]["dropped"], json!(stat.dropped)),
-        (&found["sums"]["lost"], json!(stat.lost)),
-        (&found["sums"]["pending"], json!(stat.pending)),
-        (&found["recovered"], json!(stat.recovered)),
-        (&words["push_waits"], json!(stat.push_waits)),
-        (&words["pop_waits"], json!(stat.pop_waits)),
-        (&words["producer"]["pid"], json!(stat.producer_pid)),
-        (&words["consumer"]["pid"], json!(stat.consumer_pid)),
-        (&words["producer"]["holder"], json!(state(stat.producer_state))),
-        (&words["consumer"]["holder"], json!(state(stat.consumer_state))),
-        (&words["shutdown"], json!(stat.flags & MDG_RING_SHUTDOWN != 0)),
-    ];
-    for (index, (read, told)) in pairs.iter().enumerate() {
-        assert_eq!(**read, *told, "pair {index} of {found:#}\n{:?}", stat.length);
-    }
-    assert_eq!(words["corrupt"], json!(false));
-    assert_eq!(found["admin_locked"], json!(false));
-}
-
-fn hex(bytes: &[u8]) -> Value {
-    json!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-}
-
-/// Pops all that is inside; as the reader writes it.
-fn pop_all(ring: &C, size: usize) -> Vec<Value> {
-    let mut popped = Vec::new();
-    let mut item = vec![0; size];
-    while ring.pop(&mut item, NOWAIT).is_ok() {
-        popped.push(hex(&item));
-    }
-    popped
-}
-
-fn items(found: &Value) -> Vec<Value> {
-    found["items"].as_array().unwrap().clone()
 }
 
 fn slot(found: &Value, index: usize) -> &Value {
@@ -411,8 +338,93 @@ fn the_reader_can_fail() {
         }
         assert_eq!(read(&name.path(), None).unwrap(), good);
     }
+    nothing_else_is_a_ring();
+}
+
+fn nothing_else_is_a_ring() {
     assert!(read("/dev/null", None).unwrap_err().contains("regular"));
     assert!(!Path::new("/dev/shm/mdg.ring.").exists());
     assert!(read("/dev/shm/mdg.ring.", None).unwrap_err().contains("No such file"));
     assert_eq!(CREATE, libc::O_RDWR | libc::O_CREAT);
+}
+
+/// Likewise of the other kinds: words that no history leads to.
+#[test]
+fn the_reader_can_fail_at_every_kind() {
+    let _turn = serial();
+    let control = 4096_u64;
+    let slot = |index: u64, field: u64| 8192 + 128 * index + field;
+    let items_at = 8192 + 128 * 7;
+    let places = items_at + 128;
+    let cells = items_at + 128 + 8 * 16;
+    let stride = 8 + 16;
+    // Kind, policy, where, which bytes, and what is said then.
+    let bends: [(Kind, u32, u64, &[u8], &str); 14] = [
+        (Kind::Mpmc, policy::STOPPROOF, places + 8, &[0; 8], "position 1 is not there"),
+        (Kind::Mpmc, policy::STOPPROOF, places + 8, &[0xff], "the place of position 17"),
+        (Kind::Mpmc, policy::STOPPROOF, places + 8 * 5, &[1; 8], "the place of position 5"),
+        (Kind::Mpmc, policy::STOPPROOF, cells + stride, &[0x07], "cell 1 says"),
+        (Kind::Mpmc, policy::STOPPROOF, control, &[9], "position 3 is not there"),
+        (Kind::Mpmc, policy::STOPPROOF, control + 0x80, &[9], "from 9 to 3"),
+        (Kind::Broadcast, 0, slot(1, 0x50), &[9], "the cursor of slot 1"),
+        (Kind::Broadcast, 0, slot(1, 0x58), &[2], "the reader of slot 1"),
+        (Kind::Broadcast, policy::EVICT, slot(1, 0x58), &[7], "the reader of slot 1"),
+        (Kind::Broadcast, policy::EVICT, control + 0x680, &[0], "the reader of slot 1"),
+        (Kind::Broadcast, policy::EVICT, control + 0x80, &[9], "head 9, tail 3"),
+        (Kind::Broadcast, policy::OVERWRITE, items_at + stride, &[3], "for position 1"),
+        (Kind::Broadcast, policy::OVERWRITE, items_at + 5 * stride, &[12], "position 5 was used"),
+        (Kind::Broadcast, policy::OVERWRITE, control, &[7], "for position"),
+    ];
+    for (kind, policy, at, bytes, text) in bends {
+        let name = Named::new("bent");
+        let options = Options { policy, ..options(kind, 12) };
+        let producer = open(&name, &options, libc::O_WRONLY);
+        let consumer = open(&name, &Options::default(), libc::O_RDONLY);
+        (0..3).for_each(|index| producer.push(&number_of(index, 12), NOWAIT).unwrap());
+        consumer.pop(&mut [0; 12], NOWAIT).unwrap();
+        let good = read(&name.path(), None).unwrap();
+        agrees(&good, &consumer.stat());
+        let file = File::options().write(true).open(name.path()).unwrap();
+        file.write_all_at(bytes, at).unwrap();
+        let error = read(&name.path(), None).map(|found| format!("{found:#}")).unwrap_err();
+        assert!(error.contains(text), "{kind:?}, {policy}, {at:#x}: {error}");
+    }
+}
+
+/// Items that came back, that were taken again, and that nobody has noticed yet.
+#[test]
+fn items_that_come_again() {
+    let _turn = serial();
+    let name = Named::new("again");
+    let options = Options { policy: policy::REDELIVER, ..options(Kind::Mpmc, 16) };
+    let ring = open(&name, &options, libc::O_RDWR);
+    (0..6).for_each(|index| ring.push(&number_of(index, 16), NOWAIT).unwrap());
+    let one_dies = || {
+        let ready = Gate::new();
+        let child = fork(|| {
+            ring.peek(1, NOWAIT).unwrap();
+            ready.open();
+            loop {
+                nix::unistd::pause();
+            }
+        });
+        ready.pass();
+        child
+    };
+    let [first, second, third] = [(); 3].map(|()| one_dies());
+    kill(first);
+    kill(second);
+    // Both are noticed; the third dies unnoticed, and one of the two is taken again.
+    let others = [(); 2].map(|()| ring.dup(libc::O_RDONLY).unwrap());
+    kill(third);
+    others[0].peek(1, NOWAIT).unwrap();
+    let found = read(&name.path(), None).unwrap();
+    agrees(&found, &ring.stat());
+    let progress = found["in_progress"].as_array().unwrap();
+    let dead: Vec<_> = progress.iter().map(|one| one["dead"].as_bool().unwrap()).collect();
+    assert_eq!(dead, [false, true]);
+    assert_eq!(found["control"]["redelivered"], json!(1));
+    assert_eq!(ring.stat().redelivered, 1);
+    assert_eq!(items(&found), [1, 3, 4, 5].map(|index| hex(&number_of(index, 16))));
+    assert_eq!(pop_all(&ring, 16), items(&found));
 }

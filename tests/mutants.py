@@ -20,6 +20,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MPMC, RECOVER = "src/ring/mpmc/mod.rs", "src/ring/mpmc/recover.rs"
+REDELIVER = "src/ring/mpmc/redeliver.rs"
 OVERWRITE, GATED = "src/ring/broadcast/overwrite.rs", "src/ring/broadcast/gated.rs"
 STOPPROOF, SWEEP = "src/ring/stopproof/mod.rs", "src/ring/stopproof/recover.rs"
 SPSC, TRANSFER = "src/ring/spsc.rs", "src/ring/transfer.rs"
@@ -110,6 +111,33 @@ MUTANTS = [
          "            && let",
          "        cell.store(next, Ordering::Release);\n        if let")),
     Mutant(
+        "second-taker-robbed", "a sweep takes back what another participant has taken since",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::the_living_keep_what_they_have",
+        ("Cell::Again(owner) if owner != index => false,", "Cell::Again(owner) if owner != index && false => false,")),
+    Mutant(
+        "second-taker-unnamed", "who takes an item that came back does not announce it",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_second_taker",
+        ("            intent.store(Intent::new(position, 1).0, Ordering::Release);\n", "")),
+    Mutant(
+        "second-taker-stores", "an item that came back is taken without comparing",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_second_taker",
+        ("if cell.compare_exchange(word, again, Ordering::AcqRel, Ordering::Acquire).is_ok() {",
+         "if cell.swap(again, Ordering::AcqRel) != 0 {")),
+    Mutant(
+        "announced-once", "an item that a killed sweeper had returned is not announced by the next one",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_killed_sweeper",
+        ("            Cell::Returned => true,\n", "            Cell::Returned => false,\n")),
+    Mutant(
+        "settled-too-much", "a look in vain settles what was announced meanwhile, too",
+        REDELIVER, "model ring::mpmc::loom_models::redeliver::a_second_death_beside_a_look_in_vain",
+        ("        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n",
+         "        let epoch = memory.announced().load(Ordering::Acquire);\n"
+         "        memory.settled().fetch_max(epoch, Ordering::AcqRel);\n")),
+    Mutant(
+        "end-too-early", "a stream ends while somebody has an item in hands that may come again",
+        REDELIVER, "ring_redeliver the_stream_ends_when_nobody_has_anything",
+        (".any(|index| index != me && self.has_in_hands(index))", ".any(|index| index != me && false)")),
+    Mutant(
         "cleared-before-wake", "`armed` is cleared before anybody is woken",
         EVENT, "model sync::event_count::loom_models::a_killed_notifier_leaves_its_sleepers_to_the_next_light",
         ("        self.seq.fetch_add(2, Ordering::SeqCst);\n        if futex::wake(",
@@ -139,7 +167,7 @@ MUTANTS = [
     Mutant(
         "wake-without-seq", "a wake does not move the futex word",
         EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
-        ("        }\n        self.seq.fetch_add(2, Ordering::SeqCst);\n", "        }\n")),
+        ("its lock.\n        self.seq.fetch_add(2, Ordering::SeqCst);\n", "its lock.\n")),
     Mutant(
         "tail-relaxed", "the commit of a one-to-one ring is not a release",
         SPSC, "model ring::spsc::loom_models::one_by_one",

@@ -1,23 +1,19 @@
-//! Mutexes and condition variables between processes: holders that die, waits that end, what stands
-//! under the name or in memory instead.
+//! Mutexes between processes: holders that die, waits that end, what stands under the name or in
+//! memory instead.
 
 mod support;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use libc::{O_CREAT, O_EXCL};
+use libc::O_CREAT;
 use madang::mutex::Mutex;
 use madang::shm::Shm;
 use nix::errno::Errno;
 use support::face::{FOREVER, NOWAIT, refused, refused_with};
-use support::mutex_face::{CMutex, Locks};
-use support::process::{Child, Gate, as_nobody, fork, interrupted, is_root, join, kill};
+use support::mutex_face::{CMutex, LONG, Locks, NEW, Named, Numbers, holder};
+use support::process::{Gate, as_nobody, fork, interrupted, is_root, join, kill};
 use support::{confine, unique};
-
-const NEW: i32 = O_CREAT | O_EXCL;
-const SECOND: i64 = 1_000_000_000;
-const LONG: i64 = 60 * SECOND;
 
 on_both_faces! { Mutex, CMutex in turn:
     locking
@@ -36,60 +32,6 @@ on_both_faces! { Mutex, CMutex in turn:
     in_a_segment
     ten_thousand_hand_overs
     killed_all_the_time
-    a_wait_lets_go_and_takes_again
-    waits_end
-    all_are_woken
-    the_holder_dies_while_others_wait
-    killed_waiters_take_nothing_with_them
-}
-
-/// A new mutex and condition variable, and their name, which is taken away again.
-struct Named(String);
-
-impl Named {
-    fn new<M: Locks>() -> (Self, M, M::Cond) {
-        let name = unique("mutex");
-        let mutex = M::open(&name, NEW, 0o600).unwrap();
-        let cond = M::open_cond(&name, NEW, 0o600).unwrap();
-        (Self(name), mutex, cond)
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        let _ = Mutex::unlink(self.0.as_bytes());
-        let _ = madang::mutex::Cond::unlink(self.0.as_bytes());
-    }
-}
-
-/// Shared numbers of a test's processes.
-struct Numbers(Shm);
-
-impl Numbers {
-    fn new() -> Self {
-        Self(Shm::anonymous(4096, false).unwrap())
-    }
-
-    fn at(&self, index: usize) -> &AtomicU32 {
-        assert!(index < 1024);
-        // SAFETY: inside the segment, which lives as long as the borrow; aligned; atomics only.
-        unsafe { &*self.0.as_ptr().as_ptr().cast::<AtomicU32>().add(index) }
-    }
-}
-
-/// A child that holds the mutex until it is killed.
-fn holder<M: Locks>(name: &str) -> Child {
-    let holds = Gate::new();
-    let child = fork(|| {
-        let mutex = M::open(name, 0, 0).unwrap();
-        let _ = mutex.lock(LONG).unwrap();
-        holds.open();
-        loop {
-            nix::unistd::pause();
-        }
-    });
-    holds.pass();
-    child
 }
 
 fn locking<M: Locks>() {
@@ -417,135 +359,4 @@ fn killed_all_the_time<M: Locks>() {
     workers.into_iter().for_each(kill);
     enter(&mutex);
     eprintln!("told of {died} deaths");
-}
-
-fn a_wait_lets_go_and_takes_again<M: Locks>() {
-    let (name, mutex, cond) = Named::new::<M>();
-    let said = Numbers::new();
-    assert!(!mutex.lock(NOWAIT).unwrap());
-    let child = fork(|| {
-        let mutex = M::open(&name.0, 0, 0).unwrap();
-        let cond = M::open_cond(&name.0, 0, 0).unwrap();
-        assert!(!mutex.lock(LONG).unwrap());
-        said.at(0).store(1, Ordering::Relaxed);
-        M::signal(&cond);
-        mutex.unlock().unwrap();
-    });
-    while said.at(0).load(Ordering::Relaxed) == 0 {
-        assert!(!mutex.wait(&cond, LONG).unwrap());
-    }
-    mutex.unlock().unwrap();
-    join(child);
-}
-
-fn waits_end<M: Locks>() {
-    let (_name, mutex, cond) = Named::new::<M>();
-    assert!(!mutex.lock(NOWAIT).unwrap());
-    refused_with(mutex.wait(&cond, NOWAIT), libc::EAGAIN, "");
-    for timeout in [1, 1_000_000, 170_000_000] {
-        let begin = Instant::now();
-        refused_with(mutex.wait(&cond, timeout), libc::ETIMEDOUT, "");
-        assert!(begin.elapsed() >= Duration::from_nanos(timeout as u64), "{timeout} ns");
-    }
-    for timeout in [FOREVER, LONG * 60] {
-        assert_eq!(refused(interrupted(|| mutex.wait(&cond, timeout))), Errno::EINTR);
-    }
-    // Held after each of them.
-    mutex.unlock().unwrap();
-}
-
-/// Forks processes that wait until number 0 is no longer `value`; they add to number 1 before they
-/// begin, with the mutex held, so that whoever holds it and counts them knows that they wait.
-fn waiters<M: Locks>(name: &Named, numbers: &Numbers, count: u32, value: u32) -> Vec<Child> {
-    (0..count)
-        .map(|_| {
-            fork(|| {
-                let mutex = M::open(&name.0, 0, 0).unwrap();
-                let cond = M::open_cond(&name.0, 0, 0).unwrap();
-                if mutex.lock(LONG).unwrap() {
-                    mutex.consistent().unwrap();
-                }
-                numbers.at(1).fetch_add(1, Ordering::Relaxed);
-                while numbers.at(0).load(Ordering::Relaxed) == value {
-                    if mutex.wait(&cond, LONG).unwrap() {
-                        mutex.consistent().unwrap();
-                    }
-                }
-                mutex.unlock().unwrap();
-            })
-        })
-        .collect()
-}
-
-/// Returns with the mutex held, when so many wait.
-fn hold_when<M: Locks>(mutex: &M, numbers: &Numbers, waiting: u32) {
-    let begin = Instant::now();
-    loop {
-        if mutex.lock(LONG).unwrap() {
-            mutex.consistent().unwrap();
-        }
-        if numbers.at(1).load(Ordering::Relaxed) == waiting {
-            return;
-        }
-        mutex.unlock().unwrap();
-        assert!(begin.elapsed() < Duration::from_secs(60));
-        std::thread::yield_now();
-    }
-}
-
-fn all_are_woken<M: Locks>() {
-    let (name, mutex, cond) = Named::new::<M>();
-    let numbers = Numbers::new();
-    for round in 0..5 {
-        numbers.at(1).store(0, Ordering::Relaxed);
-        let children = waiters::<M>(&name, &numbers, 4, round);
-        hold_when(&mutex, &numbers, 4);
-        numbers.at(0).store(round + 1, Ordering::Relaxed);
-        M::broadcast(&cond);
-        mutex.unlock().unwrap();
-        children.into_iter().for_each(join);
-    }
-}
-
-fn the_holder_dies_while_others_wait<M: Locks>() {
-    let (name, mutex, cond) = Named::new::<M>();
-    assert!(!mutex.lock(NOWAIT).unwrap());
-    let child = fork(|| {
-        let mutex = M::open(&name.0, 0, 0).unwrap();
-        let cond = M::open_cond(&name.0, 0, 0).unwrap();
-        assert!(!mutex.lock(LONG).unwrap());
-        M::broadcast(&cond);
-        nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).unwrap();
-    });
-    assert!(mutex.wait(&cond, LONG).unwrap(), "told when it takes the mutex again");
-    child.end();
-    mutex.consistent().unwrap();
-    mutex.unlock().unwrap();
-}
-
-/// A thousand waiters are killed in their waits, some of them just as they are woken; signals and
-/// broadcasts then still reach those who wait.
-fn killed_waiters_take_nothing_with_them<M: Locks>() {
-    let (name, mutex, cond) = Named::new::<M>();
-    let numbers = Numbers::new();
-    for round in 0..250 {
-        numbers.at(1).store(0, Ordering::Relaxed);
-        let value = numbers.at(0).load(Ordering::Relaxed);
-        let victims = waiters::<M>(&name, &numbers, 4, value);
-        hold_when(&mutex, &numbers, 4);
-        mutex.unlock().unwrap();
-        if round % 2 == 0 {
-            M::signal(&cond);
-        }
-        victims.into_iter().for_each(kill);
-        if round % 10 == 0 {
-            numbers.at(1).store(0, Ordering::Relaxed);
-            let survivor = waiters::<M>(&name, &numbers, 1, value);
-            hold_when(&mutex, &numbers, 1);
-            numbers.at(0).store(value + 1, Ordering::Relaxed);
-            M::signal(&cond);
-            mutex.unlock().unwrap();
-            survivor.into_iter().for_each(join);
-        }
-    }
 }

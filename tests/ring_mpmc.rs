@@ -25,6 +25,7 @@ on_both_faces! { Ring, C in turn:
     the_items_of_a_dead_consumer_are_counted
     a_living_producer_is_waited_for
     the_last_death_is_told
+    who_shuts_down_and_exits_has_left_in_order
 }
 
 fn mpmc(capacity: u64, item_size: u32) -> Options {
@@ -406,6 +407,37 @@ fn the_last_death_is_told<F: Face>() {
     refused_with(ring.pop(&mut [0; 8], 1_000_000), libc::ETIMEDOUT, "");
     push(&producer, 3);
     assert_eq!(pop(&ring), 3);
+}
+
+/// Without closing: as where an end has one holder.
+fn who_shuts_down_and_exits_has_left_in_order<F: Face>() {
+    let stopproof = Options { policy: policy::STOPPROOF, ..mpmc(4, 8) };
+    let broadcast = Options { kind: Some(Kind::Broadcast), ..Options::new(4, 8) };
+    for options in [mpmc(4, 8), stopproof, broadcast] {
+        let ring: F = open(&options);
+        let consumer = ring.dup(libc::O_RDONLY).unwrap();
+        let child = fork(|| {
+            let listener = ring.dup(libc::O_RDONLY).unwrap();
+            push(&ring, 1);
+            ring.shutdown().unwrap();
+            // Gone without closing.
+            std::mem::forget(listener);
+        });
+        join(child);
+        let is_closed = || {
+            let stats = ring.stat();
+            assert_eq!((stats.producer_state, stats.recovered), (MDG_RING_END_CLOSED, 0));
+        };
+        is_closed();
+        assert_eq!(pop(&consumer), 1);
+        refused_with(consumer.pop(&mut [0; 8], FOREVER), libc::EPIPE, "shut down");
+        // Its slots are cleared away by those who take them: still no death.
+        let _newcomers = [(); 3].map(|()| ring.dup(libc::O_RDWR).unwrap());
+        is_closed();
+        drop(consumer);
+        assert_eq!(ring.stat().consumer_state, MDG_RING_END_CLOSED);
+        assert_eq!(ring.stat().recovered, 0);
+    }
 }
 
 /// Producers and consumers killed at random moments while others go on.

@@ -172,5 +172,5 @@ fn two_pollers_share_a_ring<F: Face>() {
     }
     ring.shutdown().unwrap();
     consumers.into_iter().for_each(join);
-    assert_eq!(pop(&sums) + pop(&sums), (0..ITEMS).sum());
+    assert_eq!(pop(&sums) + pop(&sums), (0..ITEMS).sum::<u64>());
 }

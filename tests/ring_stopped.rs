@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::ffi::c_int;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use madang::ffi::ring::*;
@@ -15,6 +14,7 @@ use nix::unistd::Pid;
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::process::{Child, Gate, fork, join, kill, serial, shared_words};
 use support::ring_face::{C, CREATE, Face, Named};
+use support::trace::{ptrace, traced_status};
 
 on_both_faces! { Ring, C in turn:
     a_stopped_reservation_delays_nobody
@@ -287,19 +287,6 @@ fn stopped_at_random_moments() {
     for capacity in [1, 2, 8, 1024] {
         random_stops(capacity, if capacity == 1024 { 60 } else { 300 });
     }
-}
-
-fn ptrace(request: u32, pid: Pid) {
-    // SAFETY: these requests read and write no memory of ours.
-    let result = unsafe { libc::ptrace(request as _, pid.as_raw(), 0, 0) };
-    assert_eq!(result, 0, "ptrace {request}: {}", std::io::Error::last_os_error());
-}
-
-fn traced_status(pid: Pid) -> c_int {
-    let mut status = 0;
-    // SAFETY: a writable number.
-    assert_eq!(unsafe { libc::waitpid(pid.as_raw(), &raw mut status, 0) }, pid.as_raw());
-    status
 }
 
 /// What the victim of a trace does between its marks.

@@ -55,7 +55,8 @@ extern "C" {
  * Returns 0, or: -EINVAL (NULL, a bad name, an unknown oflag or mode bit); -ENAMETOOLONG (more than
  * 245 bytes); -ENOENT; -EEXIST; -EACCES; -ELOOP (a symbolic link under the name); -EPROTO (what
  * stands there is no mutex); -ENOSPC; -ENOMEM; -EMFILE; -ENFILE; -EROFS; -ESTALE (others removed
- * and made it again all the time). Thread-safe; not async-signal-safe.
+ * and made it again all the time); -EBUSY (a process that was removing it was stopped). Thread-safe; not
+ * async-signal-safe.
  */
 int mdg_mutex_open(struct mdg_mutex **mutex,
                    const char *name,
@@ -124,7 +125,8 @@ void mdg_mutex_close(struct mdg_mutex *mutex);
  * Removes the name of a mutex; those who have it open go on using it.
  *
  * Returns 0, or: -EINVAL (NULL, a bad name); -ENAMETOOLONG; -ENOENT; -EACCES (another user's);
- * -EPROTO (a directory). Thread-safe; not async-signal-safe.
+ * -EPROTO (no regular file); -ELOOP (a symbolic link); -EBUSY (another process is removing it and was
+ * stopped). Thread-safe; not async-signal-safe.
  */
 int mdg_mutex_unlink(const char *name);
 

@@ -53,6 +53,11 @@
 #define MDG_OBJECT_OTHER 6
 
 /**
+ * Mechanism: a condition variable, /dev/shm/mdg.cond.NAME.
+ */
+#define MDG_OBJECT_COND 7
+
+/**
  * State: nothing is wrong with it.
  */
 #define MDG_OBJECT_SOUND 0
@@ -100,11 +105,11 @@ typedef struct mdg_object_info {
    */
   uint64_t bytes;
   /**
-   * Items that fit.
+   * Items that fit; of a semaphore the permits that it was made with.
    */
   uint64_t capacity;
   /**
-   * Items inside, and places in progress.
+   * Items inside, and places in progress; of a semaphore the permits that are free.
    */
   uint64_t length;
   /**
@@ -172,7 +177,8 @@ ssize_t mdg_object_list(struct mdg_object_info *out,
  * mdg_last_error says; with other failures it is left alone.
  *
  * A finding is a handle of a dead process that nobody has cleared away (with the places of a ring
- * that it has claimed and not finished), an end of a ring whose holder's death nobody has noted, a
+ * that it has claimed and not finished, or the permits of a semaphore that it holds), an
+ * end of a ring whose holder's death nobody has noted, a
  * sleeper announced in a ring in which nobody is left who could sleep, a FIFO of a dead handle: what
  * mdg_object_repair mends. (So does, for the most part, the next process that uses the object.) Of
  * MDG_OBJECT_POLL and MDG_OBJECT_TEMPORARY: that it is left behind, for mdg_object_reap.
@@ -189,15 +195,17 @@ int mdg_object_check(uint32_t mechanism,
                      size_t size);
 
 /**
- * Mends what the dead have left in an object: clears away their handles, with what these have
- * claimed and not finished, notes the deaths of those who held an end, wakes who sleeps, removes
+ * Mends what the dead have left in a ring, or a semaphore of kind MDG_SEM_UNDO: clears away their
+ * handles, with what these have claimed and not finished; has the permits that they hold come back;
+ * notes the deaths of those who held an end, wakes who sleeps, removes
  * FIFOs of dead handles. What belongs to a living process is not touched, and the living may go on
  * meanwhile at full speed. It may be killed at any point, and run any number of times, by several at
  * once.
  *
  * Returns how many things were mended; or: -EBADMSG (the object is corrupt; nothing was changed);
  * -EPROTO, -EINVAL, -ENAMETOOLONG, -ENOENT, -ELOOP (as mdg_object_check); -EACCES (it takes write
- * permission); -ENOSYS (not a ring: nothing that this version could repair); -ENOMEM; -EMFILE;
+ * permission); -ENOSYS (another mechanism: of a mutex, the next who locks it is told of a
+ * death and mends what it protects; of the others there is nothing to repair); -ENOMEM; -EMFILE;
  * -ENFILE. Thread-safe; not async-signal-safe.
  */
 int mdg_object_repair(uint32_t mechanism,

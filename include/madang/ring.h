@@ -58,6 +58,16 @@
 #define MDG_RING_FAIL 8
 
 /**
+ * Policy: an item whose consumer is killed, or closes its handle, after it has claimed the item and
+ * before it was done with it, goes to another consumer: at the latest when that one finds nothing else.
+ * Who reads in place (peek, release) may thus see an item that a dead one has worked on already; no
+ * item is returned by two pops. Pops answer -EPIPE only when no other consumer has an item in hands.
+ * For MDG_RING_MPMC. MDG_RING_SPSC accepts it, as it does that anyway; a broadcast, and
+ * MDG_RING_STOPPROOF, do not.
+ */
+#define MDG_RING_REDELIVER 16
+
+/**
  * Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
  * there, not with the first one after it has joined.
  */
@@ -248,13 +258,18 @@ typedef struct mdg_ring_stats {
    */
   uint64_t pending;
   /**
-   * MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_EVICT, MDG_RING_FAIL.
+   * MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_EVICT, MDG_RING_FAIL, MDG_RING_REDELIVER.
    */
   uint32_t policy;
   /**
    * 0.
    */
   uint32_t reserved;
+  /**
+   * How often an item was given to another consumer after its own was gone (MDG_RING_REDELIVER). Such
+   * items are in length while they lie there, and are in read once.
+   */
+  uint64_t redelivered;
 } mdg_ring_stats;
 
 #ifdef __cplusplus

@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include <madang/base.h>
+#include <madang/shm.h>
 
 /**
  * Kind: the C library's own semaphores; sem_open(3) programs are full peers. The default.
@@ -63,7 +64,7 @@ typedef struct mdg_sem_opts {
    */
   uint32_t value;
   /**
-   * MDG_SEM_POSIX or MDG_SEM_UNDO.
+   * MDG_SEM_POSIX or MDG_SEM_UNDO. For the calls mdg_sem_undo_* 0 means MDG_SEM_UNDO, too.
    */
   uint32_t kind;
   /**
@@ -152,6 +153,55 @@ int mdg_sem_attach(struct mdg_sem **sem,
                    void *memory);
 
 /**
+ * Bytes that a semaphore of kind MDG_SEM_UNDO with these options takes up in a segment: a multiple of
+ * 4096. opts NULL means all defaults; it depends on max_handles alone.
+ *
+ * Returns the bytes, or: -EINVAL (another kind, a value or max_handles over the greatest, an unknown
+ * flag); -E2BIG. Thread-safe; async-signal-safe as long as it succeeds.
+ */
+ssize_t mdg_sem_undo_footprint(const struct mdg_sem_opts *opts);
+
+/**
+ * Makes a semaphore of kind MDG_SEM_UNDO inside a segment: at offset, a multiple of 4096, where
+ * mdg_sem_undo_footprint bytes are free for it. Many of them, rings, and other data can so share one
+ * segment and one descriptor. What was in that place is overwritten, unless it is a semaphore or ring
+ * that living handles use. (mdg_sem_init makes one of kind MDG_SEM_POSIX.)
+ *
+ * *sem receives a handle. Others find the semaphore by mdg_sem_undo_attach on their own mapping of
+ * the segment, complete or not at all. All else is as with a named one: permits of the dead come
+ * back, mdg_sem_holders tells who has them, MDG_SEM_TELL asks to be told. The handle may outlive shm,
+ * whose descriptor it keeps; the segment must not be resized to end before the semaphore does, which
+ * is SIGBUS for everyone who uses it. Permissions are the segment's: every handle needs read and
+ * write. opts NULL means value 0.
+ *
+ * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, a value or max_handles over the
+ * greatest, another kind, an unknown flag); -E2BIG; -EBADF; -ENOSPC (the segment ends before the
+ * semaphore); -EBUSY (living handles use an object there, or another process is making one); -EACCES
+ * (shm is read-only); -EPROTO (shm is a device); -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no
+ * /proc). Nothing is held then, and an object that is in use is as it was. Thread-safe; not
+ * async-signal-safe.
+ */
+int mdg_sem_undo_init(struct mdg_sem **sem,
+                      const mdg_shm *shm,
+                      size_t offset,
+                      const struct mdg_sem_opts *opts);
+
+/**
+ * Opens the semaphore that mdg_sem_undo_init has made at offset of a segment, which may be mapped at
+ * another address here. opts as in mdg_sem_open for one that exists: its value is ignored, its flags
+ * are this handle's, a max_handles that is not 0 must be what it has.
+ *
+ * Returns 0, or: -EPROTO (no semaphore is there, or not complete yet; another layout; another
+ * max_handles; larger than the segment); -ESTALE (another object is being made in its place);
+ * -EBADMSG (its contents are corrupt); -EMFILE (no descriptor, or all max_handles are open), or what
+ * mdg_sem_undo_init returns but -ENOSPC and -EBUSY. Thread-safe; not async-signal-safe.
+ */
+int mdg_sem_undo_attach(struct mdg_sem **sem,
+                        const mdg_shm *shm,
+                        size_t offset,
+                        const struct mdg_sem_opts *opts);
+
+/**
  * Takes a permit, waiting for one at most timeout_ns nanoseconds of monotonic time (MDG_NOWAIT:
  * not at all, MDG_FOREVER: without limit).
  *
@@ -159,10 +209,11 @@ int mdg_sem_attach(struct mdg_sem **sem,
  * permit taken*, the first since permits of a dead holder came back); -EAGAIN (MDG_NOWAIT, none
  * there); -ETIMEDOUT; -EINTR (a signal was caught, whatever SA_RESTART says); -EOVERFLOW
  * (MDG_SEM_UNDO: the handle holds MDG_SEM_UNDO_VALUE_MAX); -EBADMSG (MDG_SEM_UNDO: its contents are
- * corrupt); -EMFILE, -ENOMEM (MDG_SEM_UNDO, in a forked child's first call); -EINVAL (NULL); -EBADF;
+ * corrupt); -EMFILE, -ENOMEM (MDG_SEM_UNDO, in a forked child's first call); -ESTALE (there, in a
+ * segment: all handles were gone, and another object was made in its place); -EINVAL (NULL); -EBADF;
  * with all but -EOWNERDEAD no permit is taken. A permit that is free is taken without a look at who
- * lives. Who waits finds the dead within 100 ms; who never waits
- * looks for them once in 10 ms. Thread-safe; not async-signal-safe; not a cancellation point.
+ * lives. Who waits finds the dead within 100 ms; who never waits looks for them once in 10 ms.
+ * Thread-safe; not async-signal-safe; not a cancellation point.
  */
 int mdg_sem_wait(struct mdg_sem *sem,
                  int64_t timeout_ns);
@@ -173,16 +224,16 @@ int mdg_sem_wait(struct mdg_sem *sem,
  * Of kind MDG_SEM_UNDO: a handle that holds permits gives one of them back; one that holds none adds a
  * permit for good, which no death takes back.
  *
- * Returns 0, or: -EOVERFLOW (the value is the greatest already, and stays); -EBADMSG, -EMFILE, -ENOMEM
- * (as for mdg_sem_wait); -EINVAL (NULL); -EBADF. Thread-safe. Of kind MDG_SEM_POSIX async-signal-safe
+ * Returns 0, or: -EOVERFLOW (the value is the greatest already, and stays); -EBADMSG, -EMFILE, -ENOMEM,
+ * -ESTALE (as for mdg_sem_wait); -EINVAL (NULL); -EBADF. Thread-safe. Of kind MDG_SEM_POSIX async-signal-safe
  * as long as it succeeds: only a failure formats a text; of kind MDG_SEM_UNDO it is not.
  */
 int mdg_sem_post(struct mdg_sem *sem);
 
 /**
  * Permits there are now (0 or more), out of date as soon as others use the semaphore; or -EINVAL
- * (NULL), -EBADF, -EBADMSG (as for mdg_sem_wait). Of kind MDG_SEM_UNDO it has the permits of the dead
- * come back first. Thread-safe; of kind MDG_SEM_POSIX async-signal-safe as long as it succeeds.
+ * (NULL), -EBADF, -EBADMSG, -ESTALE (as for mdg_sem_wait). Of kind MDG_SEM_UNDO it has the permits of
+ * the dead come back first. Thread-safe; of kind MDG_SEM_POSIX async-signal-safe as long as it succeeds.
  */
 int mdg_sem_value(struct mdg_sem *sem);
 

@@ -76,6 +76,7 @@ class RingStatsStruct(ctypes.Structure):
         ("pending", c_uint64),
         ("policy", c_uint32),
         ("reserved", c_uint32),
+        ("redelivered", c_uint64),
     ]
 
 
@@ -189,6 +190,9 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_sem_open": (c_int, _out, c_char_p, POINTER(SemOpts), c_int, _mode),
     "mdg_sem_init": (c_int, _out, c_void_p, c_uint),
     "mdg_sem_attach": (c_int, _out, c_void_p),
+    "mdg_sem_undo_footprint": (c_ssize_t, POINTER(SemOpts)),
+    "mdg_sem_undo_init": (c_int, _out, _handle, c_size_t, POINTER(SemOpts)),
+    "mdg_sem_undo_attach": (c_int, _out, _handle, c_size_t, POINTER(SemOpts)),
     "mdg_sem_wait": (c_int, _handle, _timeout),
     "mdg_sem_post": (c_int, _handle),
     "mdg_sem_value": (c_int, _handle),

@@ -19,6 +19,7 @@ class Mechanism(IntEnum):
     POLL = 4
     TEMPORARY = 5
     OTHER = 6
+    COND = 7
 
 
 class State(IntEnum):

@@ -30,7 +30,7 @@ class RingKind(IntEnum):
 
 
 class RingPolicy(IntFlag):
-    """What a push into a full ring does, instead of waiting; and ``STOPPROOF``."""
+    """What a push into a full ring does, instead of waiting; ``STOPPROOF`` and ``REDELIVER``."""
 
     STOPPROOF = 0x1
     """Nobody waits for a process that was killed or stopped in the middle of an operation; of
@@ -41,6 +41,8 @@ class RingPolicy(IntFlag):
     """Takes the slowest consumer of a broadcast out."""
     FAIL = 0x8
     """Raises BlockingIOError."""
+    REDELIVER = 0x10
+    """What a consumer of ``RingKind.MPMC`` had in hands when it died, or closed, goes to another."""
 
 
 class RingEnd(IntEnum):
@@ -74,6 +76,7 @@ class RingStats(NamedTuple):
     lost: int
     pending: int
     policy: RingPolicy
+    redelivered: int
 
     @property
     def is_shutdown(self) -> bool:

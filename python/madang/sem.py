@@ -2,10 +2,11 @@
 
 import ctypes
 import os
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, Callable, List, NamedTuple, Optional
 
 from ._check import Name, OwnerDead, SemHolderStruct, SemOpts, c_name, check, lib, unsigned, wait
 from ._handle import Handle, bytes_type
+from .shm import Shm
 
 
 VALUE_MAX = 2147483647
@@ -22,6 +23,12 @@ class Holder(NamedTuple):
     alive: bool
 
 
+def _opts(value: int, undo: bool, tell: bool, max_handles: int) -> SemOpts:
+    handles = unsigned(max_handles, "max_handles", 0xFFFFFFFF)
+    number = unsigned(value, "value", 0xFFFFFFFF)
+    return SemOpts(ctypes.sizeof(SemOpts), number, int(undo), int(tell), handles)
+
+
 class Semaphore:
     """A counting semaphore, by name or in shared memory.
 
@@ -35,6 +42,9 @@ class Semaphore:
     come back by themselves, and ``holders()`` tells who has any. With ``tell=True`` besides, the
     first wait that takes a permit after such a death raises `OwnerDead` once, *with the permit
     taken*; ``acquire`` and ``with`` do not raise then, they set ``owner_died``.
+
+    In a segment, ``from_buffer`` makes or attaches glibc's kind, ``init`` and ``attach`` that of
+    ``undo=True``.
     """
 
     owner_died = False
@@ -55,9 +65,7 @@ class Semaphore:
         tell: bool = False,
         max_handles: int = 0,
     ) -> None:
-        handles = unsigned(max_handles, "max_handles", 0xFFFFFFFF)
-        number = unsigned(value, "value", 0xFFFFFFFF)
-        opts = SemOpts(ctypes.sizeof(SemOpts), number, int(undo), int(tell), handles)
+        opts = _opts(value, undo, tell, max_handles)
         out = ctypes.c_void_p()
         raw = c_name(name)
         check(lib.mdg_sem_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
@@ -87,6 +95,43 @@ class Semaphore:
         sem._handle = Handle(out.value or 0, lib.mdg_sem_close, memory)
         sem._name = None
         return sem
+
+    @staticmethod
+    def footprint(max_handles: int = 0) -> int:
+        """Bytes that one with ``undo=True`` takes up in a segment: a multiple of 4096."""
+        return check(lib.mdg_sem_undo_footprint(ctypes.byref(_opts(0, True, False, max_handles))))
+
+    @classmethod
+    def _made(cls, call: Callable[[Any], int]) -> "Semaphore":
+        out = ctypes.c_void_p()
+        check(call(ctypes.byref(out)))
+        sem = cls.__new__(cls)
+        sem._handle = Handle(out.value or 0, lib.mdg_sem_close)
+        sem._name = None
+        return sem
+
+    @classmethod
+    def init(
+        cls, shm: Shm, offset: int, value: int = 0, *, tell: bool = False, max_handles: int = 0
+    ) -> "Semaphore":
+        """Makes one as with ``undo=True`` inside a segment, at a multiple of 4096 with
+        ``footprint()`` bytes free.
+
+        What was there is overwritten, unless it is a semaphore or ring in use: OSError with EBUSY.
+        The semaphore may outlive `shm`, the object.
+        """
+        opts = ctypes.byref(_opts(value, True, tell, max_handles))
+        place, handle = unsigned(offset, "offset"), shm._open()
+        return cls._made(lambda out: lib.mdg_sem_undo_init(out, handle.pointer, place, opts))
+
+    @classmethod
+    def attach(
+        cls, shm: Shm, offset: int = 0, *, tell: bool = False, max_handles: int = 0
+    ) -> "Semaphore":
+        """Opens the one that ``init`` made in a segment; OSError with EPROTO if there is none."""
+        opts = ctypes.byref(_opts(0, True, tell, max_handles))
+        place, handle = unsigned(offset, "offset"), shm._open()
+        return cls._made(lambda out: lib.mdg_sem_undo_attach(out, handle.pointer, place, opts))
 
     @staticmethod
     def unlink(name: Name) -> None:

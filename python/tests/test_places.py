@@ -1,4 +1,4 @@
-"""Rings in segments, rings by descriptor, descriptors on their way, memory that was cut off."""
+"""Rings and semaphores in segments, rings by descriptor, descriptors on their way, memory that was cut off."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import socket
 
 import support
 import madang
-from madang import SEALED, OwnerDead, Ring, RingEnd, RingKind, RingPolicy, Shm, fd
+from madang import SEALED, OwnerDead, Ring, RingEnd, RingKind, RingPolicy, Semaphore, Shm, fd
 
 CREATE = os.O_CREAT | os.O_EXCL | os.O_RDWR
 KINDS = [
@@ -92,6 +92,50 @@ class InSegments(Case):
                 self.refused(errno.EPROTO, Ring.attach, shm, size, item_size=8)
                 self.refused(errno.EINVAL, ring.memory)
         self.assertRaises(ValueError, Ring.attach, shm)
+
+
+class SemaphoresInSegments(Case):
+    def test_a_death_gives_back(self):
+        size = Semaphore.footprint()
+        self.assertEqual(size % 4096, 0)
+        with Shm.anonymous(2 * size + Ring.footprint(8, 4)) as shm:
+            ring = Ring.init(shm, 2 * size, 8, 4, os.O_RDONLY)
+            self.addCleanup(ring.close)
+            first = Semaphore.init(shm, 0, 1, tell=True)
+            self.addCleanup(first.close)
+            second = Semaphore.init(shm, size, 1)
+            self.addCleanup(second.close)
+
+            def child():
+                mine = Semaphore.attach(shm)
+                mine.wait(0)
+                second.wait(0)
+                with Ring.attach(shm, 2 * size, os.O_WRONLY) as end:
+                    end.push(b"held")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            pid = self.fork(child)
+            self.reap(pid, signal.SIGKILL)
+        self.assertEqual([one[1:] for one in first.holders()], [(1, False)])
+        self.assertRaises(OwnerDead, first.wait, support.PATIENCE)
+        self.assertEqual(first.holders(), [(os.getpid(), 1, True)])
+        self.assertTrue(second.acquire(timeout=support.PATIENCE))
+        self.assertFalse(second.acquire(timeout=0.02))
+        self.assertEqual(ring.pop(support.PATIENCE), b"held")
+        self.assertEqual(first.name, None)
+
+    def test_refusals(self):
+        size = Semaphore.footprint(3)
+        with Shm.anonymous(size) as shm:
+            self.refused(errno.EPROTO, Semaphore.attach, shm)
+            self.refused(errno.EINVAL, Semaphore.init, shm, 8)
+            self.refused(errno.ENOSPC, Semaphore.init, shm, size)
+            self.refused(errno.EINVAL, Semaphore.footprint, 4097)
+            self.assertRaises(ValueError, Semaphore.init, shm, -4096)
+            with Semaphore.init(shm, 0, 2, max_handles=3):
+                self.refused(errno.EBUSY, Semaphore.init, shm, 0, max_handles=3)
+                self.refused(errno.EPROTO, Semaphore.attach, shm, max_handles=4)
+                self.refused(errno.EPROTO, Ring.attach, shm)
 
 
 class Descriptors(Case):

@@ -82,6 +82,30 @@ class Rings(support.Case):
                 self.assertEqual(stats.policy, policy)
                 self.assertEqual(stats.written, stats.read + stats.dropped + stats.length)
 
+    def test_redelivery(self):
+        options = dict(kind=RingKind.MPMC, policy=RingPolicy.REDELIVER)
+        with Ring(None, 4, 4, **options) as ring:
+            for item in (b"0000", b"0001"):
+                ring.push(item)
+            read, write = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.write(write, bytes(ring.peek()[:4]))
+                signal.pause()
+            os.close(write)
+            self.assertEqual(os.read(read, 4), b"0000")
+            os.close(read)
+            self.assertEqual(ring.pop(0), b"0001")
+            self.assertRaises(BlockingIOError, ring.pop, 0)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            ring.shutdown()
+            self.assertEqual(ring.pop(10), b"0000")
+            stats = ring.stat()
+            self.assertEqual((stats.read, stats.lost, stats.redelivered), (2, 0, 1))
+            self.assertEqual(stats.policy, RingPolicy.REDELIVER)
+        self.assertRaises(OSError, Ring, None, 4, 4, kind=RingKind.BROADCAST, policy=0x10)
+
     def test_item_length(self):
         producer, _, _ = self.make()
         self.assertRaises(ValueError, producer.push, b"abc")

@@ -27,6 +27,7 @@ CONSTANTS = {
     "MDG_OBJECT_POLL": objects.Mechanism.POLL,
     "MDG_OBJECT_TEMPORARY": objects.Mechanism.TEMPORARY,
     "MDG_OBJECT_OTHER": objects.Mechanism.OTHER,
+    "MDG_OBJECT_COND": objects.Mechanism.COND,
     "MDG_OBJECT_SOUND": objects.State.SOUND,
     "MDG_OBJECT_DAMAGED": objects.State.DAMAGED,
     "MDG_OBJECT_CORRUPT": objects.State.CORRUPT,
@@ -40,6 +41,7 @@ CONSTANTS = {
     "MDG_RING_OVERWRITE": RingPolicy.OVERWRITE,
     "MDG_RING_EVICT": RingPolicy.EVICT,
     "MDG_RING_FAIL": RingPolicy.FAIL,
+    "MDG_RING_REDELIVER": RingPolicy.REDELIVER,
     "MDG_RING_OLDEST": ring._OLDEST,  # Ring(..., oldest=True)
     "MDG_POLL_IN": madang.POLL_IN,
     "MDG_POLL_OUT": madang.POLL_OUT,

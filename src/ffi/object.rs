@@ -34,6 +34,8 @@ pub const MDG_OBJECT_POLL: u32 = 4;
 pub const MDG_OBJECT_TEMPORARY: u32 = 5;
 /// Mechanism: any other file /dev/shm/mdg.NAME.
 pub const MDG_OBJECT_OTHER: u32 = 6;
+/// Mechanism: a condition variable, /dev/shm/mdg.cond.NAME.
+pub const MDG_OBJECT_COND: u32 = 7;
 
 /// State: nothing is wrong with it.
 pub const MDG_OBJECT_SOUND: u32 = 0;
@@ -61,9 +63,9 @@ pub struct mdg_object_info {
     pub state: u32,
     /// Length of the file.
     pub bytes: u64,
-    /// Items that fit.
+    /// Items that fit; of a semaphore the permits that it was made with.
     pub capacity: u64,
-    /// Items inside, and places in progress.
+    /// Items inside, and places in progress; of a semaphore the permits that are free.
     pub length: u64,
     /// The kind within its mechanism, as MDG_RING_SPSC.
     pub kind: u32,
@@ -199,7 +201,8 @@ fn cut(text: &[u8], to: &mut [u8]) {
 /// mdg_last_error says; with other failures it is left alone.
 ///
 /// A finding is a handle of a dead process that nobody has cleared away (with the places of a ring
-/// that it has claimed and not finished), an end of a ring whose holder's death nobody has noted, a
+/// that it has claimed and not finished, or the permits of a semaphore that it holds), an
+/// end of a ring whose holder's death nobody has noted, a
 /// sleeper announced in a ring in which nobody is left who could sleep, a FIFO of a dead handle: what
 /// mdg_object_repair mends. (So does, for the most part, the next process that uses the object.) Of
 /// MDG_OBJECT_POLL and MDG_OBJECT_TEMPORARY: that it is left behind, for mdg_object_reap.
@@ -240,15 +243,17 @@ pub unsafe extern "C" fn mdg_object_check(
     })
 }
 
-/// Mends what the dead have left in an object: clears away their handles, with what these have
-/// claimed and not finished, notes the deaths of those who held an end, wakes who sleeps, removes
+/// Mends what the dead have left in a ring, or a semaphore of kind MDG_SEM_UNDO: clears away their
+/// handles, with what these have claimed and not finished; has the permits that they hold come back;
+/// notes the deaths of those who held an end, wakes who sleeps, removes
 /// FIFOs of dead handles. What belongs to a living process is not touched, and the living may go on
 /// meanwhile at full speed. It may be killed at any point, and run any number of times, by several at
 /// once.
 ///
 /// Returns how many things were mended; or: -EBADMSG (the object is corrupt; nothing was changed) ·
 /// -EPROTO, -EINVAL, -ENAMETOOLONG, -ENOENT, -ELOOP (as mdg_object_check) · -EACCES (it takes write
-/// permission) · -ENOSYS (not a ring: nothing that this version could repair) · -ENOMEM · -EMFILE ·
+/// permission) · -ENOSYS (another mechanism: of a mutex, the next who locks it is told of a
+/// death and mends what it protects; of the others there is nothing to repair) · -ENOMEM · -EMFILE ·
 /// -ENFILE. Thread-safe; not async-signal-safe.
 ///
 /// # Safety

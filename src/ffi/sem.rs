@@ -7,14 +7,16 @@
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::NonNull;
+use std::sync::PoisonError;
 
 use nix::errno::Errno;
 
 use super::args::{self, Opaque};
 use super::guard::{guard, guard_or, guard_void, keeping_errno};
+use super::shm::mdg_shm;
 use crate::error::{Error, Result};
 use crate::sem::{AnySemaphore, Holder, Permit, Semaphore, UndoOptions, UndoSemaphore};
-use crate::shm::Place;
+use crate::shm::{Place, Shm};
 use crate::time::Timeout;
 
 /// Kind: the C library's own semaphores; sem_open(3) programs are full peers. The default.
@@ -53,7 +55,7 @@ pub struct mdg_sem_opts {
     /// Permits it starts with, at most MDG_SEM_VALUE_MAX or MDG_SEM_UNDO_VALUE_MAX. Ignored when the
     /// semaphore exists.
     pub value: u32,
-    /// MDG_SEM_POSIX or MDG_SEM_UNDO.
+    /// MDG_SEM_POSIX or MDG_SEM_UNDO. For the calls mdg_sem_undo_* 0 means MDG_SEM_UNDO, too.
     pub kind: u32,
     /// MDG_SEM_TELL; for MDG_SEM_UNDO only.
     pub flags: u32,
@@ -126,17 +128,30 @@ pub unsafe extern "C" fn mdg_sem_open(
                 AnySemaphore::Posix(Semaphore::open(name, value, flags.creation, mode)?)
             }
             MDG_SEM_UNDO => {
-                let tell = args::flags(bits, MDG_SEM_TELL, what)? != 0;
-                let options = UndoOptions { value, max_handles, tell };
+                let options = undo_options(opts, what)?;
                 let semaphore = UndoSemaphore::open(name, &options, flags.creation, mode)?;
                 AnySemaphore::Undo(semaphore)
             }
-            _ => return Err(Error::new(Errno::EINVAL, format!("{what}: unknown kind {kind}"))),
+            _ => return Err(unknown_kind(kind, what)),
         };
         // SAFETY: checked above.
         unsafe { args::give(out, semaphore) };
         Ok(0)
     })
+}
+
+fn unknown_kind(kind: u32, what: &str) -> Error {
+    Error::new(Errno::EINVAL, format!("{what}: unknown kind {kind}"))
+}
+
+/// Options of kind MDG_SEM_UNDO.
+fn undo_options(opts: Option<mdg_sem_opts>, what: &str) -> Result<UndoOptions> {
+    let Some(opts) = opts else { return Ok(UndoOptions::default()) };
+    if !matches!(opts.kind, MDG_SEM_UNDO | MDG_SEM_POSIX) {
+        return Err(unknown_kind(opts.kind, what));
+    }
+    let tell = args::flags(opts.flags, MDG_SEM_TELL, what)? != 0;
+    Ok(UndoOptions { value: opts.value, max_handles: opts.max_handles, tell })
 }
 
 fn memory_of(memory: *mut c_void, what: &str) -> Result<NonNull<u8>> {
@@ -194,6 +209,111 @@ pub unsafe extern "C" fn mdg_sem_attach(sem: *mut *mut mdg_sem, memory: *mut c_v
     })
 }
 
+/// Bytes that a semaphore of kind MDG_SEM_UNDO with these options takes up in a segment: a multiple of
+/// 4096. `opts` NULL means all defaults; it depends on max_handles alone.
+///
+/// Returns the bytes, or: -EINVAL (another kind, a value or max_handles over the greatest, an unknown
+/// flag) · -E2BIG. Thread-safe; async-signal-safe as long as it succeeds.
+///
+/// # Safety
+/// `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_undo_footprint(opts: *const mdg_sem_opts) -> libc::ssize_t {
+    guard(|| {
+        // SAFETY: the caller's promise; integers only.
+        let opts = unsafe { args::options(opts, "mdg_sem_opts") }?;
+        let options = undo_options(opts, "mdg_sem_undo_footprint")?;
+        // Some hundred kilobytes at most.
+        UndoSemaphore::footprint(&options).map(|bytes| bytes as libc::ssize_t)
+    })
+}
+
+/// Makes a semaphore of kind MDG_SEM_UNDO inside a segment: at `offset`, a multiple of 4096, where
+/// mdg_sem_undo_footprint bytes are free for it. Many of them, rings, and other data can so share one
+/// segment and one descriptor. What was in that place is overwritten, unless it is a semaphore or ring
+/// that living handles use. (mdg_sem_init makes one of kind MDG_SEM_POSIX.)
+///
+/// `*sem` receives a handle. Others find the semaphore by mdg_sem_undo_attach on their own mapping of
+/// the segment, complete or not at all. All else is as with a named one: permits of the dead come
+/// back, mdg_sem_holders tells who has them, MDG_SEM_TELL asks to be told. The handle may outlive `shm`,
+/// whose descriptor it keeps; the segment must not be resized to end before the semaphore does, which
+/// is SIGBUS for everyone who uses it. Permissions are the segment's: every handle needs read and
+/// write. `opts` NULL means value 0.
+///
+/// Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, a value or max_handles over the
+/// greatest, another kind, an unknown flag) · -E2BIG · -EBADF · -ENOSPC (the segment ends before the
+/// semaphore) · -EBUSY (living handles use an object there, or another process is making one) · -EACCES
+/// (`shm` is read-only) · -EPROTO (`shm` is a device) · -EMFILE (no descriptor, or others attached to all
+/// max_handles first) · -ENFILE · -ENOMEM · -ENOENT (no
+/// /proc). Nothing is held then, and an object that is in use is as it was. Thread-safe; not
+/// async-signal-safe.
+///
+/// # Safety
+/// `sem` is NULL or writable; `shm` is NULL or a handle; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_undo_init(
+    sem: *mut *mut mdg_sem,
+    shm: *const mdg_shm,
+    offset: usize,
+    opts: *const mdg_sem_opts,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        in_segment(sem, shm, opts, "mdg_sem_undo_init", |shm, options| {
+            UndoSemaphore::init(shm, offset, options)
+        })
+    }
+}
+
+/// Opens the semaphore that mdg_sem_undo_init has made at `offset` of a segment, which may be mapped at
+/// another address here. `opts` as in mdg_sem_open for one that exists: its value is ignored, its flags
+/// are this handle's, a max_handles that is not 0 must be what it has.
+///
+/// Returns 0, or: -EPROTO (no semaphore is there, or not complete yet; another layout; another
+/// max_handles; larger than the segment) · -ESTALE (another object is being made in its place) ·
+/// -EBADMSG (its contents are corrupt) · -EMFILE (no descriptor, or all max_handles are open), or what
+/// mdg_sem_undo_init returns but -ENOSPC and -EBUSY. Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `sem` is NULL or writable; `shm` is NULL or a handle; `opts` is NULL or begins with its size.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_sem_undo_attach(
+    sem: *mut *mut mdg_sem,
+    shm: *const mdg_shm,
+    offset: usize,
+    opts: *const mdg_sem_opts,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        in_segment(sem, shm, opts, "mdg_sem_undo_attach", |shm, options| {
+            UndoSemaphore::attach_to(shm, offset, options)
+        })
+    }
+}
+
+/// # Safety
+/// As for [`mdg_sem_undo_init`].
+unsafe fn in_segment(
+    sem: *mut *mut mdg_sem,
+    shm: *const mdg_shm,
+    opts: *const mdg_sem_opts,
+    what: &str,
+    make: impl FnOnce(&Shm, &UndoOptions) -> Result<UndoSemaphore>,
+) -> c_int {
+    guard(|| {
+        let out = args::out(sem, what)?;
+        // SAFETY: the caller's promise; integers only.
+        let options = undo_options(unsafe { args::options(opts, "mdg_sem_opts") }?, what)?;
+        // SAFETY: the caller's promise.
+        let shm = unsafe { args::handle(shm) }?;
+        let shm = shm.read().unwrap_or_else(PoisonError::into_inner);
+        let made = make(&shm, &options)?;
+        // SAFETY: checked above.
+        unsafe { args::give(out, AnySemaphore::Undo(made)) };
+        Ok(0)
+    })
+}
+
 /// Takes a permit, waiting for one at most `timeout_ns` nanoseconds of monotonic time (MDG_NOWAIT:
 /// not at all, MDG_FOREVER: without limit).
 ///
@@ -201,10 +321,11 @@ pub unsafe extern "C" fn mdg_sem_attach(sem: *mut *mut mdg_sem, memory: *mut c_v
 /// permit taken*, the first since permits of a dead holder came back) · -EAGAIN (MDG_NOWAIT, none
 /// there) · -ETIMEDOUT · -EINTR (a signal was caught, whatever SA_RESTART says) · -EOVERFLOW
 /// (MDG_SEM_UNDO: the handle holds MDG_SEM_UNDO_VALUE_MAX) · -EBADMSG (MDG_SEM_UNDO: its contents are
-/// corrupt) · -EMFILE, -ENOMEM (MDG_SEM_UNDO, in a forked child's first call) · -EINVAL (NULL) · -EBADF;
+/// corrupt) · -EMFILE, -ENOMEM (MDG_SEM_UNDO, in a forked child's first call) · -ESTALE (there, in a
+/// segment: all handles were gone, and another object was made in its place) · -EINVAL (NULL) · -EBADF;
 /// with all but -EOWNERDEAD no permit is taken. A permit that is free is taken without a look at who
-/// lives. Who waits finds the dead within 100 ms; who never waits
-/// looks for them once in 10 ms. Thread-safe; not async-signal-safe; not a cancellation point.
+/// lives. Who waits finds the dead within 100 ms; who never waits looks for them once in 10 ms.
+/// Thread-safe; not async-signal-safe; not a cancellation point.
 ///
 /// # Safety
 /// `sem` is NULL or a handle.
@@ -232,8 +353,8 @@ pub unsafe extern "C" fn mdg_sem_wait(sem: *mut mdg_sem, timeout_ns: i64) -> c_i
 /// Of kind MDG_SEM_UNDO: a handle that holds permits gives one of them back; one that holds none adds a
 /// permit for good, which no death takes back.
 ///
-/// Returns 0, or: -EOVERFLOW (the value is the greatest already, and stays) · -EBADMSG, -EMFILE, -ENOMEM
-/// (as for mdg_sem_wait) · -EINVAL (NULL) · -EBADF. Thread-safe. Of kind MDG_SEM_POSIX async-signal-safe
+/// Returns 0, or: -EOVERFLOW (the value is the greatest already, and stays) · -EBADMSG, -EMFILE, -ENOMEM,
+/// -ESTALE (as for mdg_sem_wait) · -EINVAL (NULL) · -EBADF. Thread-safe. Of kind MDG_SEM_POSIX async-signal-safe
 /// as long as it succeeds: only a failure formats a text; of kind MDG_SEM_UNDO it is not.
 ///
 /// # Safety
@@ -245,8 +366,8 @@ pub unsafe extern "C" fn mdg_sem_post(sem: *mut mdg_sem) -> c_int {
 }
 
 /// Permits there are now (0 or more), out of date as soon as others use the semaphore; or -EINVAL
-/// (NULL), -EBADF, -EBADMSG (as for mdg_sem_wait). Of kind MDG_SEM_UNDO it has the permits of the dead
-/// come back first. Thread-safe; of kind MDG_SEM_POSIX async-signal-safe as long as it succeeds.
+/// (NULL), -EBADF, -EBADMSG, -ESTALE (as for mdg_sem_wait). Of kind MDG_SEM_UNDO it has the permits of
+/// the dead come back first. Thread-safe; of kind MDG_SEM_POSIX async-signal-safe as long as it succeeds.
 ///
 /// # Safety
 /// `sem` is NULL or a handle.

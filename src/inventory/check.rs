@@ -5,10 +5,11 @@ use nix::errno::Errno;
 
 use super::doorbell::{self, Doorbell};
 use super::mechanism::Mechanism;
-use super::{look, reap};
+use super::{area, look, reap};
 use crate::error::Result;
-use crate::object::{Life, Look};
+use crate::object::{Life, Look, Occupant};
 use crate::ring::inspect::RingLook;
+use crate::sem::SemLook;
 
 /// A verdict of "corrupt" must come out of this many looks in a row.
 const LOOKS: u32 = 4;
@@ -34,6 +35,16 @@ pub fn check(mechanism: Mechanism, name: &[u8]) -> Result<Verdict> {
     let what = shown.to_string();
     if mechanism.has_participants() {
         return examine(mechanism, &look(mechanism, name)?).map(|(verdict, _)| verdict);
+    }
+    if mechanism.is_area() {
+        let area = area::look(mechanism, &shown)?;
+        let open = if area.is_open { "somebody has it open" } else { "nobody has it open" };
+        let mut report = format!("{}, {}, {open}\n", mechanism.word(), area.seen.head);
+        for line in &area.seen.findings {
+            report += line;
+            report.push('\n');
+        }
+        return Ok(Verdict { findings: area.seen.findings.len() as u32, report });
     }
     let left = match mechanism {
         Mechanism::Poll => {
@@ -67,17 +78,71 @@ pub(super) fn examine(mechanism: Mechanism, look: &Look) -> Result<(Verdict, u64
     last
 }
 
+/// What a mechanism knows of its objects besides their participants.
+enum Part<'a> {
+    Ring(RingLook<'a>),
+    Semaphore(SemLook<'a>),
+    Unknown,
+}
+
+impl<'a> Part<'a> {
+    fn new(mechanism: Mechanism, look: &'a Look) -> Result<Self> {
+        Ok(match mechanism {
+            Mechanism::Ring => Self::Ring(RingLook::new(look)?),
+            Mechanism::Semaphore => Self::Semaphore(SemLook::new(look)?),
+            _ => Self::Unknown,
+        })
+    }
+
+    /// `EBADMSG` for an impossible word; how many cells could not be looked at.
+    fn check(&self) -> Result<u64> {
+        match self {
+            Self::Ring(ring) => ring.check(),
+            Self::Semaphore(semaphore) => semaphore.check().map(|()| 0),
+            Self::Unknown => Ok(0),
+        }
+    }
+
+    /// In a line about a dead participant.
+    fn left_by(&self, dead: &Occupant) -> Result<String> {
+        match self {
+            Self::Ring(ring) => ring.left_by(dead),
+            Self::Semaphore(semaphore) => Ok(match semaphore.held(dead.index)? {
+                0 => String::new(),
+                1 => ", holds 1 permit".to_owned(),
+                count => format!(", holds {count} permits"),
+            }),
+            Self::Unknown => Ok(String::new()),
+        }
+    }
+
+    /// In the line about the object.
+    fn head(&self, look: &Look) -> Result<String> {
+        let geometry = look.geometry();
+        let kind = geometry.kind;
+        Ok(match self {
+            Self::Semaphore(semaphore) => {
+                let (free, initial) = (semaphore.free()?, semaphore.initial());
+                format!("kind {kind}, {free} permits free, made with {initial}")
+            }
+            _ => {
+                format!("kind {kind}, {} items of {} bytes", geometry.capacity, geometry.item_size)
+            }
+        })
+    }
+}
+
 fn look_once(mechanism: Mechanism, look: &Look) -> Result<(Verdict, u64)> {
-    let ring = if mechanism == Mechanism::Ring { Some(RingLook::new(look)?) } else { None };
-    let missed = ring.as_ref().map_or(Ok(0), RingLook::check)?;
+    let part = Part::new(mechanism, look)?;
+    let missed = part.check()?;
     let occupants = look.occupants()?;
     let mut lines = Vec::new();
     for dead in occupants.iter().filter(|one| one.life == Life::Dead) {
-        let left = ring.as_ref().map_or(Ok(String::new()), |ring| ring.left_by(dead))?;
+        let left = part.left_by(dead)?;
         let (index, pid) = (dead.index, dead.pid);
         lines.push(format!("participant {index}: pid {pid} died, not cleared away yet{left}"));
     }
-    if let Some(ring) = &ring {
+    if let Part::Ring(ring) = &part {
         lines.extend(ring.findings(&occupants)?);
     }
     for bell in doorbell::left(look)? {
@@ -86,11 +151,9 @@ fn look_once(mechanism: Mechanism, look: &Look) -> Result<(Verdict, u64)> {
     let findings = lines.len() as u32;
     let geometry = look.geometry();
     let mut head = format!(
-        "{}, kind {}, {} items of {} bytes, {} of {} handles open",
+        "{}, {}, {} of {} handles open",
         mechanism.word(),
-        geometry.kind,
-        geometry.capacity,
-        geometry.item_size,
+        part.head(look)?,
         occupants.iter().filter(|one| one.life == Life::Living).count(),
         geometry.max_handles,
     );

@@ -6,10 +6,11 @@ use nix::sys::stat::lstat;
 
 use super::doorbell::Doorbell;
 use super::mechanism::{Mechanism, found};
-use super::{look, reap};
+use super::{area, look, reap};
 use crate::error::Result;
 use crate::object::{Life, Look};
 use crate::ring::inspect::RingLook;
+use crate::sem::SemLook;
 
 /// What a short look says of an object. The numbers are those of the C constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +42,9 @@ pub struct Info {
     pub kind: u32,
     /// Bytes of an item.
     pub item_size: u32,
-    /// Items that fit.
+    /// Items that fit; of a semaphore the permits that it was made with.
     pub capacity: u64,
-    /// Items inside, and places in progress.
+    /// Items inside, and places in progress; of a semaphore the permits that are free.
     pub length: u64,
     /// Handles that may be open at once.
     pub max_handles: u32,
@@ -112,6 +113,7 @@ fn examine(info: &mut Info) -> Result<()> {
             })?
         }
         Mechanism::Temporary => reap::is_left(&path)?,
+        one if one.is_area() => !area::look(one, &path)?.seen.findings.is_empty(),
         _ => return count(info, &look(info.mechanism, &info.name)?),
     };
     if left {
@@ -135,6 +137,13 @@ fn count(info: &mut Info, look: &Look) -> Result<()> {
         let ring = RingLook::new(look)?;
         info.length = ring.length()?;
         damaged |= !ring.findings(&occupants)?.is_empty();
+    }
+    if info.mechanism == Mechanism::Semaphore {
+        let semaphore = SemLook::new(look)?;
+        semaphore.check()?;
+        info.item_size = 0;
+        info.capacity = semaphore.initial().into();
+        info.length = semaphore.free()?.into();
     }
     if damaged {
         info.state = State::Damaged;

@@ -24,18 +24,28 @@ pub enum Mechanism {
     Temporary = 5,
     /// Any other file `mdg.NAME`.
     Other = 6,
+    /// A condition variable, `mdg.cond.NAME`.
+    Cond = 7,
 }
 
 impl Mechanism {
     /// In the order in which a file name is compared with their prefixes.
-    const ALL: [Self; 6] =
-        [Self::Ring, Self::Semaphore, Self::Mutex, Self::Poll, Self::Temporary, Self::Other];
+    const ALL: [Self; 7] = [
+        Self::Ring,
+        Self::Semaphore,
+        Self::Mutex,
+        Self::Cond,
+        Self::Poll,
+        Self::Temporary,
+        Self::Other,
+    ];
 
     const fn prefix(self) -> &'static str {
         match self {
             Self::Ring => "mdg.ring.",
             Self::Semaphore => "mdg.sem.",
             Self::Mutex => "mdg.mutex.",
+            Self::Cond => "mdg.cond.",
             Self::Poll => "mdg.poll.",
             Self::Temporary => ".mdg.tmp.",
             Self::Other => "mdg.",
@@ -47,6 +57,7 @@ impl Mechanism {
             Self::Ring => "ring",
             Self::Semaphore => "semaphore",
             Self::Mutex => "mutex",
+            Self::Cond => "condition variable",
             Self::Poll => "doorbell",
             Self::Temporary => "temporary file",
             Self::Other => "object",
@@ -62,10 +73,15 @@ impl Mechanism {
         Self::ALL.into_iter().find(|one| one.number() == number)
     }
 
-    /// Whether what has such a name is an object with participants; the others are left behind by
-    /// the dead, or in use, and nothing else.
+    /// Whether what has such a name is an object with participants.
     pub(super) fn has_participants(self) -> bool {
-        !matches!(self, Self::Poll | Self::Temporary)
+        matches!(self, Self::Ring | Self::Semaphore | Self::Other)
+    }
+
+    /// Whether it is a small file without participants; the rest are left behind by the dead, or in
+    /// use, and nothing else.
+    pub(super) fn is_area(self) -> bool {
+        matches!(self, Self::Mutex | Self::Cond)
     }
 
     /// Checks a name as every open call does.
@@ -110,6 +126,7 @@ mod tests {
             (&b"mdg.ring.a"[..], Mechanism::Ring, &b"a"[..]),
             (b"mdg.sem.a.b", Mechanism::Semaphore, b"a.b"),
             (b"mdg.mutex.x", Mechanism::Mutex, b"x"),
+            (b"mdg.cond.x", Mechanism::Cond, b"x"),
             (b"mdg.poll.00.1.2", Mechanism::Poll, b"00.1.2"),
             (b".mdg.tmp.12.0", Mechanism::Temporary, b"12.0"),
             (b"mdg.new.x", Mechanism::Other, b"new.x"),

@@ -7,6 +7,7 @@
 //! What stands under a name of ours may be anything: it is opened without following links and
 //! without waiting, and nothing in it is believed before it is compared.
 
+mod area;
 mod check;
 mod doorbell;
 mod list;

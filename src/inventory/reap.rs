@@ -28,13 +28,14 @@
 //! | after unlink | the name is gone, its doorbells may stand; they are found by nobody's object |
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::stat::lstat;
 
 use super::doorbell::{self, Doorbell};
 use super::mechanism::{Mechanism, found};
-use super::missing;
+use super::{area, missing};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::object::Look;
@@ -86,6 +87,15 @@ fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
         Mechanism::Temporary => {
             let file = open(&path)?;
             remove(&path, &file)
+        }
+        _ if mechanism.is_area() => {
+            let file = Arc::new(open(&path)?);
+            let admin = Admin::lock(&file, &what)?;
+            // Not what somebody has open; nor what is none, whose users need not say so.
+            if area::look_at(mechanism, &file, &what)?.is_open {
+                return Err(in_use(&what));
+            }
+            admin.remove(&path)
         }
         _ => {
             let file = open(&path)?;

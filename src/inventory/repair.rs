@@ -13,6 +13,7 @@ use super::{check, doorbell, missing};
 use crate::error::{Error, Result};
 use crate::object::{Look, Object};
 use crate::ring::Ring;
+use crate::sem::UndoSemaphore;
 use crate::shm::named;
 
 /// Clears away what the dead have left in the object `name`; how many things that were. What belongs
@@ -21,10 +22,14 @@ use crate::shm::named;
 pub fn repair(mechanism: Mechanism, name: &[u8]) -> Result<u32> {
     let name = mechanism.name(name)?;
     let what = name.to_string();
-    if mechanism != Mechanism::Ring {
-        let text = format!("{what}: nothing there that this version could repair");
-        return Err(Error::new(Errno::ENOSYS, text));
-    }
+    let mend: fn(Object) -> Result<u32> = match mechanism {
+        Mechanism::Ring => Ring::repair,
+        Mechanism::Semaphore => UndoSemaphore::repair,
+        _ => {
+            let text = format!("{what}: nothing there that this version could repair");
+            return Err(Error::new(Errno::ENOSYS, text));
+        }
+    };
     let file = named::open_regular(name.path(), true, &what)?.ok_or_else(|| missing(&what))?;
     let copy = file.as_fd().try_clone_to_owned().map_err(|error| {
         Error::from_kernel(error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw), &what)
@@ -34,6 +39,6 @@ pub fn repair(mechanism: Mechanism, name: &[u8]) -> Result<u32> {
     if missed > 0 {
         return Err(look.corrupt(format_args!("{missed} of its cells have no memory")));
     }
-    let mended = Ring::repair(Object::visit(file, &what)?)?;
+    let mended = mend(Object::visit(file, &what)?)?;
     Ok(mended + doorbell::remove_left(&look)?)
 }

@@ -9,12 +9,11 @@ use super::{Locked, Mutex, open_file, prepare};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{Kind, Name};
-use crate::object::{Area, COND_SIZE, CondArea};
-use crate::shm::named;
+use crate::object::{self, Area, COND_SIZE, CondArea};
 use crate::sys::futex::Wake;
 use crate::time::{Deadline, Timeout};
 
-const TAG: u64 = u64::from_le_bytes(*b"MDGcond\0");
+pub(super) const TAG: u64 = u64::from_le_bytes(*b"MDGcond\0");
 
 /// What a notifier that was killed at the wrong moment, or a wake-up that went to a dead waiter,
 /// costs the others.
@@ -102,6 +101,6 @@ impl Cond {
     /// Removes the name; those who have it open go on using it.
     pub fn unlink(name: &[u8]) -> Result<()> {
         let name = Name::new(Kind::Cond, name)?;
-        named::unlink(name.path(), &name.to_string())
+        object::unlink(&name)
     }
 }

@@ -28,10 +28,11 @@
 //! the others see that the count has moved when their slice is over.
 
 mod cond;
+pub(crate) mod inspect;
 
 use std::ffi::CStr;
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
@@ -42,9 +43,10 @@ pub use cond::Cond;
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{Kind, Name};
-use crate::object::MUTEX_SIZE;
+use crate::object::{self, MUTEX_SIZE};
 use crate::shm::{Mapping, named};
 use crate::sync::{EventCount, Spinner, wait_until};
+use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 use crate::sys::mutex::Taken;
 use crate::time::Timeout;
@@ -88,7 +90,9 @@ fn prepare(event: &EventCount) {
     }
 }
 
-/// Opens the file of `size` bytes under a name, or has `make` fill a new one, and maps it.
+/// Opens the file of `size` bytes under a name, or has `make` fill a new one, and maps it. As long as
+/// the mapping, and what forks have made of it, the file says that somebody has it open; see
+/// `inventory::reap`, which this waits for as every opener does.
 fn open_file(
     name: &Name,
     size: usize,
@@ -97,15 +101,23 @@ fn open_file(
     make: &dyn Fn(Mapping) -> Result<()>,
 ) -> Result<Mapping> {
     let what = name.to_string();
-    let map = |file: &OwnedFd| Mapping::new(file, size, true);
+    let map = |file: &OwnedFd| {
+        let shared = lock::share(file.as_fd(), lock::BASE + lock::USERS);
+        shared.map_err(|errno| Error::from_kernel(errno, &what))?;
+        Mapping::new(file, size, true)
+    };
     let existing = |path: &CStr| -> Result<Option<Mapping>> {
         let Some(file) = named::open_regular(path, true, &what)? else { return Ok(None) };
-        let found = named::status(&file, &what)?.st_size;
-        if found != size as i64 {
-            let text = format!("{what}: {found} bytes, where {size} must be");
+        let status = named::status(&file, &what)?;
+        if status.st_size != size as i64 {
+            let text = format!("{what}: {} bytes, where {size} must be", status.st_size);
             return Err(Error::new(Errno::EPROTO, text));
         }
-        Ok(Some(Mapping::new(File::from(file), size, true)?))
+        let anchor = Anchor::new(Arc::new(file), 0);
+        let anchor = anchor.map_err(|errno| Error::from_kernel(errno, &what))?;
+        let mapping = map(anchor.file())?;
+        object::wait_for_removal(&anchor, &what)?;
+        Ok(named::still_names(path, &status).then_some(mapping))
     };
     let new = |path: &CStr| -> Result<Option<Mapping>> {
         let new = named::Unpublished::new(path, size as u64, mode, &what)?;
@@ -129,7 +141,7 @@ impl Mutex {
     pub fn init(area: Area<MutexArea>) -> Result<Self> {
         let what = "mutex in memory";
         area.tag.set(0);
-        area.holder.store(0, Ordering::Relaxed);
+        area.mark.store(0, Ordering::Relaxed);
         area.state.store(WHOLE, Ordering::Relaxed);
         area.event.reset();
         area.mutex.make().map_err(|errno| Error::from_kernel(errno, what))?;
@@ -164,6 +176,7 @@ impl Mutex {
     }
 
     fn try_lock(&self) -> Result<Option<Locked>> {
+        // Acquire: pairs with the Release in `unlock`: lost for ever, and nothing else follows from it.
         if self.area.state.load(Ordering::Acquire) == LOST {
             return Err(self.error(Errno::ENOTRECOVERABLE));
         }
@@ -176,7 +189,9 @@ impl Mutex {
                 Locked::OwnerDied
             }
         };
-        self.area.holder.store(std::process::id(), Ordering::Relaxed);
+        let turn = (self.area.mark.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        let mark = turn << 32 | u64::from(std::process::id());
+        self.area.mark.store(mark, Ordering::Relaxed);
         Ok(Some(locked))
     }
 
@@ -202,13 +217,11 @@ impl Mutex {
             // Release: pairs with the Acquire in `try_lock`.
             self.area.state.store(LOST, Ordering::Release);
         }
-        // Before it is another's. If it is not ours, the holder's mark is put back.
-        let marked = self.area.holder.swap(0, Ordering::Relaxed);
-        if let Err(errno) = self.area.mutex.unlock() {
-            let back = (Ordering::Relaxed, Ordering::Relaxed);
-            let _ = self.area.holder.compare_exchange(0, marked, back.0, back.1);
-            return Err(self.error(errno));
-        }
+        let mark = self.area.mark.load(Ordering::Relaxed);
+        self.area.mutex.unlock().map_err(|errno| self.error(errno))?;
+        // A failure: somebody has taken it since, with another turn, and it is his mark now.
+        let (order, free) = (Ordering::Relaxed, mark >> 32 << 32);
+        let _ = self.area.mark.compare_exchange(mark, free, order, order);
         self.area.event.notify();
         Ok(())
     }
@@ -227,13 +240,13 @@ impl Mutex {
     /// Removes the name; those who have it open go on using it.
     pub fn unlink(name: &[u8]) -> Result<()> {
         let name = Name::new(Kind::Mutex, name)?;
-        named::unlink(name.path(), &name.to_string())
+        object::unlink(&name)
     }
 }
 
 impl Drop for Mutex {
     fn drop(&mut self) {
-        if self.area.holder.load(Ordering::Relaxed) == std::process::id() {
+        if self.area.mark.load(Ordering::Relaxed) as u32 == std::process::id() {
             self.area.keep();
         }
     }

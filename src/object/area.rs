@@ -21,10 +21,12 @@ pub struct Tag(AtomicU64);
 impl Tag {
     /// Says that the area is complete.
     pub(crate) fn set(&self, tag: u64) {
+        // Release: pairs with the Acquire in `is`: who sees the tag sees the whole area.
         self.0.store(tag, Ordering::Release);
     }
 
     pub(crate) fn is(&self, tag: u64) -> bool {
+        // Acquire: pairs with the Release in `set`.
         self.0.load(Ordering::Acquire) == tag
     }
 }
@@ -34,8 +36,7 @@ impl Tag {
 #[derive(Debug)]
 pub struct MutexArea {
     pub(crate) tag: Tag,
-    /// The process one of whose threads has it or died with it, as it sees itself; 0 if none does.
-    pub(crate) holder: AtomicU32,
+    reserved_holder: AtomicU32,
     /// Whether what it protects is whole.
     pub(crate) state: AtomicU32,
     /// Who waits sleeps on this.
@@ -43,7 +44,11 @@ pub struct MutexArea {
     /// The thread that was told of a death and has declared nothing yet.
     pub(crate) told: AtomicU32,
     reserved: AtomicU32,
-    reserved_line: [AtomicU64; 4],
+    /// In the lower half the process one of whose threads has it or died with it, as it sees itself;
+    /// 0 if none does. In the upper half how often it was taken: who has let go of it clears the lower
+    /// half only if nobody has taken it since.
+    pub(crate) mark: AtomicU64,
+    reserved_line: [AtomicU64; 3],
     pub(crate) mutex: RobustMutex,
 }
 
@@ -72,6 +77,16 @@ const _: () = assert!(size_of::<CondArea>() == COND_SIZE && align_of::<CondArea>
 unsafe impl Shared for MutexArea {}
 // SAFETY: repr(C), atomics only.
 unsafe impl Shared for CondArea {}
+
+/// Where the words of a mutex lie, for who reads it from outside.
+pub(crate) mod mutex_at {
+    use super::MutexArea;
+    use std::mem::offset_of;
+
+    pub(crate) const STATE: usize = offset_of!(MutexArea, state);
+    pub(crate) const MARK: usize = offset_of!(MutexArea, mark);
+    pub(crate) const MUTEX: usize = offset_of!(MutexArea, mutex);
+}
 
 /// An area that stays mapped as long as this value.
 #[derive(Debug)]

@@ -41,9 +41,16 @@ pub(crate) fn footprint(geometry: &Geometry) -> Option<u64> {
 }
 
 impl Object {
-    /// Makes an object at `offset` of a segment.
-    pub(crate) fn init_in(segment: &Shm, offset: usize, geometry: Geometry) -> Result<Self> {
-        let what = describe(segment, offset);
+    /// Makes an object, a `word`, at `offset` of a segment, and has `build` attach to it and make a
+    /// handle of it: until then nobody else makes one there.
+    pub(crate) fn init_in<T>(
+        segment: &Shm,
+        offset: usize,
+        word: &str,
+        geometry: Geometry,
+        build: impl FnOnce(Self) -> Result<T>,
+    ) -> Result<T> {
+        let what = describe(word, segment, offset);
         let file = check(segment, offset, &what)?;
         let offset = offset as u64;
         let size = footprint(&geometry).unwrap_or(u64::MAX);
@@ -54,7 +61,7 @@ impl Object {
         }
         let refused = |errno| Error::from_kernel(errno, &what);
         let anchor = Anchor::new(Arc::clone(file), offset).map_err(refused)?;
-        // A description of its own: dropping it, at the end, frees the byte.
+        // A description of its own: dropping it, when `build` has come back, frees the byte.
         let _admin = anchor.lock_for_now(lock::ADMIN).map_err(refused)?.ok_or_else(|| {
             Error::new(Errno::EBUSY, format!("{what}: another process is making one there"))
         })?;
@@ -71,8 +78,8 @@ impl Object {
             return Err(Error::new(Errno::EINVAL, format!("{what}: too short")));
         };
         // An object that is there ends with its magic number. Who attaches to it takes a lock, then
-        // looks at the number again; this takes the number away, then looks at the locks again: one
-        // of the two finds out.
+        // looks at the number again (`still_there`); this takes the number away, then looks at the
+        // locks again: one of the two finds out, and stores nothing.
         let magic = head.0[0].swap(0, Ordering::SeqCst);
         if let Some(error) = in_use() {
             head.0[0].store(magic, Ordering::SeqCst);
@@ -91,26 +98,33 @@ impl Object {
             // Release: whoever sees the magic number, the last, sees what it stands for.
             word.store(value, Ordering::Release);
         }
-        Self::existing_in(Arc::clone(file), Place::Segment(offset), true, &what)
+        build(Self::existing_in(Arc::clone(file), Place::Segment(offset), true, &what)?)
     }
 
     /// Whether the object is still the one that was opened: in a segment, another may have been made
-    /// in its place before this process had its slot.
-    pub(crate) fn is_the_same(&self) -> bool {
+    /// in its place before this process had the byte of a slot. `ESTALE` if so. Who holds such a byte
+    /// and has asked may store to the object: from then on nobody makes another.
+    pub(super) fn still_there(&self) -> Result<()> {
         let head = self.region().view::<Head>(0);
-        head.is_some_and(|head| {
+        let same = head.is_some_and(|head| {
             let now = head.0.iter().map(|word| word.load(Ordering::SeqCst).to_ne_bytes());
             now.flatten().eq(self.superblock().encode())
-        })
+        });
+        if same {
+            return Ok(());
+        }
+        let text = format!("{}: another is being made, or was made, in its place", self.what());
+        Err(Error::new(Errno::ESTALE, text))
     }
 
-    /// Opens the object at `offset` of a segment.
+    /// Opens the object, a `word`, at `offset` of a segment.
     pub(crate) fn attach_in(
         segment: &Shm,
         offset: usize,
+        word: &str,
         check_found: &dyn Fn(&Superblock, &str) -> Result<()>,
     ) -> Result<Self> {
-        let what = describe(segment, offset);
+        let what = describe(word, segment, offset);
         let file = Arc::clone(check(segment, offset, &what)?);
         let object = Self::existing_in(file, Place::Segment(offset as u64), true, &what)?;
         check_found(object.superblock(), &what)?;
@@ -118,8 +132,8 @@ impl Object {
     }
 }
 
-fn describe(segment: &Shm, offset: usize) -> String {
-    format!("ring at {offset} of {}", segment.what())
+fn describe(word: &str, segment: &Shm, offset: usize) -> String {
+    format!("{word} at {offset} of {}", segment.what())
 }
 
 /// Whether an object may lie there.

@@ -15,7 +15,7 @@ mod role;
 mod superblock;
 
 pub use area::{Area, CondArea, MutexArea};
-pub(crate) use area::{COND_SIZE, MUTEX_SIZE};
+pub(crate) use area::{COND_SIZE, MUTEX_SIZE, mutex_at};
 pub(crate) use bell::BellName;
 pub(crate) use embed::footprint;
 pub(crate) use geometry::{
@@ -23,8 +23,8 @@ pub(crate) use geometry::{
     MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET, POLICY_STOPPROOF, Pool,
 };
 pub(crate) use look::{Life, Look, Occupant};
-pub(crate) use open::{Object, Request, unlink};
-pub(crate) use participant::{POLLED_ENDS, Participant, Slot};
+pub(crate) use open::{Object, Request, pread_exact, unlink, wait_for_removal};
+pub(crate) use participant::{ENDED, POLLED_ENDS, Participant, Slot};
 pub(crate) use region::Shared;
 pub(crate) use role::{End, Holder, Role, RoleWord, deaths};
 pub(crate) use superblock::Superblock;

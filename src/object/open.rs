@@ -236,7 +236,16 @@ impl Object {
     /// Takes a participant slot for this process: at opening, and again in a forked child. `sweep`
     /// as for [`Participant::attach`].
     pub(crate) fn attach(&self, sweep: &dyn Fn(u32, &Slot) -> bool) -> Result<Participant> {
-        Participant::attach(&self.region, self.geometry(), &self.file, &self.what, sweep)
+        let mine = || self.is_mine_to_change();
+        Participant::attach(&self.region, self.geometry(), &self.file, &self.what, &mine, sweep)
+    }
+
+    /// For who has just locked the byte of a slot: whether the bytes are still the object's.
+    fn is_mine_to_change(&self) -> Result<()> {
+        match self.place {
+            Place::Segment(_) => self.still_there(),
+            Place::Named | Place::Anonymous => Ok(()),
+        }
     }
 
     /// Clears away what the dead participant `index` has left, with `sweep` as for
@@ -246,7 +255,9 @@ impl Object {
         index: u32,
         sweep: impl FnOnce(u32, &Slot) -> bool,
     ) -> Result<bool> {
-        Participant::recover(&self.region, self.geometry(), &self.file, &self.what, index, sweep)
+        let mine = || self.is_mine_to_change();
+        let (region, geometry, what) = (&self.region, self.geometry(), &self.what);
+        Participant::recover(region, geometry, &self.file, what, &mine, index, sweep)
     }
 
     /// The slot of participant `index`; `None` if there cannot be one.
@@ -318,7 +329,7 @@ impl Object {
 }
 
 /// Waits until nobody is about to remove the object's name. `EBUSY` if somebody was stopped doing it.
-fn wait_for_removal(anchor: &Anchor, what: &str) -> Result<()> {
+pub(crate) fn wait_for_removal(anchor: &Anchor, what: &str) -> Result<()> {
     for _ in 0..REMOVAL_PATIENCE {
         if !anchor.is_held(lock::ADMIN) {
             return Ok(());
@@ -341,7 +352,7 @@ pub(super) fn no_superblock(errno: Errno, size: u64, what: &str) -> Error {
 }
 
 /// As `read_exact_at`, for a descriptor that is not ours alone; `ENODATA` at the end of the file.
-pub(super) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
+pub(crate) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let at = (offset + done as u64) as libc::off_t;

@@ -28,6 +28,10 @@ pub(crate) const POLLED_ENDS: u32 = 3;
 /// Lock bytes of an object, roles and slots, behind the admin byte.
 pub(super) const LOCK_BYTES: u64 = SLOT_BYTE + 2 * MAX_HANDLES_LIMIT as u64;
 
+/// In [`Slot::ends`]: its process has ended the stream. If it leaves then, closing or not, that is no
+/// death.
+pub(crate) const ENDED: u32 = 4;
+
 const CLEAN: u32 = 0;
 pub(super) const IN_USE: u32 = 1;
 
@@ -43,7 +47,7 @@ pub(crate) struct Slot {
     uid: AtomicU32,
     start_time: AtomicU64,
     pid_namespace: AtomicU64,
-    /// Which ends its handle takes part in, where an end has many holders: [`End::bit`].
+    /// Which ends its handle takes part in, where an end has many holders: [`End::bit`]; and [`ENDED`].
     pub ends: AtomicU32,
     /// Which readiness its handle waits for with a descriptor: [`End::bit`]; and, in the bits above
     /// those, how often it has armed. See `ring/poll.rs`.
@@ -97,11 +101,14 @@ impl Slot {
 
     /// Whether a handle has the slot, living or not.
     pub(crate) fn is_in_use(&self) -> bool {
+        // Acquire: pairs with the Release in `attach`: who it is and which generation are seen.
         self.state.load(Ordering::Acquire) == IN_USE
     }
 
     /// How often the slot was taken: with its number, which handle this is.
     pub(crate) fn generation(&self) -> u32 {
+        // Acquire: not for what it carries, but so that what follows it (a look at the lock byte, at a
+        // FIFO's name) is not before it.
         self.generation.load(Ordering::Acquire)
     }
 
@@ -124,6 +131,7 @@ impl Slot {
         // Release: whoever sees an intent gone sees what resolved it.
         self.push_intent.store(0, Ordering::Release);
         self.pop_intent.store(0, Ordering::Release);
+        // Release: pairs with the Acquire in `is_in_use`: who sees it clean sees all of this.
         self.state.store(CLEAN, Ordering::Release);
     }
 }
@@ -136,6 +144,7 @@ pub(crate) fn is_alive(file: &Anchor, index: u32) -> bool {
 impl Participant {
     /// Takes the first free slot. `EMFILE` if living handles hold all of them.
     ///
+    /// `mine` is asked once a byte is locked and before anything is stored: an error ends it.
     /// `sweep` resolves what the dead owner of a slot left behind; where it says `false` (who owns
     /// it cannot be decided yet) the slot is left as it is and the next one is tried.
     pub(crate) fn attach(
@@ -143,6 +152,7 @@ impl Participant {
         geometry: &Geometry,
         file: &Anchor,
         what: &str,
+        mine: &dyn Fn() -> Result<()>,
         sweep: &dyn Fn(u32, &Slot) -> bool,
     ) -> Result<Self> {
         for index in 0..geometry.max_handles {
@@ -150,6 +160,7 @@ impl Participant {
             let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
             let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
             let Some(token) = token else { continue };
+            mine()?;
             // The byte is ours: whoever had the slot before is closed or dead, its stores are all
             // visible (the kernel's lock list orders them), and nobody else writes here.
             if slot.is_in_use() && !sweep(index, slot) {
@@ -162,6 +173,7 @@ impl Participant {
             slot.start_time.store(me.start_time, Ordering::Relaxed);
             slot.pid_namespace.store(me.pid_namespace, Ordering::Relaxed);
             slot.generation.fetch_add(1, Ordering::Relaxed);
+            // Release: pairs with the Acquire in `is_in_use`.
             slot.state.store(IN_USE, Ordering::Release);
             return Ok(Self { index, token });
         }
@@ -172,19 +184,23 @@ impl Participant {
         ))
     }
 
-    /// Clears slot `index` after its owner's death, with `sweep` as above; nothing happens if it
+    /// Clears slot `index` after its owner's death, with `mine` and `sweep` as above; nothing happens if it
     /// lives, or if another one holds its byte to do the same. Whether it was cleared.
     pub(crate) fn recover(
         region: &Region,
         geometry: &Geometry,
         file: &Anchor,
         what: &str,
+        mine: &dyn Fn() -> Result<()>,
         index: u32,
         sweep: impl FnOnce(u32, &Slot) -> bool,
     ) -> Result<bool> {
         let Some(slot) = Slot::of(region, geometry, index) else { return Ok(false) };
         let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
         let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
+        if token.is_some() {
+            mine()?;
+        }
         let dead = token.is_some() && slot.is_in_use() && sweep(index, slot);
         if dead {
             slot.clear();

@@ -134,6 +134,10 @@ impl Fields {
 }
 
 /// A role word in shared memory, and the process it names.
+///
+/// Changes of the word are releases and looks at it acquires, each other's pairs: who sees a state sees
+/// the pid that was stored before it, and of one who left all that it did. Who holds a role is not decided
+/// by that, but by the lock byte, which the kernel orders.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct RoleWord {

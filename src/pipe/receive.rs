@@ -26,6 +26,8 @@ struct Current {
     total: usize,
     /// Bytes still to come, > 0.
     remaining: usize,
+    /// Chunks that came.
+    chunks: usize,
 }
 
 /// One call's state.
@@ -63,7 +65,7 @@ impl Receiver<'_> {
                 });
             };
             let total = match &current {
-                Some(Current { total, remaining }) if !header.first => {
+                Some(Current { total, remaining, .. }) if !header.first => {
                     if header.remaining != *remaining {
                         return Err(self.corrupt("a chunk is missing"));
                     }
@@ -71,9 +73,8 @@ impl Receiver<'_> {
                 }
                 unfinished => {
                     // Either way the sender of what came before got no success.
-                    if unfinished.is_some() || !header.first {
-                        dropped += 1;
-                    }
+                    dropped += unfinished.as_ref().map_or(0, |current| current.chunks);
+                    dropped += usize::from(!header.first);
                     if dropped > DROPPED_MAX {
                         return Err(self.corrupt("nothing but pieces of messages"));
                     }
@@ -92,7 +93,8 @@ impl Receiver<'_> {
             }
             let remaining = header.remaining - header.payload;
             if remaining > 0 {
-                current = Some(Current { total, remaining });
+                let before = current.filter(|_| !header.first).map_or(0, |current| current.chunks);
+                current = Some(Current { total, remaining, chunks: before + 1 });
                 continue;
             }
             if total <= buf.len() {

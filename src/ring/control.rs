@@ -8,6 +8,8 @@ use crate::sync::atomic::{AtomicU32, AtomicU64};
 pub(crate) const SHUTDOWN: u32 = 1;
 /// Somebody found an impossible index; set once, never cleared.
 pub(crate) const CORRUPT: u32 = 2;
+/// There may be items that came back: the straight way is not to be taken. A hint, set and cleared.
+pub(crate) const RETURNED: u32 = 4;
 
 /// A value on a line of its own.
 #[repr(C, align(128))]
@@ -26,7 +28,7 @@ pub(crate) struct Control {
     pub not_empty: Line<EventCount>,
     /// Producers sleep on this one.
     pub not_full: Line<EventCount>,
-    /// `SHUTDOWN | CORRUPT`. On a line that hardly ever changes: every push reads it.
+    /// `SHUTDOWN | CORRUPT | RETURNED`. On a line that hardly ever changes: every push reads it.
     pub flags: Line<AtomicU32>,
     /// Who has the producing end.
     pub producer: Line<RoleWord>,
@@ -47,11 +49,17 @@ pub(crate) struct Control {
     pub polled: Line<AtomicU32>,
     /// Consumers of a broadcast are, or were, in slots below this.
     pub readers: Line<AtomicU32>,
+    /// How often items of dead takers came back.
+    pub returned: Line<AtomicU64>,
+    /// Up to which `returned` all of them have been taken again.
+    pub settled: Line<AtomicU64>,
+    /// Items that were taken again after their taker was gone.
+    pub redelivered: Line<AtomicU64>,
 }
 
 const _: () = assert!(align_of::<Line<u8>>() == LINE as usize);
 #[cfg(not(loom))]
-const _: () = assert!(std::mem::offset_of!(Control, readers) == 0x680);
+const _: () = assert!(std::mem::offset_of!(Control, redelivered) == 0x800);
 const _: () = assert!(size_of::<Control>() <= 4096);
 
 #[cfg(all(test, loom))]
@@ -78,6 +86,9 @@ impl Control {
             dropped: word(),
             polled: small(),
             readers: small(),
+            returned: word(),
+            settled: word(),
+            redelivered: word(),
         }
     }
 }

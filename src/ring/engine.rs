@@ -52,6 +52,7 @@ pub(crate) struct Tally {
     pub lost: u64,
     pub length: u64,
     pub pending: u64,
+    pub redelivered: u64,
 }
 
 /// Most old items that one push gives up before it says that it would have to wait. Each one after
@@ -371,10 +372,10 @@ impl Engine {
     }
 
     /// Whether nothing will come any more once pushes have ended.
-    pub(crate) fn is_drained(&self, _seat: &Seat) -> bool {
+    pub(crate) fn is_drained(&self, seat: &Seat) -> bool {
         match self {
             Self::Spsc => true,
-            Self::Mpmc { core, .. } => core.is_empty(),
+            Self::Mpmc { core, .. } => core.is_settled(seat.me()),
             Self::StopProof { core, .. } => core.is_empty(),
             // Each consumer has its own end of the stream: it has just found nothing.
             Self::Overwrite(_) | Self::Gated(_) => true,
@@ -410,7 +411,10 @@ impl Engine {
     pub(crate) fn is_blocked(&self, seat: &Seat, end: End) -> bool {
         match self {
             Self::Spsc | Self::StopProof { .. } | Self::Overwrite(_) => false,
-            Self::Mpmc { core, .. } => core.blocked(end) != Blocked::No,
+            Self::Mpmc { core, .. } => {
+                // What the dead have in hands is in no consumer's way, but owed to it.
+                end == End::Consumer && core.redelivers() || core.blocked(end) != Blocked::No
+            }
             Self::Gated(core) => end == End::Producer && core.is_full(&seat.push),
         }
     }
@@ -442,18 +446,36 @@ impl Engine {
         }
     }
 
+    /// Whether what a dead taker had in hands comes again.
+    pub(crate) fn redelivers(&self) -> bool {
+        match self {
+            Self::Mpmc { core, .. } => core.redelivers(),
+            _ => false,
+        }
+    }
+
+    /// Whether participant `index` may have something in hands that would come again.
+    pub(crate) fn has_in_hands(&self, index: u32) -> bool {
+        match self {
+            Self::Mpmc { core, .. } => core.redelivers() && core.has_in_hands(index),
+            _ => false,
+        }
+    }
+
     /// The numbers, for the kinds that are not counted by their indices alone.
     pub(crate) fn tally(&self, alive: &dyn Fn(u32) -> bool) -> Option<Tally> {
         match self {
             Self::Spsc => None,
             Self::Mpmc { core, .. } => {
-                let mpmc::Tally { written, read, dropped, lost, length, pending } = core.tally();
-                Some(Tally { written, read, dropped, lost, length, pending })
+                let mpmc::Tally { written, read, dropped, lost, length, pending, redelivered } =
+                    core.tally();
+                Some(Tally { written, read, dropped, lost, length, pending, redelivered })
             }
             Self::StopProof { core, .. } => {
                 let stopproof::Tally { written, read, dropped, lost, length, pending } =
                     core.tally(alive);
-                Some(Tally { written, read, dropped, lost, length, pending })
+                let redelivered = 0;
+                Some(Tally { written, read, dropped, lost, length, pending, redelivered })
             }
             Self::Overwrite(core) => Some(core.tally().into()),
             Self::Gated(core) => Some(core.tally().into()),

@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{self, Name};
 use crate::object::{
-    self, BellName, CONTROL_OFFSET, End, KIND_BROADCAST, KIND_MPMC, Object, PARTICIPANTS_OFFSET,
-    Participant, Request, Role, RoleWord, Slot, Superblock,
+    self, BellName, CONTROL_OFFSET, ENDED, End, KIND_BROADCAST, KIND_MPMC, Object,
+    PARTICIPANTS_OFFSET, Participant, Request, Role, RoleWord, Slot, Superblock,
 };
 use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
@@ -52,6 +52,10 @@ pub struct Ring {
     pub(super) held: Cell<Held>,
     pub(super) object: Object,
 }
+
+/// How often one call asks the kernel who lives, on behalf of the words of the ring: more than the
+/// words of a sound ring make it ask, and an end with those of a scribbler.
+const MOST_ASKED: u32 = 1 << 17;
 
 /// The kernel's tokens of this handle. After a fork they are the parent's: to be forgotten.
 #[derive(Debug, Default)]
@@ -139,8 +143,9 @@ impl Ring {
     pub fn init(segment: &Shm, offset: usize, options: &Options, access: Access) -> Result<Self> {
         let what = "ring in a segment";
         options.validate(what)?;
-        let object = Object::init_in(segment, offset, options.geometry(what)?)?;
-        Self::with(object, access, options.start())
+        Object::init_in(segment, offset, "ring", options.geometry(what)?, |object| {
+            Self::with(object, access, options.start())
+        })
     }
 
     /// Opens the ring that [`Ring::init`] has made at `offset` of a segment.
@@ -152,12 +157,8 @@ impl Ring {
     ) -> Result<Self> {
         options.validate("ring in a segment")?;
         let check = |found: &Superblock, what: &str| options.check(found, what);
-        let ring =
-            Self::with(Object::attach_in(segment, offset, &check)?, access, options.start())?;
-        if ring.object.is_the_same() {
-            return Ok(ring);
-        }
-        Err(ring.refuse(Errno::ESTALE, "another ring is being made in its place"))
+        let object = Object::attach_in(segment, offset, "ring", &check)?;
+        Self::with(object, access, options.start())
     }
 
     /// Opens the ring whose memory `fd` refers to: what [`Ring::memory`] of another process gave. The
@@ -232,20 +233,38 @@ impl Ring {
     /// Makes this process a participant; what a parent held stays the parent's.
     fn attach(&self, held: &mut Held) -> Result<()> {
         held.forget();
-        let participant = self.object.attach(&|index, slot| self.sweep(index, slot))?;
+        let alive = self.asking();
+        let participant = self.object.attach(&|index, slot| self.sweep(index, slot, &alive))?;
         self.hot.seat.sit_down(participant.index());
         held.participant = Some(participant);
         Ok(())
     }
 
+    /// Asks the kernel whether a participant lives, [`MOST_ASKED`] times; "yes" after that, as always
+    /// for want of an answer.
+    pub(super) fn asking(&self) -> impl Fn(u32) -> bool {
+        let asked = Cell::new(0);
+        move |index| {
+            asked.set(asked.get() + 1);
+            asked.get() > MOST_ASKED || self.object.is_alive(index)
+        }
+    }
+
     /// Clears away what the dead participant `index` has left, under its lock byte.
-    pub(super) fn sweep(&self, index: u32, slot: &Slot) -> bool {
-        let swept = self.engine.sweep(index, &|other| self.object.is_alive(other));
+    pub(super) fn sweep(&self, index: u32, slot: &Slot, alive: &dyn Fn(u32) -> bool) -> bool {
+        let swept = self.engine.sweep(index, alive);
         if swept {
-            let ends = slot.ends.swap(0, Ordering::AcqRel);
             for end in [End::Producer, End::Consumer] {
+                let ends = slot.ends.load(Ordering::Acquire);
                 if ends & end.bit() != 0 {
-                    self.role_word(end).died();
+                    let word = self.role_word(end);
+                    if ends & ENDED == 0 {
+                        word.died()
+                    } else {
+                        word.left()
+                    }
+                    // After it was counted: killed in between, it is counted twice, and never not.
+                    slot.ends.fetch_and(!end.bit(), Ordering::AcqRel);
                 }
             }
             self.remove_bell_of(index, slot);
@@ -311,6 +330,7 @@ impl Ring {
     pub(super) fn corrupt(&self, _: Corrupt) -> Error {
         let control = self.control();
         if !self.is_readable_only() {
+            // Release: pairs with the Acquire of who finds nothing, or is told.
             control.flags.0.fetch_or(CORRUPT, Ordering::AcqRel);
             self.notify(End::Consumer);
             self.notify(End::Producer);
@@ -376,6 +396,7 @@ impl Ring {
         let participant = self.hot.seat.me();
         if self.engine.is_shared(end) {
             if let Some(slot) = self.slot() {
+                // Release: pairs with the Acquire of who looks who holds the end; the slot is in use before.
                 slot.ends.fetch_or(end.bit(), Ordering::AcqRel);
             }
             self.role_word(end).joined(participant);
@@ -419,6 +440,14 @@ impl Ring {
         control.flags.0.fetch_or(SHUTDOWN, Ordering::AcqRel);
         control.producer.0.end_by_this_process();
         control.consumer.0.end_by_this_process();
+        // Where many hold an end, the same: nothing that this process leaves is a death any more.
+        let mine = std::process::id();
+        for index in 0..self.object.geometry().max_handles {
+            let Some(slot) = self.object.slot(index) else { break };
+            if slot.is_in_use() && slot.pid() == mine && slot.ends.load(Ordering::Acquire) != 0 {
+                slot.ends.fetch_or(ENDED, Ordering::AcqRel);
+            }
+        }
         self.notify(End::Consumer);
         self.notify(End::Producer);
         Ok(())
@@ -467,7 +496,8 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
                     geometry.item_size,
                 )
             };
-            Engine::Mpmc { core: mpmc::Core::new(memory), overwrite }
+            let redeliver = geometry.policy & policy::REDELIVER != 0;
+            Engine::Mpmc { core: mpmc::Core::new(memory, redeliver), overwrite }
         }
         KIND_BROADCAST => {
             // SAFETY: as above. A region that may only be read is given to consumers of the
@@ -510,6 +540,9 @@ impl Drop for Ring {
             return;
         }
         self.engine.leave(seat);
+        if self.engine.redelivers() {
+            self.notify(End::Consumer);
+        }
         for end in [End::Producer, End::Consumer] {
             if let Some(role) = held.role(end).take() {
                 role.release(self.role_word(end));

@@ -32,7 +32,8 @@ impl<'a> RingLook<'a> {
         Options::default().check(look.superblock(), look.what())?;
         // Other policies may have cells of another form.
         let geometry = look.geometry();
-        let plain = geometry.policy & !(policy::OVERWRITE | policy::FAIL) == 0;
+        let known = policy::OVERWRITE | policy::FAIL | policy::REDELIVER;
+        let plain = geometry.policy & !known == 0;
         let cells = geometry.kind == KIND_MPMC && plain;
         Ok(Self { look, cells: cells.then(|| Cells::new(look)) })
     }

@@ -24,10 +24,15 @@ pub mod policy {
     pub const EVICT: u32 = 0x4;
     /// A push into a full ring never waits: it is `EAGAIN` whatever its timeout.
     pub const FAIL: u32 = 0x8;
+    /// An item whose consumer dies, or closes, before it is done with it goes to another consumer.
+    /// For [`Kind::Mpmc`](super::Kind::Mpmc); a ring of [`Kind::Spsc`](super::Kind::Spsc) does that
+    /// anyway.
+    pub const REDELIVER: u32 = 0x10;
 }
 
 /// The policy bits that some kind may have.
-const POLICIES: u32 = policy::STOPPROOF | policy::OVERWRITE | policy::EVICT | policy::FAIL;
+const POLICIES: u32 =
+    policy::STOPPROOF | policy::OVERWRITE | policy::EVICT | policy::FAIL | policy::REDELIVER;
 
 /// The kinds of ring. The numbers are those of the C constants and of the shared layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +59,8 @@ impl Kind {
     /// The policy bits that a ring of this kind may have.
     fn policies(self) -> u32 {
         match self {
-            Self::Spsc => policy::FAIL,
-            Self::Mpmc => policy::FAIL | policy::OVERWRITE | policy::STOPPROOF,
+            Self::Spsc => policy::FAIL | policy::REDELIVER,
+            Self::Mpmc => policy::FAIL | policy::OVERWRITE | policy::STOPPROOF | policy::REDELIVER,
             Self::Broadcast => policy::FAIL | policy::OVERWRITE | policy::EVICT,
         }
     }
@@ -94,6 +99,11 @@ impl Options {
         if self.policy & policy::EVICT != 0 && self.policy & (policy::FAIL | policy::OVERWRITE) != 0
         {
             let text = format!("{what}: a full ring overwrites, evicts or fails: one of them");
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        let both = policy::STOPPROOF | policy::REDELIVER;
+        if self.policy & both == both {
+            let text = format!("{what}: a stop-proof ring does not redeliver");
             return Err(Error::new(Errno::EINVAL, text));
         }
         if self.kind.is_some_and(|kind| !self.fits(kind)) {

@@ -189,6 +189,7 @@ impl Ring {
     /// Whether a cancellation is due; it is over then.
     pub(super) fn take_cancellation(&self) -> bool {
         let cancelled = &self.hot.calls.cancelled;
+        // Pairs with the store in `Canceller::cancel`, which comes before the wake that made this look.
         cancelled.load(Ordering::SeqCst) != 0 && cancelled.swap(0, Ordering::SeqCst) != 0
     }
 
@@ -291,6 +292,7 @@ impl Ring {
 
     /// Whether exactly the ends of `asked` are armed.
     pub(super) fn is_armed(&self, asked: u32) -> bool {
+        // Acquire: pairs with the AcqRel in `ring_bell`: where a bit is gone the byte is in the FIFO.
         self.slot().is_some_and(|slot| slot.poll.load(Ordering::Acquire) & ENDS == asked)
     }
 
@@ -314,6 +316,8 @@ impl Ring {
         let mut all = true;
         for index in 0..polled.min(self.object.geometry().max_handles) {
             let Some(slot) = self.object.slot(index) else { break };
+            // After the fence in `EventCount::wake`, which pairs with that of `arm_firmly`: who is not
+            // seen here looks again. Acquire: pairs with the store in `arm`: its FIFO is there.
             let word = slot.poll.load(Ordering::Acquire);
             if word & end.bit() != 0 && !self.ring_bell(index, slot, end, word) {
                 all = false;

@@ -17,11 +17,13 @@ impl Ring {
         let ring = Self::detached(object, Access::ReadWrite, Start::Now)?;
         let events = [&ring.control().not_empty.0, &ring.control().not_full.0];
         let armed = events.iter().filter(|event| event.has_sleeper()).count() as u32;
+        let alive = ring.asking();
         let mut mended = 0;
         for index in 0..ring.object.geometry().max_handles {
             let in_use = ring.object.slot(index).is_some_and(|slot| slot.is_in_use());
             if in_use && !ring.object.is_alive(index) {
-                mended += u32::from(ring.object.recover(index, |i, slot| ring.sweep(i, slot))?);
+                let swept = ring.object.recover(index, |i, slot| ring.sweep(i, slot, &alive));
+                mended += u32::from(swept?);
             }
         }
         let mut died = mended > 0;

@@ -8,7 +8,7 @@ use super::engine::Tally;
 use super::handle::Ring;
 use super::options::Kind;
 use super::stats::Stats;
-use crate::object::End;
+use crate::object::{ENDED, End};
 
 impl Ring {
     /// A look at the ring, from any thread; takes no end and changes nothing but noting a death.
@@ -17,8 +17,8 @@ impl Ring {
     pub fn stat(&self) -> Stats {
         let control = self.control();
         let (producer, consumer) = (self.probe(End::Producer), self.probe(End::Consumer));
-        let tally =
-            self.engine.tally(&|index| self.object.is_alive(index)).unwrap_or_else(|| self.tally());
+        let tally = self.engine.tally(&self.asking()).unwrap_or_else(|| self.tally());
+        // Acquire: pairs with the AcqRel of who shut it down or found it corrupt.
         let flags = control.flags.0.load(Ordering::Acquire);
         let geometry = self.object.geometry();
         Stats {
@@ -33,6 +33,7 @@ impl Ring {
             dropped: tally.dropped,
             lost: tally.lost,
             pending: tally.pending,
+            redelivered: tally.redelivered,
             recovered: self.deaths(End::Producer) + self.deaths(End::Consumer),
             push_waits: control.push_waits.0.load(Ordering::Relaxed),
             pop_waits: control.pop_waits.0.load(Ordering::Relaxed),
@@ -63,7 +64,8 @@ impl Ring {
         }
         let corpses = (0..self.object.geometry().max_handles).filter(|&index| {
             self.object.slot(index).is_some_and(|slot| {
-                slot.is_in_use() && slot.ends.load(Ordering::Acquire) & end.bit() != 0
+                let ends = slot.ends.load(Ordering::Acquire);
+                slot.is_in_use() && ends & (end.bit() | ENDED) == end.bit()
             }) && !self.object.is_alive(index)
         });
         noted + corpses.count() as u64

@@ -54,6 +54,10 @@ pub struct Stats {
     pub lost: u64,
     /// Items that a producer has begun and not finished, where many may push: not `written` yet.
     pub pending: u64,
+    /// Items that were given to another consumer after theirs was gone: [`policy::REDELIVER`].
+    ///
+    /// [`policy::REDELIVER`]: super::policy::REDELIVER
+    pub redelivered: u64,
     /// Ends whose holder died and was found dead.
     pub recovered: u64,
     /// How often a producer went to sleep because the ring was full.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
+use super::control::{CORRUPT, SHUTDOWN};
 use super::copy::is_blocks;
 use super::engine::{Engine, Trouble};
 use super::handle::Ring;
@@ -300,6 +301,7 @@ impl Ring {
         if self.engine.waits_for_room() {
             self.notify(End::Producer);
         }
+        self.tell_of_an_end();
         Ok(done as usize)
     }
 
@@ -311,6 +313,16 @@ impl Ring {
             return Err(self.cut());
         }
         Ok(())
+    }
+
+    /// After items were taken off a ring for good: consumers that wait for the end of the stream, in
+    /// which everything could still have come again, look whether that was the last.
+    fn tell_of_an_end(&self) {
+        if self.engine.redelivers()
+            && self.control().flags.0.load(Ordering::Relaxed) & SHUTDOWN != 0
+        {
+            self.notify(End::Consumer);
+        }
     }
 
     /// After a pop that gave nothing, or a peek that has `found` something: they may make room, too.
@@ -382,7 +394,8 @@ impl Ring {
         if run == 0 {
             return Ok(());
         }
-        let refused = count > 0 && self.control().flags.0.load(Ordering::Relaxed) != 0;
+        let flags = self.control().flags.0.load(Ordering::Relaxed);
+        let refused = count > 0 && flags & (SHUTDOWN | CORRUPT) != 0;
         let count = if refused { 0 } else { count as u64 };
         match self.engine {
             Engine::Spsc => self.core.commit_run(&self.hot.push, count),
@@ -423,6 +436,7 @@ impl Ring {
         if self.engine.waits_for_room() {
             self.notify(End::Producer);
         }
+        self.tell_of_an_end();
         self.still_whole()?;
         released.map_err(|trouble| self.trouble(trouble))
     }

@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::handle::Ring;
 use super::options::policy;
 use crate::error::{Error, Result};
-use crate::object::{End, Holder};
+use crate::object::{ENDED, End, Holder, Slot};
 use crate::sync::{look_until, wait_until};
 use crate::time::{Timeout, now};
 
@@ -111,11 +111,14 @@ impl Ring {
         };
         for index in 0..self.object.geometry().max_handles {
             let Some(slot) = self.object.slot(index) else { break };
-            if slot.is_in_use() && slot.ends.load(Ordering::Acquire) & end.bit() != 0 {
+            let ends = slot.ends.load(Ordering::Acquire);
+            if slot.is_in_use() && ends & end.bit() != 0 {
                 if self.object.is_alive(index) {
                     return Holder::Live;
                 }
-                holder = Holder::Dead;
+                if ends & ENDED == 0 {
+                    holder = Holder::Dead;
+                }
             }
         }
         holder
@@ -257,7 +260,10 @@ impl Ring {
             return Err(Error::would_block());
         }
         let peer = end.other();
-        if self.role_word(peer).holder() == Holder::Dead && self.probe(peer) == Holder::Dead {
+        if self.role_word(peer).holder() == Holder::Dead
+            && self.probe(peer) == Holder::Dead
+            && self.needs_its_peer(end)
+        {
             self.mend(end)?;
             // Once more: the dead one may have committed between our look and its death.
             return attempt()?.ok_or_else(|| self.peer_died(peer));
@@ -287,7 +293,7 @@ impl Ring {
             || {
                 self.mend(end)?;
                 match self.probe(peer) {
-                    Holder::Dead => Err(self.peer_died(peer)),
+                    Holder::Dead if self.needs_its_peer(end) => Err(self.peer_died(peer)),
                     _ => Ok(()),
                 }
             },
@@ -302,17 +308,42 @@ impl Ring {
             return Ok(false);
         }
         self.mend(end)?;
-        Ok(self.probe(peer) == Holder::Dead)
+        Ok(self.probe(peer) == Holder::Dead && self.needs_its_peer(end))
     }
 
     /// Clears away what the dead have left in the way of the next operation at `end`.
     pub(super) fn mend(&self, end: End) -> Result<bool> {
-        let alive = |index| self.object.is_alive(index);
+        let alive = self.asking();
         let mended = self.engine.mend(end, &alive).map_err(|trouble| self.trouble(trouble))?;
+        let mended = self.give_back_of_the_dead(&alive) || mended;
         if mended {
             self.notify(end);
         }
         Ok(mended)
+    }
+
+    /// Where items of dead takers come again: sweeps the slots of the dead that have some. Whether
+    /// there was one.
+    fn give_back_of_the_dead(&self, alive: &dyn Fn(u32) -> bool) -> bool {
+        if !self.engine.redelivers() {
+            return false;
+        }
+        let mut any = false;
+        for index in 0..self.object.geometry().max_handles {
+            let in_use = self.object.slot(index).is_some_and(Slot::is_in_use);
+            if in_use && self.engine.has_in_hands(index) && !self.object.is_alive(index) {
+                // For want of a descriptor, say, it is left for later, or for others.
+                let swept = self.object.recover(index, |i, slot| self.sweep(i, slot, alive));
+                any |= swept.unwrap_or(false);
+            }
+        }
+        any
+    }
+
+    /// Whether the death of whoever was at the other end of `end` matters to those who wait there: not
+    /// to consumers of a stream that has ended, who get what is inside and then the end.
+    fn needs_its_peer(&self, end: End) -> bool {
+        end == End::Producer || self.control().flags.0.load(Ordering::Acquire) & SHUTDOWN == 0
     }
 
     /// Whether the same position has been in the way of this handle's calls for a while. Asking who

@@ -24,6 +24,7 @@ use crate::shm::{Mapping, Place, named};
 use crate::sys::semaphore;
 use crate::time::{Deadline, Timeout};
 
+pub(crate) use undo::SemLook;
 pub use undo::{Holder, Permit, UndoOptions, UndoSemaphore};
 
 /// The greatest value of a semaphore: `SEM_VALUE_MAX` of Linux's C libraries.

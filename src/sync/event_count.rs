@@ -127,6 +127,8 @@ impl EventCount {
                 return;
             }
         }
+        // Pairs with the Acquire in `arm`: who arms in the new epoch sees what was committed before it.
+        // Before the wake by being a store to the very word that the kernel compares under its lock.
         self.seq.fetch_add(2, Ordering::SeqCst);
         if futex::wake(&self.seq, most) >= most {
             // Others may still sleep.
@@ -144,6 +146,7 @@ impl EventCount {
 
     /// Ends every sleep, though nothing has changed: for those who cancel. Async-signal-safe.
     pub(crate) fn disturb(&self) {
+        // As in `wake`; what the sleeper is to find was stored before it, with SeqCst.
         self.seq.fetch_add(2, Ordering::SeqCst);
         futex::wake_all(&self.seq);
     }
@@ -163,11 +166,14 @@ impl EventCount {
 
     /// Makes this event count work with peers that membarrier does not reach.
     pub(crate) fn set_heavy(&self) {
+        // Pairs with the load of `armed` before the fence in `wake`; who looked earlier is what the
+        // short sleep of `TRANSITION` is for.
         self.armed.fetch_or(HEAVY, Ordering::SeqCst);
     }
 
     /// First half of going to sleep. The caller looks at its condition once more after this.
     pub(crate) fn arm(&self, slice: Duration) -> Ticket {
+        // Acquire: pairs with the step of `seq` in `wake`.
         let epoch = self.seq.load(Ordering::Acquire);
         // Keeps HEAVY. One exchange per concurrent change; the bound holds against a scribbler.
         let mut seen = self.armed.load(Ordering::Relaxed);
@@ -187,6 +193,7 @@ impl EventCount {
             return Ticket { epoch, longest: slice };
         }
         self.set_heavy();
+        // Pairs with the fence in `wake` of those who see HEAVY.
         fence(Ordering::SeqCst);
         Ticket { epoch, longest: TRANSITION }
     }

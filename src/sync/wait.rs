@@ -34,6 +34,11 @@ const EXPLORE_MOST: u32 = 1024;
 /// need.
 const EXPLORING_TURNS: u32 = 4 * MOST_TURNS;
 
+/// A spin also ends after this time, which it takes only where each attempt is slow: a ring full of
+/// noise, say. Looked at after every so many turns.
+const LONGEST_SPIN: Duration = Duration::from_millis(10);
+const GLANCE: u32 = 32;
+
 /// How long to spin before sleeping: learns from what helped last, down to not at all where it never
 /// helps (both sides on one processor, say, for which no spin is long enough).
 #[derive(Debug)]
@@ -69,7 +74,14 @@ impl Spinner {
         }
         let explore = self.explore_in.get() == 0;
         let turns = if explore { EXPLORING_TURNS } else { self.turns.get() };
+        let mut began = None;
         for turn in 0..turns {
+            if turn % GLANCE == GLANCE - 1 {
+                let now = now();
+                if now.saturating_sub(*began.get_or_insert(now)) > LONGEST_SPIN {
+                    break;
+                }
+            }
             spin_loop();
             if let Some(done) = attempt()? {
                 self.explore_in.set(EXPLORE);

@@ -114,18 +114,28 @@ pub(crate) enum Rung {
     Not,
 }
 
+/// Closed by a raw system call: close(2) of the C library is a cancellation point.
+struct Passing(ManuallyDrop<OwnedFd>);
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // SAFETY: an open descriptor of this value's own, which nobody uses after.
+        unsafe { libc::syscall(libc::SYS_close, self.0.as_raw_fd()) };
+    }
+}
+
 /// Rings at the FIFO `path`, if it belongs to one of `owners`.
 pub(crate) fn ring_at(path: &CStr, owners: [u32; 2]) -> Rung {
     let fifo = match open(path) {
-        Ok(fifo) => fifo,
+        Ok(fifo) => Passing(ManuallyDrop::new(fifo)),
         Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EINTR) => return Rung::Not,
         Err(_) => return Rung::Nobody,
     };
-    match fstat(&fifo) {
+    match fstat(&*fifo.0) {
         Ok(status) if is_fifo(&status) && owners.contains(&status.st_uid) => {}
         _ => return Rung::Nobody,
     }
-    if write_byte(fifo.as_fd()).is_ok() { Rung::Heard } else { Rung::Not }
+    if write_byte(fifo.0.as_fd()).is_ok() { Rung::Heard } else { Rung::Not }
 }
 
 /// A waiter's own descriptor of its FIFO, by number and by the file's identity: a program that

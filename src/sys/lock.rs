@@ -38,6 +38,10 @@ pub(crate) const BASE: u64 = 1 << 40;
 /// The lock byte of those who remove an object's name, or make an object in a segment.
 pub(crate) const ADMIN: u64 = 0;
 
+/// The lock byte that all who have a mutex or a condition variable open share: by the description that
+/// they have mapped, so it is held as long as any process, forked ones too, has that mapping.
+pub(crate) const USERS: u64 = 1;
+
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 fn byte(kind: libc::c_int, offset: u64) -> libc::flock {
@@ -124,6 +128,11 @@ pub(crate) fn try_lock(fd: BorrowedFd<'_>, offset: u64) -> nix::Result<bool> {
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+/// Takes a read lock on one byte, which any number of descriptions may have.
+pub(crate) fn share(fd: BorrowedFd<'_>, offset: u64) -> nix::Result<()> {
+    fcntl(fd, FcntlArg::F_OFD_SETLK(&byte(libc::F_RDLCK, offset))).map(drop)
 }
 
 /// Frees one byte that this description has locked.

@@ -67,6 +67,46 @@ unsafe fn make(memory: *mut libc::pthread_mutex_t) -> nix::Result<()> {
     }
 }
 
+fn is_image(here: &[u8; SIZE]) -> bool {
+    let mut fresh = MaybeUninit::<libc::pthread_mutex_t>::zeroed();
+    // SAFETY: writable memory of our own, all of whose bytes are initialised.
+    unsafe {
+        if make(fresh.as_mut_ptr()).is_err() {
+            return false;
+        }
+        let fresh: [u8; SIZE] = ptr::read(fresh.as_ptr().cast());
+        fresh.iter().zip(here).all(|(&fresh, &here)| fresh == 0 || fresh == here)
+    }
+}
+
+/// Who has a mutex, as its bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// It is free.
+    Nobody,
+    /// This thread, as it sees itself.
+    Thread(u32),
+    /// One that died.
+    Dead,
+}
+
+/// Who has the mutex that begins with these bytes; `None` if they cannot be one.
+///
+/// The word that the kernel marks when a holder dies is its interface with the C library; where in
+/// the mutex it lies is the C library's: first in glibc, second in musl.
+pub(crate) fn owner(bytes: &[u8]) -> Option<Owner> {
+    const WORD: usize = if cfg!(target_env = "musl") { 4 } else { 0 };
+    const TID: u32 = 0x3fff_ffff;
+    const DIED: u32 = 0x4000_0000;
+    let image: &[u8; SIZE] = bytes.first_chunk()?;
+    let word = u32::from_ne_bytes([image[WORD], image[WORD + 1], image[WORD + 2], image[WORD + 3]]);
+    is_image(image).then_some(match word & (TID | DIED) {
+        0 => Owner::Nobody,
+        thread if thread & DIED == 0 => Owner::Thread(thread),
+        _ => Owner::Dead,
+    })
+}
+
 impl RobustMutex {
     /// Makes a mutex here, where none is in use.
     pub(crate) fn make(&self) -> nix::Result<()> {
@@ -81,17 +121,8 @@ impl RobustMutex {
     /// Whether the bytes here can be those of such a mutex: all that is not zero in a new one (its
     /// type) stays as it is in a used one.
     pub(crate) fn is_one(&self) -> bool {
-        let mut fresh = MaybeUninit::<libc::pthread_mutex_t>::zeroed();
-        // SAFETY: writable memory of our own, all of whose bytes are initialised; the shared bytes
-        // are read volatile, as others may be locking.
-        unsafe {
-            if make(fresh.as_mut_ptr()).is_err() {
-                return false;
-            }
-            let fresh: [u8; SIZE] = ptr::read(fresh.as_ptr().cast());
-            let here: [u8; SIZE] = ptr::read_volatile(self.0.get().cast());
-            fresh.iter().zip(here).all(|(&fresh, here)| fresh == 0 || fresh == here)
-        }
+        // SAFETY: readable memory of this size; volatile, as others may be locking.
+        is_image(&unsafe { ptr::read_volatile(self.0.get().cast::<[u8; SIZE]>()) })
     }
 
     /// Takes it if it is free. `EDEADLK` if this thread has it, `ENOTRECOVERABLE` if it was unlocked

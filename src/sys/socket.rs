@@ -12,6 +12,9 @@ const CARRIER: u8 = b'F';
 /// Most descriptors that Linux passes with one message.
 const MOST: usize = 253;
 
+/// A control message of Linux 6.5: one descriptor.
+const SCM_PIDFD: libc::c_int = 4;
+
 /// What came.
 pub(crate) enum Came {
     /// This many descriptors; all that exceed one are closed already.
@@ -67,6 +70,11 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> nix::Result<Came> {
                 let first = libc::CMSG_DATA(control).cast::<RawFd>();
                 let came = (0..len / size_of::<RawFd>()).map(|i| first.add(i).read_unaligned());
                 fds.extend(came.map(|fd| OwnedFd::from_raw_fd(fd)));
+            }
+            // A socket with SO_PASSPIDFD: who sent it, as a descriptor that nobody asked for.
+            if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD) {
+                let fd = libc::CMSG_DATA(control).cast::<RawFd>().read_unaligned();
+                drop((fd >= 0).then(|| OwnedFd::from_raw_fd(fd)));
             }
             control = libc::CMSG_NXTHDR(&raw const message, control);
         }

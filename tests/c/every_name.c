@@ -130,6 +130,10 @@ static void ring(void)
     opts.policy = MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);
+    opts.policy = MDG_RING_REDELIVER;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
+    EXPECT(mdg_ring_stat(ring, &stats) == 0 && stats.redelivered == 0);
+    mdg_ring_close(ring);
     opts.policy = MDG_RING_STOPPROOF | MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);
@@ -204,6 +208,23 @@ static void sem(void)
     mdg_sem_close(sem);
 }
 
+static void sem_in_segment(void)
+{
+    mdg_sem_opts opts = {.size = sizeof opts, .value = 1, .kind = MDG_SEM_UNDO};
+    mdg_shm *shm;
+    mdg_sem *sem, *same;
+    ssize_t bytes = mdg_sem_undo_footprint(&opts);
+    EXPECT(bytes > 0 && bytes % 4096 == 0 && mdg_sem_undo_footprint(NULL) == bytes);
+    EXPECT(mdg_shm_anonymous(&shm, 4096 + (size_t)bytes, 0) == 0);
+    EXPECT(mdg_sem_undo_init(&sem, shm, 4096, &opts) == 0);
+    EXPECT(mdg_sem_undo_attach(&same, shm, 4096, NULL) == 0);
+    mdg_shm_close(shm);
+    EXPECT(mdg_sem_wait(same, MDG_NOWAIT) == 0 && mdg_sem_value(sem) == 0);
+    mdg_sem_close(same);
+    EXPECT(mdg_sem_value(sem) == 1);
+    mdg_sem_close(sem);
+}
+
 static void mutex(void)
 {
     static long long memory[(MDG_MUTEX_SIZE + MDG_COND_SIZE) / sizeof(long long)];
@@ -270,7 +291,7 @@ static void object(void)
     EXPECT((count = mdg_object_list(all, (size_t)count + 9)) >= 1);
     for (i = 0; i < count; i++) {
         if (all[i].mechanism == MDG_OBJECT_RING && strcmp(all[i].name, name) == 0) mine = i;
-        EXPECT(all[i].mechanism <= MDG_OBJECT_OTHER && all[i].state <= MDG_OBJECT_UNREADABLE);
+        EXPECT(all[i].mechanism <= MDG_OBJECT_COND && all[i].state <= MDG_OBJECT_UNREADABLE);
     }
     EXPECT(mine >= 0 && all[mine].state == MDG_OBJECT_SOUND && all[mine].bytes == 16384 + 16);
     EXPECT(all[mine].capacity == 4 && all[mine].item_size == 4 && all[mine].length == 0);
@@ -287,6 +308,7 @@ static void object(void)
     EXPECT(mdg_object_reap(MDG_OBJECT_RING, name) == 1);
     EXPECT(mdg_object_check(MDG_OBJECT_SEM, name, NULL, 0) == -ENOENT);
     EXPECT(mdg_object_check(MDG_OBJECT_MUTEX, name, NULL, 0) == -ENOENT);
+    EXPECT(mdg_object_check(MDG_OBJECT_OTHER, name, NULL, 0) == -ENOENT);
     EXPECT(mdg_object_check(MDG_OBJECT_POLL, name, NULL, 0) == -ENOENT);
     EXPECT(mdg_object_check(MDG_OBJECT_TEMPORARY, name, NULL, 0) == -ENOENT);
     EXPECT(MDG_OBJECT_DAMAGED < MDG_OBJECT_CORRUPT && MDG_OBJECT_CORRUPT < MDG_OBJECT_NOT_OURS);
@@ -301,6 +323,7 @@ int main(void)
     descriptors();
     waiting();
     sem();
+    sem_in_segment();
     mutex();
     pipes();
     object();

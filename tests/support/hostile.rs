@@ -38,6 +38,7 @@ pub fn all_kinds() -> Vec<Options> {
         (Kind::Spsc, 0),
         (Kind::Mpmc, 0),
         (Kind::Mpmc, policy::OVERWRITE),
+        (Kind::Mpmc, policy::REDELIVER),
         (Kind::Mpmc, policy::STOPPROOF),
         (Kind::Mpmc, policy::STOPPROOF | policy::OVERWRITE),
         (Kind::Broadcast, 0),

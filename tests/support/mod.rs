@@ -9,14 +9,14 @@ pub mod history;
 pub mod hostile;
 pub mod inject;
 pub mod mutex_face;
+pub mod object_face;
 pub mod pipe_face;
 pub mod poll;
 pub mod process;
 pub mod ring_face;
 pub mod sem_face;
 pub mod shm_face;
-#[cfg(target_arch = "x86_64")]
-#[cfg(target_arch = "x86_64")]
+pub mod trace;
 pub mod undo_face;
 
 use std::os::unix::fs::symlink;

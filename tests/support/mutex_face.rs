@@ -2,13 +2,18 @@
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU32;
 
+use libc::{O_CREAT, O_EXCL};
 use madang::Timeout;
 use madang::ffi::mutex::*;
 use madang::mutex::{Area, Cond, Locked, Mutex};
+use madang::shm::Shm;
 use nix::errno::Errno;
 
 use super::face::{Outcome, c_string, done, open_flags};
+use super::process::{Child, Gate, fork};
+use super::unique;
 
 /// `mdg_mutex` with its `mdg_cond`, in Rust and in C. A lock answers whether the holder before died.
 pub trait Locks: Sized + Send + Sync {
@@ -208,4 +213,59 @@ impl Locks for CMutex {
         // SAFETY: a C string.
         done(|| unsafe { mdg_cond_unlink(name.as_ptr()) })
     }
+}
+
+pub const NEW: i32 = O_CREAT | O_EXCL;
+
+pub const SECOND: i64 = 1_000_000_000;
+
+pub const LONG: i64 = 60 * SECOND;
+
+/// A new mutex and condition variable, and their name, which is taken away again.
+pub struct Named(pub String);
+
+impl Named {
+    pub fn new<M: Locks>() -> (Self, M, M::Cond) {
+        let name = unique("mutex");
+        let mutex = M::open(&name, NEW, 0o600).unwrap();
+        let cond = M::open_cond(&name, NEW, 0o600).unwrap();
+        (Self(name), mutex, cond)
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _ = Mutex::unlink(self.0.as_bytes());
+        let _ = madang::mutex::Cond::unlink(self.0.as_bytes());
+    }
+}
+
+/// Shared numbers of a test's processes.
+pub struct Numbers(Shm);
+
+impl Numbers {
+    pub fn new() -> Self {
+        Self(Shm::anonymous(4096, false).unwrap())
+    }
+
+    pub fn at(&self, index: usize) -> &AtomicU32 {
+        assert!(index < 1024);
+        // SAFETY: inside the segment, which lives as long as the borrow; aligned; atomics only.
+        unsafe { &*self.0.as_ptr().as_ptr().cast::<AtomicU32>().add(index) }
+    }
+}
+
+/// A child that holds the mutex until it is killed.
+pub fn holder<M: Locks>(name: &str) -> Child {
+    let holds = Gate::new();
+    let child = fork(|| {
+        let mutex = M::open(name, 0, 0).unwrap();
+        let _ = mutex.lock(LONG).unwrap();
+        holds.open();
+        loop {
+            nix::unistd::pause();
+        }
+    });
+    holds.pass();
+    child
 }

@@ -136,6 +136,7 @@ impl Face for Ring {
             pending: stats.pending,
             policy: stats.policy,
             reserved: 0,
+            redelivered: stats.redelivered,
         }
     }
     fn fd(&self, events: u32) -> Outcome<RawFd> {

@@ -46,7 +46,8 @@ pub unsafe extern "C" fn mdg_ring_footprint(opts: *const mdg_ring_opts) -> libc:
 /// Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
 /// unknown kind, policy or oflag bit) · -E2BIG · -EBADF · -ENOSPC (the segment ends before the ring) ·
 /// -EBUSY (living handles use a ring there, or another process is making one) · -EACCES (`shm` is
-/// read-only) · -EPROTO (`shm` is a device) · -EOVERFLOW · -EMFILE · -ENFILE · -ENOMEM · -ENOENT (no
+/// read-only) · -EPROTO (`shm` is a device) · -EOVERFLOW · -EMFILE (no descriptor, or
+/// others attached to all max_handles first) · -ENFILE · -ENOMEM · -ENOENT (no
 /// /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
 /// async-signal-safe.
 ///

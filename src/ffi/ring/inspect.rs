@@ -142,6 +142,7 @@ fn stats(stats: &Stats) -> mdg_ring_stats {
         pending: stats.pending,
         policy: stats.policy,
         reserved: 0,
+        redelivered: stats.redelivered,
     }
 }
 

@@ -46,6 +46,13 @@ pub const MDG_RING_OVERWRITE: u32 = 0x2;
 pub const MDG_RING_EVICT: u32 = 0x4;
 /// Policy: a push into a full ring is -EAGAIN at once, whatever its timeout.
 pub const MDG_RING_FAIL: u32 = 0x8;
+/// Policy: an item whose consumer is killed, or closes its handle, after it has claimed the item and
+/// before it was done with it, goes to another consumer: at the latest when that one finds nothing else.
+/// Who reads in place (peek, release) may thus see an item that a dead one has worked on already; no
+/// item is returned by two pops. Pops answer -EPIPE only when no other consumer has an item in hands.
+/// For MDG_RING_MPMC. MDG_RING_SPSC accepts it, as it does that anyway; a broadcast, and
+/// MDG_RING_STOPPROOF, do not.
+pub const MDG_RING_REDELIVER: u32 = 0x10;
 
 /// Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
 /// there, not with the first one after it has joined.
@@ -165,10 +172,13 @@ pub struct mdg_ring_stats {
     pub lost: u64,
     /// Places that a producer has claimed and not filled yet; not in `written`. MDG_RING_MPMC only.
     pub pending: u64,
-    /// MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_EVICT, MDG_RING_FAIL.
+    /// MDG_RING_STOPPROOF, MDG_RING_OVERWRITE, MDG_RING_EVICT, MDG_RING_FAIL, MDG_RING_REDELIVER.
     pub policy: u32,
     /// 0.
     pub reserved: u32,
+    /// How often an item was given to another consumer after its own was gone (MDG_RING_REDELIVER). Such
+    /// items are in `length` while they lie there, and are in `read` once.
+    pub redelivered: u64,
 }
 
 /// # Safety

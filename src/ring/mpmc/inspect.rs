@@ -7,9 +7,10 @@
 
 use std::cell::Cell as Private;
 
-use super::word::{Cell, Intent, Laps, MAX_RUN};
+use super::word::{Cell, Intent, Laps, MAX_RUN, is_of_redelivery};
 use crate::error::Result;
 use crate::object::{End, Life, Look, Occupant};
+use crate::ring::options::policy;
 
 /// Cells are read in pieces of this size.
 const PIECE: usize = 1 << 16;
@@ -35,13 +36,18 @@ struct Open {
 pub(crate) struct Cells<'a> {
     look: &'a Look,
     laps: Laps,
+    /// Whether what a dead taker had in hands comes again.
+    redeliver: bool,
     /// What is left of [`COUNTED`].
     counted: Private<u64>,
 }
 
 impl<'a> Cells<'a> {
     pub(crate) fn new(look: &'a Look) -> Self {
-        Self { look, laps: Laps::new(look.geometry().capacity), counted: Private::new(COUNTED) }
+        let geometry = look.geometry();
+        let redeliver = geometry.policy & policy::REDELIVER != 0;
+        let (laps, counted) = (Laps::new(geometry.capacity), Private::new(COUNTED));
+        Self { look, laps, redeliver, counted }
     }
 
     fn at(&self, index: u64) -> u64 {
@@ -85,6 +91,8 @@ impl<'a> Cells<'a> {
     pub(crate) fn check(&self, indices: impl Fn() -> Result<(u64, u64)>) -> Result<u64> {
         let capacity = self.look.geometry().capacity;
         let (head, tail) = indices()?;
+        // The head may have moved since.
+        let is_behind = |position| indices().map(|(head, _)| position < head);
         let mut open = Vec::new();
         let mut latest = (head, tail);
         self.words(self.count(), |index, word| {
@@ -93,7 +101,9 @@ impl<'a> Cells<'a> {
                 let text = format!("the word of cell {index}, at {at:#x}, is {word:#x}: {bounds}");
                 self.look.corrupt(text)
             };
-            if word & 0xffff > word >> 16 & 1 {
+            let tag = word & 0xffff;
+            let is_tagged_again = self.redeliver && is_of_redelivery(tag);
+            if tag > 1 && !is_tagged_again || tag != 0 && word >> 16 & 1 == 0 {
                 return Err(wrong("no turn has such a tag"));
             }
             // The last position in this cell that had been claimed.
@@ -108,6 +118,11 @@ impl<'a> Cells<'a> {
                     Cell::Full | Cell::Tombstone if position < head => {
                         open.push(Open { position, end: End::Consumer, word });
                     }
+                    Cell::Again(_) if position < head || is_behind(position)? => {
+                        open.push(Open { position, end: End::Consumer, word });
+                    }
+                    // Nobody's.
+                    Cell::Returned if position < head || is_behind(position)? => {}
                     Cell::Full | Cell::Tombstone | Cell::Past => {}
                     _ => return Err(wrong(&format!("too early for position {position}"))),
                 }
@@ -173,7 +188,9 @@ impl<'a> Cells<'a> {
                 let cell = self.laps.look(self.word(position)?, position);
                 let unfinished = match end {
                     End::Producer => cell == Cell::Free,
-                    End::Consumer => matches!(cell, Cell::Full | Cell::Tombstone),
+                    End::Consumer => {
+                        matches!(cell, Cell::Full | Cell::Tombstone | Cell::Again(_))
+                    }
                 };
                 left[end.bit() as usize - 1] += u64::from(claimed && unfinished);
             }

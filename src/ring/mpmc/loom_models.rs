@@ -21,6 +21,7 @@ struct Model {
     tail: AtomicU64,
     head: AtomicU64,
     counters: [AtomicU64; 3],
+    returns: [AtomicU64; 3],
     cells: Vec<Slot>,
     intents: Vec<[AtomicU64; 2]>,
     /// Which participants are dead. Stored with Release after the last access, as the kernel frees
@@ -61,6 +62,18 @@ impl Memory for Model {
     fn lost(&self) -> &AtomicU64 {
         &self.counters[2]
     }
+    fn announced(&self) -> &AtomicU64 {
+        &self.returns[0]
+    }
+    fn settled(&self) -> &AtomicU64 {
+        &self.returns[1]
+    }
+    fn redelivered(&self) -> &AtomicU64 {
+        &self.returns[2]
+    }
+    fn flag_returned(&self, _is: bool) {
+        // A hint: nothing may rest on it.
+    }
     fn cell(&self, position: u64) -> &AtomicU64 {
         &self.slot(position).word
     }
@@ -97,17 +110,27 @@ fn ring(capacity: usize) -> Arc<Ring> {
 }
 
 fn ring_where(capacity: usize, straight: bool) -> Arc<Ring> {
+    make(capacity, straight, false)
+}
+
+fn ring_with(capacity: usize, redeliver: bool) -> Arc<Ring> {
+    make(capacity, capacity > 1, redeliver)
+}
+
+fn make(capacity: usize, straight: bool, redeliver: bool) -> Arc<Ring> {
     let zero = AtomicU64::default;
     let slot = |_| Slot { word: zero(), item: UnsafeCell::new(0) };
-    share(Core::new(Model {
+    let model = Model {
         tail: zero(),
         head: zero(),
         counters: std::array::from_fn(|_| zero()),
+        returns: std::array::from_fn(|_| zero()),
         cells: (0..capacity).map(slot).collect(),
         intents: (0..PARTICIPANTS).map(|_| [zero(), zero()]).collect(),
         dead: (0..PARTICIPANTS).map(|_| zero()).collect(),
         straight,
-    }))
+    };
+    share(Core::new(model, redeliver))
 }
 
 impl Ring {
@@ -520,3 +543,5 @@ fn busy_producer(me: u32) {
         assert_eq!(ring.drain(), [1, 2]);
     });
 }
+
+mod redeliver;

@@ -6,9 +6,9 @@
 use std::ptr::NonNull;
 
 use crate::object::End;
-use crate::ring::control::Control;
+use crate::ring::control::{Control, RETURNED};
 use crate::ring::copy::{copy_in, copy_out};
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// What a many-to-many ring stands on.
 pub(crate) trait Memory {
@@ -26,6 +26,14 @@ pub(crate) trait Memory {
     fn dropped(&self) -> &AtomicU64;
     /// Items whose taker died before it could free the cell.
     fn lost(&self) -> &AtomicU64;
+    /// How often items came back: see `redeliver`.
+    fn announced(&self) -> &AtomicU64;
+    /// Up to which `announced` all of them have been taken again.
+    fn settled(&self) -> &AtomicU64;
+    /// Items that were taken again.
+    fn redelivered(&self) -> &AtomicU64;
+    /// Hints to everybody whether there may be items that came back.
+    fn flag_returned(&self, is: bool);
     /// The word of the cell of `position`.
     fn cell(&self, position: u64) -> &AtomicU64;
     /// What participant `index`, which is below `participants`, announces at `end`.
@@ -143,6 +151,28 @@ impl Memory for Mapped {
 
     fn lost(&self) -> &AtomicU64 {
         &self.control().lost.0
+    }
+
+    fn announced(&self) -> &AtomicU64 {
+        &self.control().returned.0
+    }
+
+    fn settled(&self) -> &AtomicU64 {
+        &self.control().settled.0
+    }
+
+    fn redelivered(&self) -> &AtomicU64 {
+        &self.control().redelivered.0
+    }
+
+    fn flag_returned(&self, is: bool) {
+        let flags = &self.control().flags.0;
+        // Relaxed: a hint.
+        if is {
+            flags.fetch_or(RETURNED, Ordering::Relaxed);
+        } else {
+            flags.fetch_and(!RETURNED, Ordering::Relaxed);
+        }
     }
 
     #[inline(always)]

@@ -39,6 +39,8 @@
 //! | the release | nothing | the item is lost with its taker |
 //! | **in recovery**, anywhere | the same as before it, or the same as after it | do it again |
 //!
+//! With the policy `REDELIVER` an item is not lost with a dead consumer: see `redeliver`.
+//!
 //! So: items come out in the order in which they were claimed, none is torn, none comes twice, and
 //! each kill loses the items of its own call at most. What waits is said in [`Core::blocked`]: a
 //! position that a *living* process has claimed and not finished holds up those behind it until it
@@ -52,6 +54,7 @@ pub(super) mod inspect;
 mod loom_models;
 mod memory;
 mod recover;
+mod redeliver;
 mod word;
 
 use std::ptr::NonNull;
@@ -68,6 +71,10 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// Turns of a claiming loop; each lost one is a claim of somebody else, so it takes a scribbler, or
 /// extraordinary bad luck, to use them up.
 const PATIENCE: u32 = 10_000;
+
+/// Runs of tombstones that one pop takes off the ring before it says that it would have to wait: an
+/// end, if somebody puts up new ones all the time.
+const MOST_BURIED: u32 = 1 << 20;
 
 /// Turns of the straight way, before the one that can tell why it is not straight. The straight way
 /// for words takes one, which needs the fewest registers, and then the other straight way.
@@ -87,6 +94,9 @@ pub(crate) struct Core<M> {
     laps: Laps,
     /// Whether this handle has freed cells without an item: see [`Core::has_made_room`].
     made_room: AtomicBool,
+    /// Whether what a dead taker had in hands comes again: see `redeliver`.
+    redeliver: bool,
+    looked: redeliver::Looked,
 }
 
 /// What is inside, counted cell by cell.
@@ -104,12 +114,15 @@ pub(crate) struct Tally {
     pub length: u64,
     /// Positions that a producer has claimed and not published.
     pub pending: u64,
+    /// Items that were taken again.
+    pub redelivered: u64,
 }
 
 impl<M: Memory> Core<M> {
-    pub(crate) fn new(memory: M) -> Self {
+    pub(crate) fn new(memory: M, redeliver: bool) -> Self {
         let laps = Laps::new(memory.capacity());
-        Self { memory, laps, made_room: AtomicBool::new(false) }
+        let (made_room, looked) = (AtomicBool::new(false), redeliver::Looked::default());
+        Self { memory, laps, made_room, redeliver, looked }
     }
 
     #[inline(always)]
@@ -166,7 +179,8 @@ impl<M: Memory> Core<M> {
             }
             let impossible = match (cell, end) {
                 // Claimed or freed between the two loads; then the index has moved as well.
-                (Cell::Past, _) | (Cell::Full | Cell::Tombstone, End::Producer) => {
+                (Cell::Past | Cell::Returned | Cell::Again(_), _)
+                | (Cell::Full | Cell::Tombstone, End::Producer) => {
                     let seen = position;
                     position = index.load(Ordering::Acquire);
                     if position != seen {
@@ -199,6 +213,7 @@ impl<M: Memory> Core<M> {
     /// Frees a tombstone that a consumer came to.
     fn bury(&self, position: u64) {
         self.free(position);
+        // Release: pairs with the Acquire in `tally`, as for each of the counters.
         self.memory.buried().fetch_add(1, Ordering::Release);
         self.made_room.store(true, Ordering::Relaxed);
     }
@@ -325,8 +340,20 @@ impl<M: Memory> Core<M> {
         size: usize,
         count: u64,
     ) -> Result<u64, Corrupt> {
-        // Each turn takes tombstones off the ring, of which there are `capacity` at most.
-        for _ in 0..self.memory.capacity().max(PATIENCE.into()) {
+        if self.has_returned() {
+            let mut taken = 0;
+            while taken < count
+                && let Some(position) = self.take_returned(me)
+            {
+                // SAFETY: it is this participant's now; `taken` is below `count`.
+                unsafe { self.take(position, items.add(taken as usize * size)) };
+                taken += 1;
+            }
+            if taken > 0 {
+                return Ok(taken);
+            }
+        }
+        for _ in 0..MOST_BURIED {
             let Some(run) = self.claim(me, End::Consumer, count)? else { return Ok(0) };
             let mut taken = 0;
             for i in 0..run.count {
@@ -355,6 +382,10 @@ impl<M: Memory> Core<M> {
         let tail = self.memory.tail().load(Ordering::Acquire);
         let inside = tail.wrapping_sub(self.memory.head().load(Ordering::Acquire));
         if (inside as i64) < self.memory.capacity() as i64 {
+            let before = tail.wrapping_sub(self.memory.capacity());
+            if self.redeliver && self.give_up_returned(before) {
+                return Ok(true);
+            }
             // Freed, or passed by others, since.
             return Ok(matches!(self.cell(tail), Cell::Free | Cell::Past));
         }
@@ -387,7 +418,12 @@ impl<M: Memory> Core<M> {
 
     /// Claims an item to be read in place; [`Core::release`] follows.
     pub(crate) fn peek(&self, me: u32) -> Result<Option<(u64, NonNull<u8>)>, Corrupt> {
-        for _ in 0..self.memory.capacity().max(PATIENCE.into()) {
+        if self.has_returned()
+            && let Some(position) = self.take_returned(me)
+        {
+            return Ok(Some((position, self.memory.item(position))));
+        }
+        for _ in 0..MOST_BURIED {
             let Some(run) = self.claim(me, End::Consumer, 1)? else { return Ok(None) };
             if self.cell(run.position) != Cell::Tombstone {
                 return Ok(Some((run.position, self.memory.item(run.position))));
@@ -417,8 +453,12 @@ impl<M: Memory> Core<M> {
         self.free(position);
     }
 
-    /// Frees the cell of an item that its taker does not want any more, and counts it as lost.
+    /// Gives up an item that its taker does not want any more: it comes again, or is counted as lost.
     pub(crate) fn lose(&self, position: u64) {
+        if self.redeliver {
+            self.give_item_back(position);
+            return;
+        }
         self.free(position);
         self.memory.lost().fetch_add(1, Ordering::Release);
     }
@@ -436,6 +476,9 @@ impl<M: Memory> Core<M> {
     /// Whether the next position at `end` can be claimed. Never "no" when it can; "yes" also when
     /// the words are impossible, for the claim to say so, or when others are at it.
     pub(crate) fn is_ready(&self, end: End) -> bool {
+        if end == End::Consumer && self.has_returned() {
+            return true;
+        }
         let index = match end {
             End::Producer => self.memory.tail(),
             End::Consumer => self.memory.head(),
@@ -468,7 +511,7 @@ impl<M: Memory> Core<M> {
         // that they count: a kill in between leaves it uncounted, never counted twice.
         let counter = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
-        let lost = counter(memory.lost());
+        let (lost, redelivered) = (counter(memory.lost()), counter(memory.redelivered()));
         let head = self.memory.head().load(Ordering::Acquire);
         let tail = self.memory.tail().load(Ordering::Acquire);
         let inside = tail.wrapping_sub(head).min(self.memory.capacity());
@@ -476,14 +519,16 @@ impl<M: Memory> Core<M> {
         for position in (0..inside).map(|i| head.wrapping_add(i)) {
             match self.cell(position) {
                 Cell::Full => length += 1,
-                // The latter: taken meanwhile.
-                Cell::Tombstone | Cell::Past => {}
+                // The others: taken meanwhile.
+                Cell::Tombstone | Cell::Past | Cell::Returned | Cell::Again(_) => {}
                 _ => pending += 1,
             }
         }
+        let returned = self.count_returned(head, tail);
+        length += returned;
         let gone = dropped.wrapping_add(lost);
-        let read = head.wrapping_sub(buried).wrapping_sub(gone);
+        let read = head.wrapping_sub(buried).wrapping_sub(gone).wrapping_sub(returned);
         let written = read.wrapping_add(gone).wrapping_add(length);
-        Tally { written, read, dropped, lost, length, pending }
+        Tally { written, read, dropped, lost, length, pending, redelivered }
     }
 }

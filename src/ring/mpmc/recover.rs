@@ -50,7 +50,10 @@ impl<M: Memory> Core<M> {
                 let before = tail.wrapping_sub(self.memory.capacity());
                 let passed = head.wrapping_sub(before) as i64 > 0;
                 match self.cell(tail) {
-                    Cell::Behind if passed => Blocked::By(before),
+                    // What came back is in nobody's hands: that is a full ring.
+                    Cell::Behind if passed && self.cell(before) != Cell::Returned => {
+                        Blocked::By(before)
+                    }
                     _ => Blocked::No,
                 }
             }
@@ -61,7 +64,7 @@ impl<M: Memory> Core<M> {
     fn is_open(&self, word: u64, position: u64, end: End) -> bool {
         match self.laps.look(word, position) {
             Cell::Free => end == End::Producer,
-            Cell::Full | Cell::Tombstone => end == End::Consumer,
+            Cell::Full | Cell::Tombstone | Cell::Returned | Cell::Again(_) => end == End::Consumer,
             _ => false,
         }
     }
@@ -115,6 +118,10 @@ impl<M: Memory> Core<M> {
             End::Producer => (End::Consumer, self.memory.head()),
             End::Consumer => (End::Producer, self.memory.tail()),
         };
+        if self.redeliver && end == End::Producer {
+            // Items are given back where their takers' slots are swept: see `redeliver`.
+            return Ok(false);
+        }
         let Blocked::By(first) = self.blocked(end) else { return Ok(false) };
         for i in 0..self.memory.capacity() {
             let position = first.wrapping_add(i);
@@ -152,7 +159,10 @@ impl<M: Memory> Core<M> {
         };
         let now = claimed.load(Ordering::Acquire);
         debug_assert!(intent.count() <= MAX_RUN);
-        for position in intent.positions(now) {
+        let mut returned = false;
+        let mut refused = false;
+        // No intent of a sound ring names more positions than there are cells.
+        for position in intent.positions(now).take(self.memory.capacity() as usize) {
             // Acquire: invariant 2.
             let now = claimed.load(Ordering::Acquire);
             let word = self.memory.cell(position).load(Ordering::Acquire);
@@ -160,11 +170,22 @@ impl<M: Memory> Core<M> {
             if !is_claimed || !self.is_open(word, position, end) {
                 continue;
             }
-            if self.owner(position, end, Some(index), alive) == Owner::Alive {
-                return false;
+            let look = self.laps.look(word, position);
+            // Those have a certain owner, or none.
+            let is_claimed_again = matches!(look, Cell::Returned | Cell::Again(_));
+            if !is_claimed_again && self.owner(position, end, Some(index), alive) == Owner::Alive {
+                refused = true;
+                break;
             }
-            self.resolve(word, position, end);
+            if self.redeliver && end == End::Consumer && look != Cell::Tombstone {
+                returned |= self.take_back(index, position, word);
+            } else if !is_claimed_again {
+                self.resolve(word, position, end);
+            }
         }
-        true
+        if returned {
+            self.announce();
+        }
+        !refused
     }
 }

@@ -3,8 +3,8 @@
 //! announces.
 //!
 //! A cell's word is `turn << 16 | tag`. Position `p` has lap `p / capacity`; in lap `n` its cell
-//! goes from turn `2n` (free for it) to `2n + 1` (holds it) to `2n + 2` (free for the next lap). All
-//! zero is the state of a new ring. Turns are compared modulo 2^48.
+//! goes from turn `2n` (free for it) to `2n + 1` (holds it) to `2n + 2` (free for the next lap). The
+//! tag says more of turn `2n + 1`. All zero is the state of a new ring. Turns are compared modulo 2^48.
 //!
 //! An intent is `position << 16 | count`: these positions are being claimed, or were. A count of 0,
 //! and so zero, is no intent. Positions are compared modulo 2^48.
@@ -14,6 +14,18 @@ pub(crate) const MAX_RUN: u64 = 0xffff;
 
 /// In a full cell: there is no item in it, go on to the next.
 const TOMBSTONE: u64 = 1;
+
+/// In a full cell behind the head: its taker is gone, the item is anybody's. See `redeliver`.
+const RETURNED: u64 = 2;
+
+/// In a full cell behind the head, with the number of the participant added that has taken the item
+/// after it was returned.
+const AGAIN: u64 = 16;
+
+/// Whether a tag is one of those of `redeliver`, of a full cell.
+pub(crate) fn is_of_redelivery(tag: u64) -> bool {
+    tag == RETURNED || tag >= AGAIN
+}
 
 /// What a cell's word says about one position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +40,10 @@ pub(crate) enum Cell {
     Full,
     /// Holds this position's place, without an item.
     Tombstone,
+    /// Holds this position's item, whose taker is gone.
+    Returned,
+    /// Holds this position's item, which this participant has taken after it was returned.
+    Again(u32),
     /// Ahead: this position is over.
     Past,
     /// No history leads here.
@@ -58,6 +74,14 @@ impl Laps {
         self.full(position) | TOMBSTONE
     }
 
+    pub(crate) fn returned(self, position: u64) -> u64 {
+        self.full(position) | RETURNED
+    }
+
+    pub(crate) fn again(self, position: u64, participant: u32) -> u64 {
+        self.full(position) | (AGAIN + u64::from(participant))
+    }
+
     pub(crate) fn next_free(self, position: u64) -> u64 {
         self.free(position).wrapping_add(2 << 16)
     }
@@ -80,8 +104,13 @@ impl Laps {
             -2 => Cell::Hole,
             -1 => Cell::Behind,
             0 => Cell::Free,
-            1 if word & 0xffff == TOMBSTONE => Cell::Tombstone,
-            1 => Cell::Full,
+            1 => match word & 0xffff {
+                0 => Cell::Full,
+                TOMBSTONE => Cell::Tombstone,
+                RETURNED => Cell::Returned,
+                tag if tag >= AGAIN => Cell::Again((tag - AGAIN) as u32),
+                _ => Cell::Impossible,
+            },
             2.. => Cell::Past,
             _ => Cell::Impossible,
         }
@@ -130,6 +159,12 @@ mod tests {
                 assert_eq!(laps.look(laps.free(position), position), Cell::Free);
                 assert_eq!(laps.look(laps.full(position), position), Cell::Full);
                 assert_eq!(laps.look(laps.tombstone(position), position), Cell::Tombstone);
+                assert_eq!(laps.look(laps.returned(position), position), Cell::Returned);
+                assert_eq!(laps.look(laps.again(position, 4095), position), Cell::Again(4095));
+                for tagged in [laps.returned(position), laps.again(position, 7)] {
+                    assert_eq!(laps.look(tagged, next), Cell::Behind);
+                }
+                assert_eq!(laps.look(laps.full(position) | 3, position), Cell::Impossible);
                 assert_eq!(laps.look(laps.next_free(position), position), Cell::Past);
                 assert_eq!(laps.look(laps.next_free(position), next), Cell::Free);
                 assert_eq!(laps.look(laps.full(position), next), Cell::Behind);

@@ -163,8 +163,10 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// ring is corrupt then. (To answer "full" or "empty" would have a waiting call do it all again.)
 const PATIENCE: u32 = 1 << 20;
 
-/// Passes over the pool for a free cell, of which there is always one.
-const PASSES: u64 = 64;
+/// Passes over the pool for a free cell, of which there is always one: at most, and at least. In
+/// between, as many as look at [`LOOKS`] cells.
+const PASSES: (u64, u64) = (64, 4);
+const LOOKS: u64 = 1 << 20;
 
 /// The algorithm over its memory.
 #[derive(Debug)]
@@ -276,31 +278,36 @@ impl<M: Memory> Core<M> {
         }
     }
 
-    /// Takes a free cell for participant `me`, who has a grant.
+    /// Takes a free cell for participant `me`, who has a grant: then there is one, and only who fills
+    /// the pool with noise has all passes find none. They begin where others have found one last, and
+    /// at growing distances in time, so as not to keep step with somebody who takes and frees.
     #[inline(always)]
-    fn acquire(&self, me: u32) -> Option<u64> {
+    fn acquire(&self, me: u32) -> Result<u64, Corrupt> {
         let cells = self.memory.cells();
-        // Where the last one was found: cells become free in the order of the queue, nearly, so the
-        // next one is. Only a hint, which a slow process may set back.
-        let mut cell = self.memory.hint().load(Ordering::Relaxed);
-        for _ in 0..cells * PASSES {
-            if cell >= cells {
-                cell = 0;
+        for pass in 0..(LOOKS / cells).clamp(PASSES.1, PASSES.0) {
+            // Where the last one was found: cells become free in the order of the queue, nearly, so
+            // the next one is. Only a hint, which a slow process may set back.
+            let mut cell = self.memory.hint().load(Ordering::Relaxed);
+            for _ in 0..cells {
+                if cell >= cells {
+                    cell = 0;
+                }
+                let word = self.memory.cell(cell).load(Ordering::SeqCst);
+                if is_free(word)
+                    && self
+                        .memory
+                        .cell(cell)
+                        .compare_exchange(word, owned(me), Ordering::SeqCst, Ordering::SeqCst)
+                        .is_ok()
+                {
+                    self.memory.hint().store(cell + 1, Ordering::Relaxed);
+                    return Ok(cell);
+                }
+                cell += 1;
             }
-            let word = self.memory.cell(cell).load(Ordering::SeqCst);
-            if is_free(word)
-                && self
-                    .memory
-                    .cell(cell)
-                    .compare_exchange(word, owned(me), Ordering::SeqCst, Ordering::SeqCst)
-                    .is_ok()
-            {
-                self.memory.hint().store(cell + 1, Ordering::Relaxed);
-                return Some(cell);
-            }
-            cell += 1;
+            (0..pass).for_each(|_| std::hint::spin_loop());
         }
-        None
+        Err(Corrupt)
     }
 
     /// Puts `cell`, which is `me`'s and filled, into the queue; `false`, and it still is `me`'s, if it
@@ -385,7 +392,10 @@ impl<M: Memory> Core<M> {
             if !self.has_room()? {
                 return Ok(i);
             }
-            let Some(cell) = self.acquire(me) else { return Ok(i) };
+            let cell = match self.acquire(me) {
+                Err(Corrupt) if i > 0 => return Ok(i),
+                cell => cell?,
+            };
             // SAFETY: taken just now; `i` is below `count`.
             unsafe { self.memory.write(cell, items.add(i as usize * size)) };
             match self.offer(me, cell, true) {
@@ -432,7 +442,7 @@ impl<M: Memory> Core<M> {
     /// Takes a cell to be filled in place, if there is room; [`Core::commit`] or
     /// [`Core::give_back`] follows.
     pub(crate) fn reserve(&self, me: u32) -> Result<Option<u64>, Corrupt> {
-        Ok(if self.has_room()? { self.acquire(me) } else { None })
+        if self.has_room()? { self.acquire(me).map(Some) } else { Ok(None) }
     }
 
     /// Pushes a reserved cell. There is a place for it: see "Room".

@@ -32,6 +32,9 @@ impl<M: Memory> Core<M> {
     }
 
     /// Frees the cells of the dead participant `index`. The caller holds its lock byte.
+    ///
+    /// SeqCst as everywhere in this core. What the dead one did to its cells is visible by its lock byte,
+    /// which the kernel freed last.
     pub(crate) fn sweep(&self, index: u32) {
         for cell in 0..self.memory.cells() {
             let word = self.memory.cell(cell).load(Ordering::SeqCst);

@@ -13,7 +13,10 @@ use super::{Core, Corrupt, Memory, Taken, VALUE_MAX};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{self, Name};
-use crate::object::{self, KIND_SEM, MAX_HANDLES_LIMIT, Object, Participant, Request, Superblock};
+use crate::object::{
+    self, Geometry, KIND_SEM, MAX_HANDLES_LIMIT, Object, Participant, Request, Superblock,
+};
+use crate::shm::Shm;
 use crate::sync::{EventCount, Spinner, wait_until};
 use crate::sys::latch::Latch;
 use crate::sys::wipe::Wiped;
@@ -22,6 +25,8 @@ use crate::time::{Timeout, now};
 
 /// Handles of a semaphore that is made without a wish.
 const DEFAULT_HANDLES: u32 = 64;
+
+const IN_SEGMENT: &str = "semaphore in a segment";
 
 /// A caller that never waits looks for the dead no more often than this: it costs system calls.
 const SUSPICION: Duration = Duration::from_millis(10);
@@ -35,6 +40,22 @@ pub struct UndoOptions {
     pub max_handles: u32,
     /// Whether waits through this handle say [`Permit::FromDead`].
     pub tell: bool,
+}
+
+impl UndoOptions {
+    /// The semaphore to make; `EINVAL` for what none can have.
+    fn geometry(&self, what: &str) -> Result<Geometry> {
+        for (field, is, most) in
+            [("value", self.value, VALUE_MAX), ("max_handles", self.max_handles, MAX_HANDLES_LIMIT)]
+        {
+            if is > most {
+                let text = format!("{what}: a {field} of {is}; the greatest is {most}");
+                return Err(Error::new(Errno::EINVAL, text));
+            }
+        }
+        let handles = if self.max_handles == 0 { DEFAULT_HANDLES } else { self.max_handles };
+        Ok(geometry(self.value, handles))
+    }
 }
 
 /// A permit that was taken.
@@ -83,30 +104,54 @@ impl UndoSemaphore {
     /// Opens, or makes, the semaphore `name`.
     pub fn open(name: &[u8], options: &UndoOptions, creation: Creation, mode: u32) -> Result<Self> {
         let name = Name::new(name::Kind::Undo, name)?;
-        let what = name.to_string();
-        let bad = |field, is: u32, most: u32| {
-            let text = format!("{what}: a {field} of {is}; the greatest is {most}");
-            Err(Error::new(Errno::EINVAL, text))
-        };
-        if options.value > VALUE_MAX {
-            return bad("value", options.value, VALUE_MAX);
-        }
-        if options.max_handles > MAX_HANDLES_LIMIT {
-            return bad("max_handles", options.max_handles, MAX_HANDLES_LIMIT);
-        }
-        let handles = if options.max_handles == 0 { DEFAULT_HANDLES } else { options.max_handles };
         let request = Request {
             name: Some(&name),
             creation,
             mode,
-            make: Ok(geometry(options.value, handles)),
+            make: Ok(options.geometry(&name.to_string())?),
             check: &|found, what| check(found, options.max_handles, what),
             readable_will_do: false,
         };
         Object::open(request, |object| Self::with(object, options.tell))
     }
 
+    /// Bytes that a semaphore takes up in a segment: a multiple of 4096.
+    pub fn footprint(options: &UndoOptions) -> Result<usize> {
+        let bytes = object::footprint(&options.geometry(IN_SEGMENT)?);
+        let none = || Error::new(Errno::EOVERFLOW, format!("{IN_SEGMENT}: larger than any memory"));
+        bytes.map(|bytes| bytes as usize).ok_or_else(none)
+    }
+
+    /// Makes a semaphore in a segment, at `offset`, a multiple of 4096, where
+    /// [`UndoSemaphore::footprint`] bytes are free. What was there is overwritten; `EBUSY` if it is an
+    /// object that living handles use.
+    ///
+    /// The handle keeps the segment's descriptor, and has a mapping of its own: the segment itself may
+    /// be dropped before it, but must not be resized to end before the semaphore does.
+    pub fn init(segment: &Shm, offset: usize, options: &UndoOptions) -> Result<Self> {
+        let geometry = options.geometry(IN_SEGMENT)?;
+        Object::init_in(segment, offset, "semaphore", geometry, |object| {
+            Self::with(object, options.tell)
+        })
+    }
+
+    /// Opens the semaphore that [`UndoSemaphore::init`] has made at `offset` of a segment; `EPROTO` if
+    /// there is none.
+    pub fn attach_to(segment: &Shm, offset: usize, options: &UndoOptions) -> Result<Self> {
+        options.geometry(IN_SEGMENT)?;
+        let check = |found: &Superblock, what: &str| check(found, options.max_handles, what);
+        let object = Object::attach_in(segment, offset, "semaphore", &check)?;
+        Self::with(object, options.tell)
+    }
+
     fn with(object: Object, tell: bool) -> Result<Self> {
+        let this = Self::detached(object, tell)?;
+        this.attach()?;
+        Ok(this)
+    }
+
+    /// A handle that is no participant (yet).
+    pub(super) fn detached(object: Object, tell: bool) -> Result<Self> {
         let hot = Wiped::<Hot>::new()
             .map_err(|errno| Error::from_kernel(errno, "memory for a semaphore's handle"))?;
         let (initial, what) = (object.geometry().policy, object.what().to_owned());
@@ -116,9 +161,7 @@ impl UndoSemaphore {
             memory.event().set_heavy();
         }
         let core = Core::new(memory, initial);
-        let this = Self { core, hot, participant: Mutex::new(None), tell };
-        this.attach()?;
-        Ok(this)
+        Ok(Self { core, hot, participant: Mutex::new(None), tell })
     }
 
     fn object(&self) -> &Object {
@@ -255,30 +298,45 @@ impl UndoSemaphore {
         self.hot.1[LOOKED].store(now().as_millis() as u32, Ordering::Relaxed);
         let mut mended = false;
         for index in 0..self.core.memory().participants() {
-            let in_use = self.object().slot(index).is_some_and(|slot| slot.is_in_use());
-            if !in_use || !self.core.is_owing(index) || self.object().is_alive(index) {
-                continue;
+            if self.is_in_use(index) && self.core.is_owing(index) {
+                mended |= self.recover(index)?.is_some_and(|count| count > 0);
             }
-            let mut failed = None;
-            let recover = |index, _: &_| match self.core.recover(index) {
-                Ok(count) => {
-                    mended |= count > 0;
-                    true
-                }
-                Err(corrupt) => {
-                    failed = Some(corrupt);
-                    false
-                }
-            };
-            cancel::without(|| self.object().recover(index, recover))?;
-            if let Some(corrupt) = failed {
-                return Err(self.corrupt(corrupt));
-            }
-        }
-        if mended {
-            self.event().notify();
         }
         Ok(mended)
+    }
+
+    fn is_in_use(&self, index: u32) -> bool {
+        self.object().slot(index).is_some_and(|slot| slot.is_in_use())
+    }
+
+    /// Clears participant `index` away if it is dead, and wakes who waits for what it held; how many
+    /// permits that was, or `None`.
+    fn recover(&self, index: u32) -> Result<Option<u32>> {
+        if self.object().is_alive(index) {
+            return Ok(None);
+        }
+        let mut outcome = Ok(0);
+        let recover = |index, _: &_| {
+            outcome = self.core.recover(index);
+            outcome.is_ok()
+        };
+        let cleared = cancel::without(|| self.object().recover(index, recover))?;
+        let count = outcome.map_err(|corrupt| self.corrupt(corrupt))?;
+        if count > 0 {
+            self.event().notify();
+        }
+        Ok(cleared.then_some(count))
+    }
+
+    /// Clears all the dead away, those too that hold nothing; how many.
+    pub(super) fn mend_all(&self) -> Result<u32> {
+        let mut cleared = 0;
+        for index in 0..self.core.memory().participants() {
+            if self.is_in_use(index) {
+                cleared += u32::from(self.recover(index)?.is_some());
+            }
+        }
+        Ok(cleared)
     }
 
     fn mend_if_due(&self) -> Result<()> {
@@ -296,7 +354,7 @@ impl UndoSemaphore {
     }
 }
 
-fn check(found: &Superblock, max_handles: u32, what: &str) -> Result<()> {
+pub(super) fn check(found: &Superblock, max_handles: u32, what: &str) -> Result<()> {
     let there = &found.geometry;
     let refused = |text: String| Err(Error::new(Errno::EPROTO, format!("{what}: {text}")));
     if there.kind != KIND_SEM {

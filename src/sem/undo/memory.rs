@@ -48,6 +48,17 @@ pub(super) fn geometry(value: u32, max_handles: u32) -> Geometry {
     }
 }
 
+/// Where a word lies in an object.
+pub(super) fn offset(geometry: &Geometry, at: Place) -> u64 {
+    let record =
+        |index: u32, field| geometry.items_offset() + u64::from(index) * u64::from(LINE) + field;
+    match at {
+        Place::Word => CONTROL_OFFSET,
+        Place::Intent(index) => record(index, 0),
+        Place::Holding(index) => record(index, HOLDING),
+    }
+}
+
 /// The memory of a mapped object whose geometry is one of [`geometry`]'s.
 #[derive(Debug)]
 pub(super) struct Mapped(Object);
@@ -68,14 +79,7 @@ impl Mapped {
     }
 
     fn word(&self, at: Place) -> &AtomicU64 {
-        let record = |index: u32, field| {
-            self.0.geometry().items_offset() + u64::from(index) * u64::from(LINE) + field
-        };
-        let offset = match at {
-            Place::Word => CONTROL_OFFSET,
-            Place::Intent(index) => record(index, 0),
-            Place::Holding(index) => record(index, HOLDING),
-        };
+        let offset = offset(self.0.geometry(), at);
         self.0.region().view(offset).expect("an index below participants()")
     }
 }

@@ -61,11 +61,13 @@
 //! are compared before they address a record, and every loop is bounded.
 
 mod handle;
+mod inspect;
 mod memory;
 #[cfg(test)]
 mod steps;
 
 pub use handle::{Holder, Permit, UndoOptions, UndoSemaphore};
+pub(crate) use inspect::SemLook;
 pub(crate) use memory::{Memory, Place};
 
 /// The greatest number of free permits, and of permits that one handle holds.

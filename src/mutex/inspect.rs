@@ -1,0 +1,66 @@
+#![forbid(unsafe_code)]
+//! Mutexes and condition variables read from outside, by somebody who takes no part in them.
+
+use nix::errno::Errno;
+
+use super::{HALF_DONE, LOST, TAG, cond};
+use crate::error::{Error, Result};
+use crate::object::{COND_SIZE, MUTEX_SIZE, mutex_at as at};
+use crate::sys::mutex::{self, Owner};
+
+/// What was seen.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// How it is, in words behind its mechanism's.
+    pub head: String,
+    /// What the dead have left.
+    pub findings: Vec<String>,
+}
+
+fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut word = [0; N];
+    word.copy_from_slice(&bytes[at..at + N]);
+    word
+}
+
+fn foreign(what: &str, which: &str) -> Error {
+    Error::new(Errno::EPROTO, format!("{what}: these bytes are no {which}"))
+}
+
+/// A mutex; `EPROTO` if it is none, `EBADMSG` for an impossible word.
+pub(crate) fn mutex(bytes: &[u8; MUTEX_SIZE], what: &str) -> Result<Seen> {
+    let owner = mutex::owner(&bytes[at::MUTEX..]);
+    let (Some(owner), true) = (owner, u64::from_ne_bytes(word(bytes, 0)) == TAG) else {
+        return Err(foreign(what, "mutex"));
+    };
+    let state = u32::from_ne_bytes(word(bytes, at::STATE));
+    let pid = u64::from_ne_bytes(word(bytes, at::MARK)) as u32;
+    if state > LOST {
+        let text = format!("{what}: the state at {:#x} is {state}, which there is not", at::STATE);
+        return Err(Error::new(Errno::EBADMSG, text));
+    }
+    let mut findings = Vec::new();
+    let head = match owner {
+        Owner::Nobody => "free".to_owned(),
+        Owner::Thread(thread) if state == HALF_DONE => {
+            format!("held by thread {thread} (pid {pid}), who was told of a death")
+        }
+        Owner::Thread(thread) => format!("held by thread {thread} (pid {pid})"),
+        Owner::Dead => {
+            findings.push(format!("its holder (pid {pid}) died; the next who locks it is told"));
+            "held by the dead".to_owned()
+        }
+    };
+    if state == LOST {
+        findings.push("unlocked after a death and not declared consistent: lost for good".into());
+    }
+    Ok(Seen { head, findings })
+}
+
+/// A condition variable; `EPROTO` if it is none. No death leaves anything in one.
+pub(crate) fn cond(bytes: &[u8; COND_SIZE], what: &str) -> Result<Seen> {
+    if u64::from_ne_bytes(word(bytes, 0)) != cond::TAG {
+        return Err(foreign(what, "condition variable"));
+    }
+    Ok(Seen { head: "a counter".to_owned(), findings: Vec::new() })
+}

@@ -1,0 +1,292 @@
+//! Processes that do not see each other: in other PID namespaces, where several have the same number,
+//! and of other users. The living are never taken for dead, the dead are noticed, and what is told of
+//! them is what is documented.
+
+mod support;
+
+use std::ffi::c_int;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::thread::sleep;
+use std::time::Duration;
+
+use madang::Timeout;
+use madang::ring::{Kind, Options, policy};
+use madang::sem::UndoOptions;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
+use support::Dir;
+use support::face::{FOREVER, NOWAIT, refused};
+use support::mutex_face::{CMutex, Locks};
+use support::pipe_face::{C as Pipes, Face as _};
+use support::process::{Child, Gate, as_nobody, fork, is_root, join, kill, leave, serial, skip};
+use support::ring_face::{C, Face, Named};
+use support::sem_face::{CSem, Permits};
+use support::shm_face::{CShm, Segment};
+use support::undo_face::Undo;
+use support::unique;
+
+const NEW: c_int = libc::O_RDWR | libc::O_CREAT;
+const BRIEFLY: i64 = 300_000_000;
+
+/// Whether new PID namespaces are permitted here; says so if not.
+fn may_have_namespaces() -> bool {
+    let child = fork(|| {
+        if new_pid_namespace().is_err() {
+            leave(77);
+        }
+    });
+    let may = matches!(child.end(), nix::sys::wait::WaitStatus::Exited(_, 0));
+    if !may {
+        skip("no PID namespace may be made here");
+    }
+    may
+}
+
+/// The children of this process will be in a new PID namespace.
+fn new_pid_namespace() -> nix::Result<()> {
+    let flags = CloneFlags::CLONE_NEWPID;
+    unshare(flags).or_else(|_| unshare(flags | CloneFlags::CLONE_NEWUSER))
+}
+
+/// Runs `body` as process 1 of a new PID namespace; the child is the one that made it, and leaves
+/// when `body`'s process has ended or, after `end` has opened, kills it.
+fn elsewhere(end: &Gate, body: impl FnOnce()) -> Child {
+    fork(|| {
+        new_pid_namespace().unwrap();
+        let inner = fork(|| {
+            assert_eq!(std::process::id(), 1);
+            body();
+            sleep(Duration::from_secs(1000));
+        });
+        end.pass();
+        kill(inner);
+    })
+}
+
+fn kinds() -> [Options; 5] {
+    let of = |kind, policy| Options { kind: Some(kind), policy, ..Options::new(8, 8) };
+    [
+        of(Kind::Spsc, 0),
+        of(Kind::Mpmc, 0),
+        of(Kind::Mpmc, policy::STOPPROOF),
+        of(Kind::Broadcast, 0),
+        of(Kind::Broadcast, policy::OVERWRITE),
+    ]
+}
+
+#[test]
+fn a_producer_in_another_pid_namespace() {
+    let _turn = serial();
+    if !may_have_namespaces() {
+        return;
+    }
+    for options in kinds() {
+        let name = Named::new("namespace");
+        let ring = C::open(Some(&name.0), &options, NEW, 0o600).unwrap();
+        let mut item = [0; 8];
+        assert_eq!(refused(ring.pop(&mut item, NOWAIT)) as c_int, libc::EAGAIN);
+        let (ready, end) = (Gate::new(), Gate::new());
+        let other = elsewhere(&end, || {
+            let ring = C::open(Some(&name.0), &options, libc::O_WRONLY, 0).unwrap();
+            ring.push(&[7; 8], NOWAIT).unwrap();
+            ready.open();
+            std::mem::forget(ring);
+        });
+        ready.pass();
+        ring.pop(&mut item, NOWAIT).unwrap();
+        assert_eq!(refused(ring.pop(&mut item, BRIEFLY)) as c_int, libc::ETIMEDOUT);
+        // Its number as it sees itself.
+        if ring.stat().producer_pid != 0 {
+            assert_eq!(ring.stat().producer_pid, 1);
+        }
+        end.open();
+        assert_eq!(refused(ring.pop(&mut item, FOREVER)) as c_int, libc::EOWNERDEAD);
+        join(other);
+        ring.push(&[7; 8], NOWAIT).unwrap();
+        ring.pop(&mut item, NOWAIT).unwrap();
+    }
+}
+
+/// The other way round: who lives and dies is outside, who waits has never heard of its number.
+#[test]
+fn a_producer_outside() {
+    let _turn = serial();
+    if !may_have_namespaces() {
+        return;
+    }
+    for options in kinds() {
+        let ring = C::open(None, &options, libc::O_RDWR, 0).unwrap();
+        let (joined, ready, alive, end) = (Gate::new(), Gate::new(), Gate::new(), Gate::new());
+        let waiter = elsewhere(&end, || {
+            let mut item = [0; 8];
+            assert_eq!(refused(ring.pop(&mut item, NOWAIT)) as c_int, libc::EAGAIN);
+            joined.open();
+            ready.pass();
+            ring.pop(&mut item, NOWAIT).unwrap();
+            assert_eq!(refused(ring.pop(&mut item, BRIEFLY)) as c_int, libc::ETIMEDOUT);
+            alive.open();
+            assert_eq!(refused(ring.pop(&mut item, FOREVER)) as c_int, libc::EOWNERDEAD);
+            end.open();
+        });
+        joined.pass();
+        let producer = fork(|| {
+            ring.push(&[7; 8], NOWAIT).unwrap();
+            ready.open();
+            sleep(Duration::from_secs(1000));
+        });
+        assert!(alive.is_open_within(20_000), "{options:?}");
+        kill(producer);
+        join(waiter);
+    }
+}
+
+/// Two holders of permits, each process 1 of a namespace of its own: the death of one gives back
+/// its permit, and not the other's.
+#[test]
+fn holders_of_the_same_number() {
+    let _turn = serial();
+    if !may_have_namespaces() {
+        return;
+    }
+    let (name, options) = (unique("namespace"), UndoOptions { value: 3, ..UndoOptions::default() });
+    let sem = <CSem as Undo>::open(&name, &options, NEW, 0o600).unwrap();
+    let ready = Gate::new();
+    let ends = [Gate::new(), Gate::new()];
+    let others = ends.each_ref().map(|end| {
+        elsewhere(end, || {
+            assert!(!Undo::wait(&sem, NOWAIT).unwrap());
+            ready.open();
+        })
+    });
+    ready.pass();
+    ready.pass();
+    assert_eq!(Undo::value(&sem), 1);
+    let holders = Undo::holders(&sem);
+    assert_eq!(holders.len(), 2);
+    assert!(holders.iter().all(|holder| holder.pid == 1 && holder.alive && holder.count == 1));
+    assert!(!Undo::wait(&sem, NOWAIT).unwrap());
+    assert_eq!(refused(Undo::wait(&sem, BRIEFLY)) as c_int, libc::ETIMEDOUT);
+    let [first, second] = others;
+    ends[0].open();
+    Undo::wait(&sem, FOREVER).unwrap();
+    join(first);
+    assert_eq!(refused(Undo::wait(&sem, BRIEFLY)) as c_int, libc::ETIMEDOUT);
+    ends[1].open();
+    Undo::wait(&sem, FOREVER).unwrap();
+    join(second);
+    <CSem as Undo>::unlink(&name).unwrap();
+}
+
+/// A descriptor that comes from a process that is not visible here is said to come from process 0.
+#[test]
+fn a_sender_outside() {
+    let _turn = serial();
+    if !may_have_namespaces() {
+        return;
+    }
+    let (here, there) = UnixStream::pair().unwrap();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let end = Gate::new();
+    let other = elsewhere(&end, || {
+        use std::os::fd::AsFd;
+        let (_fd, peer) = madang::fd::receive(there.as_fd(), Timeout::Forever).unwrap();
+        assert_eq!((peer.pid, peer.uid), (0, nix::unistd::geteuid().as_raw()));
+        end.open();
+    });
+    use std::os::fd::AsFd;
+    madang::fd::send(here.as_fd(), null.as_fd(), Timeout::Forever).unwrap();
+    join(other);
+}
+
+/// Another user with permission is a peer like any other; its death is noticed, too.
+#[test]
+fn a_peer_of_another_user() {
+    let _turn = serial();
+    if !is_root() {
+        return;
+    }
+    let old = umask(Mode::empty());
+    for options in kinds() {
+        let name = Named::new("user");
+        let ring = C::open(Some(&name.0), &options, NEW, 0o666).unwrap();
+        let mut item = [0; 8];
+        assert_eq!(refused(ring.pop(&mut item, NOWAIT)) as c_int, libc::EAGAIN);
+        as_nobody(|| {
+            let ring = C::open(Some(&name.0), &options, libc::O_WRONLY, 0).unwrap();
+            ring.push(&[7; 8], NOWAIT).unwrap();
+            std::mem::forget(ring);
+        });
+        ring.pop(&mut item, NOWAIT).unwrap();
+        assert_eq!(refused(ring.pop(&mut item, FOREVER)) as c_int, libc::EOWNERDEAD);
+    }
+    let (name, options) = (unique("user"), UndoOptions { value: 1, ..UndoOptions::default() });
+    let sem = <CSem as Undo>::open(&name, &options, NEW, 0o666).unwrap();
+    let mutex = CMutex::open(&name, NEW, 0o666).unwrap();
+    as_nobody(|| {
+        let sem = <CSem as Undo>::open(&name, &options, libc::O_RDWR, 0).unwrap();
+        Undo::wait(&sem, NOWAIT).unwrap();
+        assert!(!CMutex::open(&name, libc::O_RDWR, 0).unwrap().lock(NOWAIT).unwrap());
+        std::mem::forget(sem);
+    });
+    Undo::wait(&sem, FOREVER).unwrap();
+    assert!(mutex.lock(FOREVER).unwrap(), "told of the death");
+    <CSem as Undo>::unlink(&name).unwrap();
+    CMutex::unlink(&name).unwrap();
+    umask(old);
+}
+
+/// Whatever the umask: the mode is what open(2) would have given it, the maker can use what it has
+/// made, and so can no one else than the mode says.
+#[test]
+fn every_umask() {
+    let _turn = serial();
+    let check = || {
+        for (mask, mode) in [(0o000, 0o666), (0o777, 0o666), (0o077, 0o640), (0o027, 0o660)] {
+            umask(Mode::from_bits_truncate(mask));
+            let (name, dir) = (unique("umask"), "/dev/shm");
+            let plain = name[1..].to_owned();
+            let undo = UndoOptions { value: 1, ..UndoOptions::default() };
+            let undo_name = format!("{name}-undo");
+            // One end, taken with the opening: to take another needs permission then.
+            let (access, size) = (libc::O_WRONLY | libc::O_CREAT, Options::new(8, 8));
+            let ring = C::open(Some(&name), &size, access, mode).unwrap();
+            let shm = CShm::open(name.as_bytes(), 100, NEW, mode).unwrap();
+            let posix = <CSem as Permits>::open(name.as_bytes(), 1, NEW, mode).unwrap();
+            let sem = <CSem as Undo>::open(&undo_name, &undo, NEW, mode).unwrap();
+            let mutex = CMutex::open(&name, NEW, mode).unwrap();
+            let cond = CMutex::open_cond(&name, NEW, mode).unwrap();
+            let files = [
+                format!("{dir}/mdg.ring.{plain}"),
+                format!("{dir}/{plain}"),
+                format!("{dir}/sem.{plain}"),
+                format!("{dir}/mdg.sem.{plain}-undo"),
+                format!("{dir}/mdg.mutex.{plain}"),
+                format!("{dir}/mdg.cond.{plain}"),
+            ];
+            for file in &files {
+                let found = std::fs::metadata(file).unwrap();
+                assert_eq!(found.permissions().mode() & 0o7777, mode & !mask, "{file}");
+                assert_eq!(found.uid(), nix::unistd::geteuid().as_raw());
+            }
+            ring.push(&[7; 8], NOWAIT).unwrap();
+            shm.put(0, b"mine");
+            Permits::wait(&posix, NOWAIT).unwrap();
+            Undo::wait(&sem, NOWAIT).unwrap();
+            mutex.lock(NOWAIT).unwrap();
+            CMutex::signal(&cond);
+            mutex.unlock().unwrap();
+            files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+            umask(Mode::from_bits_truncate(0o022));
+            let dir = Dir::new();
+            umask(Mode::from_bits_truncate(mask));
+            Pipes.create(&dir.path("fifo"), mode).unwrap();
+            let found = std::fs::metadata(dir.path("fifo")).unwrap();
+            assert_eq!(found.permissions().mode() & 0o7777, mode & !mask);
+        }
+    };
+    join(fork(check));
+    if is_root() {
+        as_nobody(check);
+    }
+}
