@@ -36,7 +36,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use super::control::Control;
-use super::copy::{copy_in, copy_out};
+use super::copy::{copy_blocks_in, copy_blocks_out, copy_in, copy_out};
 use super::pace::Pace;
 
 /// One side's private state. All zero means: this end is not held in this process.
@@ -215,9 +215,22 @@ impl Core {
     /// `item` is readable for `item_size` bytes.
     #[inline(always)]
     pub(crate) unsafe fn push_one(&self, side: &Side, item: *const u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.push_sized::<false>(side, item) };
+    }
+
+    /// As [`Core::push_one`]; `BLOCKS`: the item size is such a one.
+    ///
+    /// # Safety
+    /// As for [`Core::push_one`]; `BLOCKS` is right.
+    #[inline(always)]
+    pub(crate) unsafe fn push_sized<const BLOCKS: bool>(&self, side: &Side, item: *const u8) {
         let index = side.index.get();
+        let (slot, size) = (self.slot(index).as_ptr(), self.item_size);
         // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.
-        unsafe { copy_in(self.slot(index).as_ptr(), item, self.item_size) };
+        unsafe {
+            if BLOCKS { copy_blocks_in(slot, item, size) } else { copy_in(slot, item, size) }
+        };
         self.commit(side, index.wrapping_add(1));
     }
 
@@ -227,9 +240,22 @@ impl Core {
     /// `item` is writable for `item_size` bytes.
     #[inline(always)]
     pub(crate) unsafe fn pop_one(&self, side: &Side, item: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.pop_sized::<false>(side, item) };
+    }
+
+    /// As [`Core::pop_one`]; `BLOCKS`: the item size is such a one.
+    ///
+    /// # Safety
+    /// As for [`Core::pop_one`]; `BLOCKS` is right.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_sized<const BLOCKS: bool>(&self, side: &Side, item: *mut u8) {
         let index = side.index.get();
+        let (slot, size) = (self.slot(index).as_ptr(), self.item_size);
         // SAFETY: the slot is the consumer's until it is freed; the caller vouches for the buffer.
-        unsafe { copy_out(item, self.slot(index).as_ptr(), self.item_size) };
+        unsafe {
+            if BLOCKS { copy_blocks_out(item, slot, size) } else { copy_out(item, slot, size) }
+        };
         self.free(side, index.wrapping_add(1));
     }
 

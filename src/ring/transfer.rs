@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use nix::errno::Errno;
 
 use super::control::{CORRUPT, SHUTDOWN};
+use super::copy::is_blocks;
 use super::engine::{Engine, Trouble};
 use super::handle::Ring;
 use super::poll::wake;
@@ -55,27 +56,33 @@ impl Ring {
         if event.is_armed() { wake(self, End::Producer) } else { 0 }
     }
 
+    /// Whether items are short and made of blocks, which are copied with few registers.
+    #[inline(always)]
+    pub(crate) fn has_blocks(&self) -> bool {
+        is_blocks(self.core.item_size())
+    }
+
     /// Pushes one item.
     ///
     /// # Safety
-    /// `has_room_for(1)`; `item` is readable for an item.
+    /// `has_room_for(1)`; `item` is readable for an item; `BLOCKS`: `has_blocks()`.
     #[inline(always)]
-    pub(crate) unsafe fn push_sized(&self, item: *const u8) -> i32 {
+    pub(crate) unsafe fn push_sized<const BLOCKS: bool>(&self, item: *const u8) -> i32 {
         let event = self.event(End::Consumer);
         // SAFETY: the caller's promise.
-        unsafe { self.core.push_one(&self.hot.push, item) };
+        unsafe { self.core.push_sized::<BLOCKS>(&self.hot.push, item) };
         if event.is_armed() { wake(self, End::Consumer) } else { 0 }
     }
 
     /// Pops one item.
     ///
     /// # Safety
-    /// `has_items(1)`; `item` is writable for an item.
+    /// `has_items(1)`; `item` is writable for an item; `BLOCKS`: `has_blocks()`.
     #[inline(always)]
-    pub(crate) unsafe fn pop_sized(&self, item: *mut u8) -> i32 {
+    pub(crate) unsafe fn pop_sized<const BLOCKS: bool>(&self, item: *mut u8) -> i32 {
         let event = self.event(End::Producer);
         // SAFETY: the caller's promise.
-        unsafe { self.core.pop_one(&self.hot.pop, item) };
+        unsafe { self.core.pop_sized::<BLOCKS>(&self.hot.pop, item) };
         if event.is_armed() { wake(self, End::Producer) } else { 0 }
     }
 
