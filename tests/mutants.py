@@ -179,12 +179,12 @@ MUTANTS = [
         ("        tail.1.after.store(index.wrapping_sub(1), Ordering::Release);\n", "")),
     Mutant(
         "recent-word-relaxed", "a copy beside the index is not stored with release order",
-        SPSC, "model ring::spsc::loom_models::one_by_one",
+        SPSC, "model ring::spsc::loom_models::one_by_one_with_room",
         ("recent.words[(index & 1) as usize].store(word, Ordering::Release)",
          "recent.words[(index & 1) as usize].store(word, Ordering::Relaxed)")),
     Mutant(
         "recent-no-second-look", "a copy beside the index is believed without a second look at it",
-        SPSC, "model ring::spsc::loom_models::one_by_one",
+        SPSC, "model ring::spsc::loom_models::one_by_one_with_room",
         ("(tail.0.load(Ordering::Acquire) == after).then_some(word)", "Some(word)")),
     Mutant(
         "head-relaxed", "the producer's look at the head is not an acquire",

@@ -142,6 +142,12 @@ fn one_by_one_in_one_slot() {
     stream(1, 1);
 }
 
+/// With room for the item that is copied to the same place beside the index as the first one.
+#[test]
+fn one_by_one_with_room() {
+    stream(4, 1);
+}
+
 #[test]
 fn in_runs() {
     stream(2, 2);
