@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use madang::ffi::mutex::{mdg_cond, mdg_mutex};
 use madang::ffi::ring::{mdg_ring, mdg_ring_opts, mdg_ring_stats};
 use madang::ffi::sem::{mdg_sem, mdg_sem_opts};
+use madang::ffi::shm::mdg_shm;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
@@ -85,6 +86,18 @@ functions! {
     shutdown = c"mdg_ring_shutdown", fn(*mut mdg_ring) -> c_int;
     stat = c"mdg_ring_stat", fn(*const mdg_ring, *mut mdg_ring_stats) -> c_int;
     close = c"mdg_ring_close", fn(*mut mdg_ring) -> ();
+    fd = c"mdg_ring_fd", fn(*mut mdg_ring, u32) -> c_int;
+    cancel = c"mdg_ring_cancel", fn(*mut mdg_ring) -> c_int;
+    footprint = c"mdg_ring_footprint", fn(*const mdg_ring_opts) -> isize;
+    init = c"mdg_ring_init", fn(*mut *mut mdg_ring, *const mdg_shm, usize, *const mdg_ring_opts, c_int) -> c_int;
+    attach = c"mdg_ring_attach", fn(*mut *mut mdg_ring, *const mdg_shm, usize, *const mdg_ring_opts, c_int) -> c_int;
+    shm_anonymous = c"mdg_shm_anonymous", fn(*mut *mut mdg_shm, usize, u32) -> c_int;
+    shm_addr = c"mdg_shm_addr", fn(*const mdg_shm) -> *mut c_void;
+    shm_close = c"mdg_shm_close", fn(*mut mdg_shm) -> ();
+    reap = c"mdg_object_reap", fn(u32, *const libc::c_char) -> c_int;
+    sem_undo_footprint = c"mdg_sem_undo_footprint", fn(*const mdg_sem_opts) -> isize;
+    sem_undo_init = c"mdg_sem_undo_init", fn(*mut *mut mdg_sem, *const mdg_shm, usize, *const mdg_sem_opts) -> c_int;
+    sem_undo_attach = c"mdg_sem_undo_attach", fn(*mut *mut mdg_sem, *const mdg_shm, usize, *const mdg_sem_opts) -> c_int;
     sem_open = c"mdg_sem_open", fn(*mut *mut mdg_sem, *const libc::c_char, *const mdg_sem_opts, c_int, libc::mode_t) -> c_int;
     sem_wait = c"mdg_sem_wait", fn(*mut mdg_sem, i64) -> c_int;
     sem_post = c"mdg_sem_post", fn(*mut mdg_sem) -> c_int;
@@ -176,6 +189,10 @@ impl Victim {
         let victim = Self { child, mark };
         assert_eq!(victim.stopped_by(), Some(libc::SIGSTOP), "the victim's preparations");
         victim
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.child.pid()
     }
 
     fn request(&self, request: u32, argument: usize) -> c_long {

@@ -1,5 +1,5 @@
 //! Rings in all sorts of states, each with a victim that is about to make a call there: the scenes of
-//! `tests/every_instruction.rs`.
+//! `tests/every_instruction_*.rs`.
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::OwnedFd;
@@ -12,8 +12,9 @@ use std::time::Duration;
 use madang::ffi::ring::*;
 
 use super::process::shared_words;
+use super::release_ring::{Handle, Shape};
 use super::step::{Release, Victim, release};
-use super::survivor::{Bounds, Handle, Shape};
+use super::survivor::Bounds;
 
 /// What a victim does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
