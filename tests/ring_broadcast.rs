@@ -15,6 +15,7 @@ on_both_faces! { Ring, C in turn:
     the_slowest_consumer_holds_the_producer
     a_full_ring_fails
     nobody_there
+    what_stays_when_the_last_consumer_closes
     late_joiners
     in_place
     shutdown_drains
@@ -178,6 +179,42 @@ fn nobody_there<F: Face>() {
         push(&ring, 100);
         assert_eq!(pop(&consumer), 100);
         assert_eq!(sums(&ring), [101, 101 - dropped, dropped, 0]);
+    }
+}
+
+/// What all have read stays there for one that begins with the oldest, and counts as inside while
+/// nobody is there.
+fn what_stays_when_the_last_consumer_closes<F: Face>() {
+    for policy in [0, policy::EVICT, policy::FAIL] {
+        let name = Named::new("stays");
+        let ring = F::open(Some(&name.0), &broadcast(8, 8, policy), CREATE, 0o600).unwrap();
+        let join = |oldest| {
+            let options = Options { oldest, ..Options::default() };
+            F::open(Some(&name.0), &options, libc::O_RDONLY, 0).unwrap()
+        };
+        let consumer = join(false);
+        (0..5).for_each(|value| push(&ring, value));
+        assert_eq!(sums(&ring), [5, 0, 0, 5]);
+        (0..5).for_each(|value| assert_eq!(pop(&consumer), value));
+        assert_eq!(sums(&ring), [5, 5, 0, 0]);
+        drop(consumer);
+        assert_eq!(sums(&ring), [5, 0, 0, 5]);
+        assert_eq!(ring.stat().consumer_state, MDG_RING_END_CLOSED);
+        // One that begins now has nothing to read, one that begins with the oldest has all.
+        let now = join(false);
+        assert_eq!(sums(&ring), [5, 5, 0, 0]);
+        let oldest = join(true);
+        assert_eq!(sums(&ring), [5, 0, 0, 5]);
+        (0..5).for_each(|value| assert_eq!(pop(&oldest), value));
+        assert_eq!(sums(&ring), [5, 5, 0, 0]);
+        drop((now, oldest));
+        // It goes when the room is needed.
+        (5..8).for_each(|value| push(&ring, value));
+        assert_eq!(sums(&ring), [8, 0, 0, 8]);
+        push(&ring, 8);
+        let [written, read, dropped, length] = sums(&ring);
+        assert_eq!((written, read), (9, 0));
+        assert!(dropped > 0 && length < 9, "{dropped} {length}");
     }
 }
 

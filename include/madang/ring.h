@@ -196,7 +196,9 @@ typedef struct mdg_ring_stats {
   uint32_t kind;
   /**
    * Items inside. MDG_RING_BROADCAST: how far the slowest consumer is behind, or, while there is none,
-   * what is there for one with MDG_RING_OLDEST; with MDG_RING_OVERWRITE, what is not overwritten.
+   * what is there for one with MDG_RING_OLDEST, whether others had read it or not: it does not go to
+   * 0 when the last consumer closes, but to what stays, which the next consumer or a push to a full
+   * ring changes. With MDG_RING_OVERWRITE, what is not overwritten.
    */
   uint64_t length;
   /**
@@ -204,8 +206,9 @@ typedef struct mdg_ring_stats {
    */
   uint64_t written;
   /**
-   * Items ever taken. MDG_RING_BROADCAST: passed by all consumers that were there; with
-   * MDG_RING_OVERWRITE 0, as nobody tells.
+   * Items ever taken. MDG_RING_BROADCAST: what is not length and not dropped, so it becomes less
+   * when the last consumer closes, or one joins with MDG_RING_OLDEST; with MDG_RING_OVERWRITE 0, as
+   * nobody tells.
    */
   uint64_t read;
   /**

@@ -9,6 +9,7 @@
 //! The identity in a slot is for messages and dumps only.
 
 use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
 
 use super::geometry::{Geometry, MAX_HANDLES_LIMIT, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
 use super::region::{Region, Shared};
@@ -34,6 +35,10 @@ pub(crate) const ENDED: u32 = 4;
 
 const CLEAN: u32 = 0;
 pub(super) const IN_USE: u32 = 1;
+
+/// How many milliseconds to go on looking for a slot where all are taken: a byte may be held only to
+/// clear away after a dead owner, or by an opener that gives way.
+const PATIENCE: u32 = 10;
 
 /// A participant's slot in shared memory, written by the holder of its byte; `poll` is also cleared
 /// by those who notify.
@@ -142,7 +147,8 @@ pub(crate) fn is_alive(file: &Anchor, index: u32) -> bool {
 }
 
 impl Participant {
-    /// Takes the first free slot. `EMFILE` if living handles hold all of them.
+    /// Takes the first free slot. `EMFILE` if living handles hold all of them, and go on doing so for
+    /// [`PATIENCE`].
     ///
     /// `mine` is asked once a byte is locked and before anything is stored: an error ends it.
     /// `sweep` resolves what the dead owner of a slot left behind; where it says `false` (who owns
@@ -155,27 +161,38 @@ impl Participant {
         mine: &dyn Fn() -> Result<()>,
         sweep: &dyn Fn(u32, &Slot) -> bool,
     ) -> Result<Self> {
-        for index in 0..geometry.max_handles {
-            let Some(slot) = Slot::of(region, geometry, index) else { break };
-            let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
-            let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
-            let Some(token) = token else { continue };
-            mine()?;
-            // The byte is ours: whoever had the slot before is closed or dead, its stores are all
-            // visible (the kernel's lock list orders them), and nobody else writes here.
-            if slot.is_in_use() && !sweep(index, slot) {
-                continue;
+        // Somebody may hold the last free byte just to look, or to clear away after its owner.
+        for pass in 0..=PATIENCE {
+            if pass > 0 {
+                let _ = poll(&mut [], PollTimeout::from(1_u8));
             }
-            slot.clear();
-            let me = Identity::current();
-            slot.pid.store(me.pid, Ordering::Relaxed);
-            slot.uid.store(me.uid, Ordering::Relaxed);
-            slot.start_time.store(me.start_time, Ordering::Relaxed);
-            slot.pid_namespace.store(me.pid_namespace, Ordering::Relaxed);
-            slot.generation.fetch_add(1, Ordering::Relaxed);
-            // Release: pairs with the Acquire in `is_in_use`.
-            slot.state.store(IN_USE, Ordering::Release);
-            return Ok(Self { index, token });
+            for index in 0..geometry.max_handles {
+                let Some(slot) = Slot::of(region, geometry, index) else { break };
+                // Asked in vain once: a question, unlike an attempt, costs no descriptor and keeps
+                // nobody else out.
+                if pass > 0 && is_alive(file, index) {
+                    continue;
+                }
+                let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
+                let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
+                let Some(token) = token else { continue };
+                mine()?;
+                // The byte is ours: whoever had the slot before is closed or dead, its stores are all
+                // visible (the kernel's lock list orders them), and nobody else writes here.
+                if slot.is_in_use() && !sweep(index, slot) {
+                    continue;
+                }
+                slot.clear();
+                let me = Identity::current();
+                slot.pid.store(me.pid, Ordering::Relaxed);
+                slot.uid.store(me.uid, Ordering::Relaxed);
+                slot.start_time.store(me.start_time, Ordering::Relaxed);
+                slot.pid_namespace.store(me.pid_namespace, Ordering::Relaxed);
+                slot.generation.fetch_add(1, Ordering::Relaxed);
+                // Release: pairs with the Acquire in `is_in_use`.
+                slot.state.store(IN_USE, Ordering::Release);
+                return Ok(Self { index, token });
+            }
         }
         let all = geometry.max_handles;
         Err(Error::new(
@@ -234,5 +251,46 @@ impl End {
             Self::Producer => 1,
             Self::Consumer => 2,
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::shm::{Mapping, sealed_memory};
+    use std::cell::{Cell, RefCell};
+    use std::sync::Arc;
+
+    /// One slot's byte is held by somebody who only looks; what lies in the other one cannot be
+    /// decided. The first pass finds nothing; then the byte is let go of.
+    #[test]
+    fn a_slot_that_is_held_for_a_moment_is_waited_for() {
+        let geometry = Geometry { kind: 1, item_size: 8, capacity: 4, max_handles: 2, policy: 0 };
+        let size = geometry.total_size().unwrap();
+        let file = Arc::new(sealed_memory(c"slots", size, false, "slots").unwrap());
+        let region = Region::new(Mapping::part(&file, 0, size as usize, true).unwrap());
+        let anchor = Anchor::new(file, 0).unwrap();
+        let other = Slot::of(&region, &geometry, 1).unwrap();
+        other.state.store(IN_USE, Ordering::Relaxed);
+        let held = RefCell::new(anchor.lock_for_now(SLOT_BYTE).unwrap());
+        assert!(held.borrow().is_some());
+        let (passes, patient) = (Cell::new(0), Cell::new(1));
+        let attach = || {
+            Participant::attach(&region, &geometry, &anchor, "slots", &|| Ok(()), &|index, _| {
+                assert_eq!(index, 1);
+                passes.set(passes.get() + 1);
+                if passes.get() == patient.get() {
+                    drop(held.take());
+                }
+                false
+            })
+        };
+        let mine = attach().unwrap();
+        assert_eq!((mine.index(), passes.get()), (0, 1));
+        // Bounded.
+        patient.set(u32::MAX);
+        assert_eq!(attach().unwrap_err().code(), Errno::EMFILE);
+        assert_eq!(passes.get(), 1 + 1 + PATIENCE);
+        mine.detach(&region, &geometry);
     }
 }

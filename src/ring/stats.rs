@@ -42,11 +42,13 @@ pub struct Stats {
     pub policy: u32,
     /// Handles that may be open at once.
     pub max_handles: u32,
-    /// Items inside.
+    /// Items inside. Of a broadcast with back-pressure, what the slowest consumer has still to read;
+    /// without consumers, what is there for one that joins at the oldest, read by others or not.
     pub length: u64,
     /// Items ever committed.
     pub written: u64,
-    /// Items ever taken, without those that were lost.
+    /// Items ever taken, without those that were lost. Of a broadcast what is neither `length` nor
+    /// `dropped`: less again when the last consumer closes, or one joins at the oldest.
     pub read: u64,
     /// Items given up by a full-ring policy.
     pub dropped: u64,
