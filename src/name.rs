@@ -19,6 +19,9 @@ pub(crate) const DIRECTORY: &CStr = c"/dev/shm";
 /// Begins the names of the FIFOs at which handles wait with a descriptor; see `object/bell.rs`.
 pub(crate) const BELL_PREFIX: &str = "mdg.poll.";
 
+/// Begins the names of files in the making.
+pub(crate) const TEMPORARY_PREFIX: &str = ".mdg.tmp.";
+
 /// The longest file name of every file system Linux keeps shared memory on.
 const NAME_MAX: usize = 255;
 

@@ -15,9 +15,9 @@ use support::{c_compiler, library_dir, root, scratch};
 const BATCH: f64 = 32.0;
 
 /// Function, operations in the short run, and instructions that one operation may take: what was
-/// measured (36, 33, 200 and 169), and a tenth for another compiler's taste.
+/// measured (40, 33, 202 and 169), and a tenth for another compiler's taste.
 const BUDGETS: [(&str, u64, u64); 4] =
-    [("push", 500, 40), ("pop", 500, 37), ("push_many", 50, 220), ("pop_many", 50, 186)];
+    [("push", 500, 44), ("pop", 500, 37), ("push_many", 50, 220), ("pop_many", 50, 186)];
 
 /// The release library of these sources, in a folder under the names that a linked program looks for.
 fn release_library(dir: &Path) -> PathBuf {

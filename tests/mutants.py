@@ -174,6 +174,19 @@ MUTANTS = [
         ("self.control().tail.0.store(index, Ordering::Release)",
          "self.control().tail.0.store(index, Ordering::Relaxed)")),
     Mutant(
+        "recent-not-reset", "what a dead producer has left beside the index is believed",
+        SPSC, "model ring::spsc::loom_models::a_killed_producer_one_by_one_and_a_run",
+        ("        tail.1.after.store(index.wrapping_sub(1), Ordering::Release);\n", "")),
+    Mutant(
+        "recent-word-relaxed", "a copy beside the index is not stored with release order",
+        SPSC, "model ring::spsc::loom_models::one_by_one",
+        ("recent.words[(index & 1) as usize].store(word, Ordering::Release)",
+         "recent.words[(index & 1) as usize].store(word, Ordering::Relaxed)")),
+    Mutant(
+        "recent-no-second-look", "a copy beside the index is believed without a second look at it",
+        SPSC, "model ring::spsc::loom_models::one_by_one",
+        ("(tail.0.load(Ordering::Acquire) == after).then_some(word)", "Some(word)")),
+    Mutant(
         "head-relaxed", "the producer's look at the head is not an acquire",
         SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",
         ("let head = self.control().head.0.load(Ordering::Acquire);\n        let used",

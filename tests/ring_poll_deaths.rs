@@ -16,6 +16,7 @@ on_both_faces! { Ring, C in turn:
     a_descriptor_that_became_something_else
     a_notifier_without_descriptors_tries_again
     notifiers_of_other_users
+    objects_with_the_same_uuid
 }
 
 /// A child that waits with a descriptor on its handle of `ring`, for ever.
@@ -250,4 +251,67 @@ fn notifiers_of_other_users<F: Face>() {
     pushed.open();
     join(child);
     F::unlink(&name.0).unwrap();
+}
+
+/// A file that says that it is another one: same uuid, same slot, same generation. Its handles make,
+/// ring and remove their own doorbells.
+fn objects_with_the_same_uuid<F: Face>() {
+    let (first, second) = (Named::new("one"), Named::new("two"));
+    let open = |name: &Named| F::open(Some(&name.0), &Options::default(), libc::O_RDWR, 0).unwrap();
+    drop(F::open(Some(&first.0), &options(Kind::Mpmc, 4), CREATE, 0o600).unwrap());
+    std::fs::copy(first.path(), second.path()).unwrap();
+    let (victim, forged) = (open(&first), open(&second));
+    let fd = victim.fd(IN).unwrap();
+    is_empty(&victim);
+    let his = forged.fd(IN).unwrap();
+    is_empty(&forged);
+    let (bells, others) = (Bells::with(fd), Bells::with(his));
+    assert_eq!((bells.count(), others.count()), (1, 1));
+    let mine = &bells.names()[0];
+    let parts = |name: &str| name.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let (mine, his_name) = (parts(mine), parts(&others.names()[0]));
+    let same = |at: usize| mine[at] == his_name[at];
+    assert!(same(2) && same(6) && same(7), "uuid, slot and generation: {mine:?} {his_name:?}");
+    forged.push(&word(1), NOWAIT).unwrap();
+    assert!(readable(his) && !readable(fd));
+    victim.push(&word(2), NOWAIT).unwrap();
+    assert!(readable(fd));
+    assert_eq!((pop(&victim), pop(&forged)), (2, 1));
+    is_empty(&victim);
+    // Those that its dead have left go; and none of the other's.
+    kill(poller(&forged));
+    drop(forged);
+    assert_eq!((bells.count(), others.count()), (1, 0));
+    F::unlink(&second.0).unwrap();
+    assert_eq!(bells.count(), 1);
+    victim.push(&word(3), NOWAIT).unwrap();
+    assert!(readable(fd), "its doorbell stands");
+}
+
+/// Two rings in one segment, the second a copy of the first: the offset tells them apart.
+#[test]
+fn places_with_the_same_uuid() {
+    let _turn = support::process::serial();
+    let options = Options::new(4, 8);
+    let size = Ring::footprint(&options).unwrap();
+    let segment = madang::shm::Shm::anonymous(2 * size, false).unwrap();
+    drop(Ring::init(&segment, 0, &options, madang::Access::ReadWrite).unwrap());
+    // SAFETY: both places lie in the segment, and no handle is open.
+    unsafe { segment.as_ptr().copy_to(segment.as_ptr().add(size), size) };
+    let open = |offset| {
+        let options = Options::default();
+        Ring::attach_to(&segment, offset, &options, madang::Access::ReadWrite).unwrap()
+    };
+    let (victim, forged) = (open(0), open(size));
+    let (fd, his) = (Face::fd(&victim, IN).unwrap(), Face::fd(&forged, IN).unwrap());
+    is_empty(&victim);
+    is_empty(&forged);
+    let (bells, others) = (Bells::with(fd), Bells::with(his));
+    assert_ne!(bells.0, others.0);
+    Face::push(&forged, &word(1), NOWAIT).unwrap();
+    assert!(readable(his) && !readable(fd));
+    drop(forged);
+    assert_eq!((bells.count(), others.count()), (1, 0));
+    Face::push(&victim, &word(2), NOWAIT).unwrap();
+    assert!(readable(fd));
 }

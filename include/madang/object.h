@@ -214,8 +214,9 @@ int mdg_object_repair(uint32_t mechanism,
 /**
  * Removes objects in which nobody lives: the one called name, or with name NULL all of a
  * mechanism, or with 0 for the mechanism all there are. An object goes only if the kernel proves that
- * no living process has a handle on it, a FIFO only if its handle is dead, a temporary file only if
- * its maker is. What is inside goes with it, as with any unlink.
+ * no living process has a handle on it, a FIFO only if its handle is dead (or nobody has it open, where
+ * its object has no name), a temporary file only if its maker is. What is inside goes with it, as with
+ * any unlink.
  *
  * Nobody is robbed of an object by opening it at the same moment: reap locks the object against
  * other removers and then looks for handles, an open call takes its handle and then waits until no
@@ -225,9 +226,9 @@ int mdg_object_repair(uint32_t mechanism,
  * used since in the child is no proof of life, nor is a consumer that may only read the file.
  *
  * Returns how many were removed; what may not or cannot be removed is passed over without a name.
- * With a name: -EBUSY (a living process uses it; or whether it does cannot be proven, as for a FIFO
- * whose object has no name); -ENOENT; -EACCES (another user's, or not writable); -EPROTO (no
- * object of this library, or of a version that this one does not know); -ELOOP. With and without:
+ * With a name: -EBUSY (a living process uses it, or whether it does cannot be proven); -ENOENT;
+ * -EACCES (another user's, or not writable); -EPROTO (no object of this library, or of a version that
+ * this one does not know); -ELOOP. With and without:
  * -EINVAL (a bad name, a name without a mechanism, no such mechanism); -ENAMETOOLONG; -ENOMEM;
  * -EMFILE; -ENFILE. Thread-safe; not async-signal-safe.
  */

@@ -500,9 +500,10 @@ int mdg_ring_shutdown(struct mdg_ring *ring);
  *
  * The descriptor belongs to the handle: the same one at every call, closed by mdg_ring_close; it must
  * not be read, written or closed. Every call replaces the events asked for by those before. The ends
- * are taken as their first use would. It is the open end of a FIFO, /dev/shm/mdg.poll.UUID.SLOT.GEN,
+ * are taken as their first use would. It is the open end of a FIFO, /dev/shm/mdg.poll.UUID...,
  * which others open for a moment to write to; they need a free descriptor then, and the same
- * /dev/shm. A killed process's FIFO is removed by who takes its place, closes or unlinks the ring.
+ * /dev/shm. A killed process's FIFO is removed by who takes its place, closes or unlinks the ring;
+ * where nobody does (all were killed), by mdg_object_reap.
  *
  * fork(2): the child's handle is a new one that nobody has asked for a descriptor; the parent's is
  * open in the child until the child first uses or closes its handle, and must not be waited on there.
@@ -561,7 +562,8 @@ ssize_t mdg_ring_footprint(const struct mdg_ring_opts *opts);
  * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
  * unknown kind, policy or oflag bit); -E2BIG; -EBADF; -ENOSPC (the segment ends before the ring);
  * -EBUSY (living handles use a ring there, or another process is making one); -EACCES (shm is
- * read-only); -EPROTO (shm is a device); -EOVERFLOW; -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no
+ * read-only); -EPROTO (shm is a device); -EOVERFLOW; -EMFILE (no descriptor, or
+ * others attached to all max_handles first); -ENFILE; -ENOMEM; -ENOENT (no
  * /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
  * async-signal-safe.
  */

@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 
-use super::doorbell::{self, Doorbell};
+use super::doorbell;
 use super::mechanism::Mechanism;
 use super::{area, look, reap};
 use crate::error::Result;
@@ -32,7 +32,6 @@ pub struct Verdict {
 /// impossible, `EPROTO` why it is no object, or none that this version knows.
 pub fn check(mechanism: Mechanism, name: &[u8]) -> Result<Verdict> {
     let shown = mechanism.name(name)?;
-    let what = shown.to_string();
     if mechanism.has_participants() {
         return examine(mechanism, &look(mechanism, name)?).map(|(verdict, _)| verdict);
     }
@@ -47,15 +46,8 @@ pub fn check(mechanism: Mechanism, name: &[u8]) -> Result<Verdict> {
         return Ok(Verdict { findings: area.seen.findings.len() as u32, report });
     }
     let left = match mechanism {
-        Mechanism::Poll => {
-            reap::stands(&shown)?;
-            match Doorbell::parse(name).map(|bell| bell.is_left(&what)) {
-                Some(Err(error)) if error.code() == Errno::EBUSY => false,
-                Some(left) => left?,
-                None => return Err(reap::foreign(&what)),
-            }
-        }
-        _ => reap::is_left(&shown)?,
+        Mechanism::Poll => doorbell::is_left(name)?,
+        _ => reap::is_left(name, &shown)?,
     };
     let mut report = format!("{}, {}\n", mechanism.word(), if left { "left" } else { "in use" });
     if left {

@@ -1,75 +1,78 @@
 #![forbid(unsafe_code)]
-//! The FIFOs at which handles wait with a descriptor, `mdg.poll.UUID.SLOT.GENERATION`: whose they
-//! are, and whether that handle lives. A FIFO is never opened here: whoever rings would notice.
+//! The FIFOs at which handles wait with a descriptor: whose they are, and whether that handle lives.
+//! Their names are those of `object/bell.rs`; in the making they are temporary files.
 //!
-//! No two handles ever have the same slot and generation in the same object, so once a handle is
-//! dead its FIFO is nobody's, and anybody may remove the name.
+//! No two handles ever have the same name, so once a handle is dead its FIFO is nobody's, and anybody
+//! may remove it. It is proven dead by its lock byte, where the object has a name; else by the FIFO,
+//! which a living handle has open for reading. (That would do for all. But a forked child has the
+//! descriptor, too, until it uses its handle.)
+//!
+//! A temporary FIFO without a reader may be one that is just being made. Its maker finds out, and
+//! makes another: see [`fifo::make`].
 
 use nix::errno::Errno;
 
 use super::mechanism::{Mechanism, found};
+use super::reap;
 use crate::error::{Error, Result};
-use crate::object::{Life, Look};
+use crate::name::{BELL_PREFIX, Name};
+use crate::object::{BellName, Life, Look};
 use crate::shm::named;
+use crate::sys::fifo;
 
-/// Which handle of which object waits there, or did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Doorbell {
-    uuid: [u8; 16],
-    slot: u32,
-    generation: u32,
+/// Which handle it is, by the name of the doorbell.
+pub(super) fn parse(name: &[u8]) -> Option<BellName> {
+    BellName::parse(name.strip_prefix(b"/").unwrap_or(name))
 }
 
-impl Doorbell {
-    pub(super) fn parse(name: &[u8]) -> Option<Self> {
-        let name = std::str::from_utf8(name.strip_prefix(b"/").unwrap_or(name)).ok()?;
-        let mut parts = name.split('.');
-        let (digits, slot, generation) = (parts.next()?, parts.next()?, parts.next()?);
-        let mut uuid = [0; 16];
-        let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if parts.next().is_some() || digits.len() != 32 || !plain {
-            return None;
-        }
-        for (byte, at) in uuid.iter_mut().zip((0..32).step_by(2)) {
-            *byte = u8::from_str_radix(&digits[at..at + 2], 16).ok()?;
-        }
-        Some(Self { uuid, slot: slot.parse().ok()?, generation: generation.parse().ok()? })
-    }
+/// Whether no living process can be that handle of the object.
+fn is_dead(bell: BellName, look: &Look) -> Result<bool> {
+    Ok(look.life(bell.index, bell.generation)? != Life::Living)
+}
 
-    /// Whether no living process can be that handle of the object.
-    fn is_dead(&self, look: &Look) -> Result<bool> {
-        Ok(look.life(self.slot, self.generation)? != Life::Living)
-    }
-
-    /// The same, whatever object it is; `EBUSY` if that cannot be proven.
-    pub(super) fn is_left(&self, what: &str) -> Result<bool> {
-        for (mechanism, name) in found()? {
-            if !mechanism.has_participants() {
-                continue;
-            }
-            let Ok(look) = super::look(mechanism, &name) else { continue };
-            if look.superblock().uuid == self.uuid {
-                return self.is_dead(&look);
-            }
+/// Whether nobody has the doorbell called `name` any more, whatever object it is of.
+pub(super) fn is_left(name: &[u8]) -> Result<bool> {
+    let path = Mechanism::Poll.name(name)?;
+    reap::stands(&path)?;
+    let bell = parse(name).ok_or_else(|| reap::foreign(&path.to_string()))?;
+    for (mechanism, name) in found()? {
+        if !mechanism.has_participants() {
+            continue;
         }
-        let text = format!("{what}: its object has no name, so its handle may live");
-        Err(Error::new(Errno::EBUSY, text))
+        let Ok(look) = super::look(mechanism, &name) else { continue };
+        if look.home() == Some(bell.home) {
+            return is_dead(bell, &look);
+        }
     }
+    has_no_reader(&path)
+}
+
+/// The same for a doorbell in the making, a FIFO with a temporary name; `None` for any other file.
+pub(super) fn is_left_unfinished(name: &[u8], path: &Name) -> Result<Option<bool>> {
+    let bare = name.strip_prefix(b"/").unwrap_or(name);
+    match bare.strip_prefix(BELL_PREFIX.as_bytes()).and_then(BellName::parse) {
+        Some(_) => reap::stands(path).and_then(|()| has_no_reader(path).map(Some)),
+        None => Ok(None),
+    }
+}
+
+fn has_no_reader(path: &Name) -> Result<bool> {
+    let what = path.to_string();
+    fifo::is_left(path.path()).map_err(|errno| match errno {
+        Errno::ENOENT => super::missing(&what),
+        errno => Error::from_kernel(errno, what),
+    })
 }
 
 /// The FIFOs that dead handles of an object have left.
 pub(super) fn left(look: &Look) -> Result<Vec<Vec<u8>>> {
-    let uuid = look.superblock().uuid;
     let mut left = Vec::new();
-    // Without /proc an object has no uuid of its own.
-    if uuid == [0; 16] {
-        return Ok(left);
-    }
+    let Some(home) = look.home() else { return Ok(left) };
     for (mechanism, name) in found()? {
         if mechanism == Mechanism::Poll
-            && let Some(bell) = Doorbell::parse(&name)
-            && bell.uuid == uuid
-            && bell.is_dead(look)?
+            && let Some(bell) = parse(&name)
+            && bell.home == home
+            && is_dead(bell, look)?
         {
             left.push(name);
         }
@@ -86,27 +89,4 @@ pub(super) fn remove_left(look: &Look) -> Result<u32> {
         removed += u32::from(named::unlink(name.path(), &name.to_string()).is_ok());
     }
     Ok(removed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names() {
-        let name = b"/00112233445566778899aabbccddeeff.4095.4294967295";
-        let bell = Doorbell::parse(name).unwrap();
-        assert_eq!((bell.uuid[1], bell.slot, bell.generation), (0x11, 4095, u32::MAX));
-        for bad in [
-            &b""[..],
-            b"00112233445566778899aabbccddeeff.1",
-            b"00112233445566778899aabbccddeeff.1.2.3",
-            b"0011.1.2",
-            b"+0112233445566778899aabbccddeeff.1.2",
-            b"00112233445566778899aabbccddeeff.x.2",
-            b"\xff\xff",
-        ] {
-            assert_eq!(Doorbell::parse(bad), None, "{bad:?}");
-        }
-    }
 }

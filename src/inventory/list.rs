@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 use nix::sys::stat::lstat;
 
-use super::doorbell::Doorbell;
+use super::doorbell;
 use super::mechanism::{Mechanism, found};
 use super::{area, look, reap};
 use crate::error::Result;
@@ -104,15 +104,8 @@ pub fn list() -> Result<Vec<Info>> {
 fn examine(info: &mut Info) -> Result<()> {
     let path = info.mechanism.name(&info.name)?;
     let left = match info.mechanism {
-        Mechanism::Poll => {
-            let bell = Doorbell::parse(&info.name);
-            let bell = bell.ok_or_else(|| reap::foreign(&path.to_string()))?;
-            bell.is_left("").or_else(|error| match error.code() {
-                Errno::EBUSY => Ok(false),
-                _ => Err(error),
-            })?
-        }
-        Mechanism::Temporary => reap::is_left(&path)?,
+        Mechanism::Poll => doorbell::is_left(&info.name)?,
+        Mechanism::Temporary => reap::is_left(&info.name, &path)?,
         one if one.is_area() => !area::look(one, &path)?.seen.findings.is_empty(),
         _ => return count(info, &look(info.mechanism, &info.name)?),
     };

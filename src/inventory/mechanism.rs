@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::name::{DIRECTORY, Kind, Name};
+use crate::name::{BELL_PREFIX, DIRECTORY, Kind, Name, TEMPORARY_PREFIX};
 
 /// What the name of an object says it is. The numbers are those of the C constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,8 +46,8 @@ impl Mechanism {
             Self::Semaphore => "mdg.sem.",
             Self::Mutex => "mdg.mutex.",
             Self::Cond => "mdg.cond.",
-            Self::Poll => "mdg.poll.",
-            Self::Temporary => ".mdg.tmp.",
+            Self::Poll => BELL_PREFIX,
+            Self::Temporary => TEMPORARY_PREFIX,
             Self::Other => "mdg.",
         }
     }

@@ -25,7 +25,7 @@
 //! | killed | left behind |
 //! |---|---|
 //! | before unlink | nothing was done; ADMIN is free |
-//! | after unlink | the name is gone, its doorbells may stand; they are found by nobody's object |
+//! | after unlink | the name is gone, its doorbells may stand; nobody has them open |
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::stat::lstat;
 
-use super::doorbell::{self, Doorbell};
+use super::doorbell;
 use super::mechanism::{Mechanism, found};
 use super::{area, missing};
 use crate::error::{Error, Result};
@@ -77,17 +77,19 @@ fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
     let what = path.to_string();
     match mechanism {
         Mechanism::Poll => {
-            stands(&path)?;
-            let bell = Doorbell::parse(name).ok_or_else(|| foreign(&what))?;
-            if !bell.is_left(&what)? {
+            if !doorbell::is_left(name)? {
                 return Err(in_use(&what));
             }
             named::unlink(path.path(), &what)
         }
-        Mechanism::Temporary => {
-            let file = open(&path)?;
-            remove(&path, &file)
-        }
+        Mechanism::Temporary => match doorbell::is_left_unfinished(name, &path)? {
+            Some(true) => named::unlink(path.path(), &what),
+            Some(false) => Err(in_use(&what)),
+            None => {
+                let file = open(&path)?;
+                remove(&path, &file)
+            }
+        },
         _ if mechanism.is_area() => {
             let file = Arc::new(open(&path)?);
             let admin = Admin::lock(&file, &what)?;
@@ -160,7 +162,10 @@ fn open(path: &Name) -> Result<OwnedFd> {
 }
 
 /// Whether the maker of a temporary file has died.
-pub(super) fn is_left(path: &Name) -> Result<bool> {
+pub(super) fn is_left(name: &[u8], path: &Name) -> Result<bool> {
+    if let Some(left) = doorbell::is_left_unfinished(name, path)? {
+        return Ok(left);
+    }
     let what = path.to_string();
     let file = named::open_regular(path.path(), false, &what)?.ok_or_else(|| missing(&what))?;
     let anchor = lock::Anchor::new(std::sync::Arc::new(file), 0);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 
-use super::bell::{self, BellName};
+use super::bell::{self, BellName, Home};
 use super::geometry::Geometry;
 use super::participant::{self, Participant, Slot};
 use super::region::Region;
@@ -290,7 +290,7 @@ impl Object {
     /// The doorbell of the handle that took slot `index` as its `generation`th; `None` for an object
     /// that has no name of its own for it.
     pub(crate) fn bell(&self, index: u32, generation: u32) -> Option<BellName> {
-        BellName::new(&self.superblock.uuid, index, generation)
+        Some(Home::new(&self.superblock.uuid, &self.file)?.bell(index, generation))
     }
 
     /// The user who owns the object.

@@ -16,12 +16,28 @@ pub(crate) const RETURNED: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Line<T>(pub T);
 
+/// The producing index, and on the same line the last items.
+#[repr(C, align(128))]
+#[derive(Debug)]
+pub(crate) struct Tail(pub AtomicU64, pub Recent);
+
+/// Copies of the last items of eight bytes that were pushed one by one, for a consumer that has the
+/// index's line in hands: see `spsc`.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Recent {
+    /// The index after the last item that was copied here.
+    pub after: AtomicU64,
+    /// The items with an even index, and those with an odd one.
+    pub words: [AtomicU64; 2],
+}
+
 /// The control page. All zero is the state of a new ring.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Control {
     /// Positions ever committed, or claimed where many push.
-    pub tail: Line<AtomicU64>,
+    pub tail: Tail,
     /// Positions ever taken, or claimed where many pop; in a broadcast, given up by the producer.
     pub head: Line<AtomicU64>,
     /// Consumers sleep on this one.
@@ -69,7 +85,9 @@ impl Control {
         // SAFETY: made of std's atomics, for which zero is valid.
         let role = || Line(unsafe { std::mem::zeroed() });
         let (word, event) = (|| Line(AtomicU64::new(0)), || Line(EventCount::default()));
-        let (tail, head) = (Line(AtomicU64::new(index)), Line(AtomicU64::new(index)));
+        let recent =
+            Recent { after: AtomicU64::new(0), words: [AtomicU64::new(0), AtomicU64::new(0)] };
+        let (tail, head) = (Tail(AtomicU64::new(index), recent), Line(AtomicU64::new(index)));
         let small = || Line(AtomicU32::new(0));
         Self {
             tail,

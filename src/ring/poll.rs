@@ -35,7 +35,7 @@
 //!
 //! | killed | left behind | what follows |
 //! |---|---|---|
-//! | waiter, before the FIFO has its name | nothing | |
+//! | waiter, before the FIFO has its name | perhaps a temporary name | it goes: see `object/bell.rs` |
 //! | waiter, later | a name, and perhaps bit and tag | one byte for nobody, which clears both; the name: see `object/bell.rs` |
 //! | notifier, after the commit, before its look at `armed` or its byte | bit and tag | the next notifier writes; until then nobody does |
 //! | notifier, after the byte | byte, and perhaps bit and tag | one byte too many |
@@ -230,11 +230,13 @@ impl Ring {
             let name = name.ok_or_else(|| {
                 self.refuse(Errno::ENOSYS, "was made without /proc, so has no name to wait at")
             })?;
-            let failed = |errno| Error::from_kernel(errno, format_args!("{:?}", name.path()));
+            let failed =
+                |errno| Error::from_kernel(errno, format_args!("{:?}", name.path().as_c_str()));
             // Before there is a name: whoever clears away after us looks as far as this.
             self.control().polled.0.fetch_max(index + 1, Ordering::SeqCst);
             let ring = fstat(self.object.anchor().file()).map_err(failed)?;
-            let fifo = fifo::make(name.path(), &ring).map_err(failed)?;
+            let (path, temporary) = (name.path(), name.temporary());
+            let fifo = fifo::make(path.as_c_str(), temporary.as_c_str(), &ring).map_err(failed)?;
             self.hot.calls.bell.note(&fifo);
             let mut held = self.held.take();
             held.bell = Some((fifo, name));
@@ -330,7 +332,7 @@ impl Ring {
     fn ring_bell(&self, index: u32, slot: &Slot, end: End, mut word: u32) -> bool {
         let Some(name) = self.object.bell(index, slot.generation()) else { return true };
         let owners = [slot.uid(), self.object.owner()];
-        if fifo::ring_at(name.path(), owners) == Rung::Not {
+        if fifo::ring_at(name.path().as_c_str(), owners) == Rung::Not {
             return false;
         }
         let arming = word & !ENDS;
@@ -354,7 +356,7 @@ impl Ring {
             if let Some(slot) = self.slot() {
                 slot.poll.fetch_and(!ENDS, Ordering::AcqRel);
             }
-            fifo::remove(name.path());
+            fifo::remove(name.path().as_c_str());
             drop(fifo);
         }
         let polled = self.control().polled.0.load(Ordering::Relaxed);
@@ -377,7 +379,7 @@ impl Ring {
 
     fn remove_bell(&self, index: u32, generation: u32) {
         if let Some(name) = self.object.bell(index, generation) {
-            fifo::remove(name.path());
+            name.remove();
         }
     }
 

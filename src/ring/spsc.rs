@@ -16,6 +16,23 @@
 //! to the consumer, the others to the producer; each index is written by one side only, and a side
 //! reads its own index from shared memory once, when it takes its end.
 //!
+//! # The last item, on the line of the index
+//!
+//! A consumer at the producer's heels finds one item, and needs two lines for it: that of `tail`, and
+//! that of the slot, which the producer had to take away from it first. So a push of one item of eight
+//! bytes writes the item beside `tail` as well, and the slots' lines stay where they are:
+//!
+//! ```text
+//! push i:  slot;  words[i & 1] = item;  after = i + 1;  tail = i + 1   (Release, each)
+//! pop i:   tail was i + 1, after = i + 1;  item = words[i & 1] (Acquire);  tail still i + 1? else the slot
+//! ```
+//!
+//! If `after = tail = i + 1`, word `i & 1` is item i or a later one: whoever takes the producing end sets
+//! `after` to `tail - 1`, which no later `tail` is, so a dead predecessor's `after` is not believed, and
+//! pushes of runs leave it behind. A later item goes to that word after `tail = i + 2` at the soonest was
+//! stored; a consumer that read it finds that `tail`, and takes the item from the slot. What happens when
+//! somebody is killed is as without it: `tail` commits, and slots are what a successor reads.
+//!
 //! | killed after | left behind | the successor |
 //! |---|---|---|
 //! | nothing, or part of the bytes (also anywhere between reserve and commit) | bytes beyond `tail`, invisible | starts at `tail` and overwrites them: the item is lost, nobody was told it was sent |
@@ -152,7 +169,12 @@ impl Core {
     /// Starts producing where the last producer stopped.
     pub(crate) fn take_push(&self, side: &Side) -> Result<(), Corrupt> {
         // Acquire: pairs with the predecessor's commits, after which its lock was freed.
-        side.take(self.control().tail.0.load(Ordering::Acquire));
+        let tail = &self.control().tail;
+        let index = tail.0.load(Ordering::Acquire);
+        side.take(index);
+        // Release: before every tail of ours. What the predecessor has copied there it may not have
+        // committed.
+        tail.1.after.store(index.wrapping_sub(1), Ordering::Release);
         self.look_push(side).map(drop)
     }
 
@@ -271,7 +293,13 @@ impl Core {
             let slot = self.slots.cast::<u64>().add((index & self.mask) as usize);
             #[cfg(loom)]
             crate::sync::model::copied(slot.as_ptr().cast(), item, 8);
-            slot.write_unaligned(item.cast::<u64>().read_unaligned());
+            let word = item.cast::<u64>().read_unaligned();
+            slot.write_unaligned(word);
+            let recent = &self.control().tail.1;
+            // Release, both: they pair with the Acquires in `recent`. Who sees this word sees the
+            // tail before it; who sees `after` sees the word.
+            recent.words[(index & 1) as usize].store(word, Ordering::Release);
+            recent.after.store(index.wrapping_add(1), Ordering::Release);
         }
         self.commit(side, index.wrapping_add(1));
     }
@@ -291,6 +319,36 @@ impl Core {
             item.cast::<u64>().write_unaligned(slot.read_unaligned());
         }
         self.free(side, index.wrapping_add(1));
+    }
+
+    /// The only item that is there, if it was pushed by itself and has eight bytes.
+    #[inline(always)]
+    fn recent(&self, side: &Side) -> Option<u64> {
+        let (index, tail) = (side.index.get(), &self.control().tail);
+        let after = index.wrapping_add(1);
+        // Acquire, all three: see `push_word`. The second look at the tail is after the word's.
+        if side.limit.get() != after || tail.1.after.load(Ordering::Acquire) != after {
+            return None;
+        }
+        let word = tail.1.words[(index & 1) as usize].load(Ordering::Acquire);
+        (tail.0.load(Ordering::Acquire) == after).then_some(word)
+    }
+
+    /// As [`Core::pop_one`], for who has just looked, and may have found one item.
+    ///
+    /// # Safety
+    /// As for [`Core::pop_one`].
+    #[inline(always)]
+    pub(crate) unsafe fn pop_first(&self, side: &Side, item: *mut u8) {
+        match self.recent(side) {
+            Some(word) if self.item_size == 8 => {
+                // SAFETY: eight bytes, for which the caller vouches.
+                unsafe { item.cast::<u64>().write_unaligned(word) };
+                self.free(side, side.index.get().wrapping_add(1));
+            }
+            // SAFETY: the caller's promise.
+            _ => unsafe { self.pop_one(side, item) },
+        }
     }
 
     /// Pushes `count` items with one commit; `side.ready()` is at least `count`.

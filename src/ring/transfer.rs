@@ -199,7 +199,7 @@ impl Ring {
             self.ready(End::Consumer, timeout.into())?;
         }
         // SAFETY: there is one item at least; the caller vouches for the buffer.
-        unsafe { self.core.pop_one(side, item) };
+        unsafe { self.core.pop_first(side, item) };
         self.notify(End::Producer);
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
 use nix::unistd::{Gid, Uid, fchown, mkfifo, unlink};
 
 const FLAGS: libc::c_int =
@@ -24,9 +24,12 @@ const FLAGS: libc::c_int =
 /// makes it stop short.
 const READS: u32 = 256;
 
-fn open(path: &CStr) -> nix::Result<OwnedFd> {
+/// How often a FIFO is made that others remove before it is open.
+const TRIES: u32 = 1000;
+
+fn open(path: &CStr, flags: libc::c_int) -> nix::Result<OwnedFd> {
     // SAFETY: the path is NUL-terminated; without O_CREAT there is no further argument.
-    let fd = unsafe { libc::syscall(libc::SYS_openat, AT_FDCWD.as_raw_fd(), path.as_ptr(), FLAGS) };
+    let fd = unsafe { libc::syscall(libc::SYS_openat, AT_FDCWD.as_raw_fd(), path.as_ptr(), flags) };
     Errno::result(fd)?;
     // SAFETY: a new descriptor that nobody else knows; descriptors fit an int.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
@@ -71,31 +74,78 @@ fn write_byte(fd: BorrowedFd<'_>) -> nix::Result<()> {
 }
 
 /// Makes the FIFO `path` for those who may use the file with status `like`, in the place of what
-/// may stand there, and opens it.
-pub(crate) fn make(path: &CStr, like: &FileStat) -> nix::Result<Fifo> {
+/// may stand there, and opens it: first under the name `temporary`, so that `path` never leads to a
+/// FIFO that nobody has open, unless who had it is dead. See `object/bell.rs`.
+pub(crate) fn make(path: &CStr, temporary: &CStr, like: &FileStat) -> nix::Result<Fifo> {
+    for _ in 0..TRIES {
+        clear(path)?;
+        clear(temporary)?;
+        mkfifo(temporary, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        match publish(path, temporary, like) {
+            // Somebody has seen it without a reader, and removed it.
+            Err(Errno::ENOENT) => {}
+            done => {
+                if done.is_err() {
+                    remove(temporary);
+                }
+                return done;
+            }
+        }
+    }
+    Err(Errno::EBUSY)
+}
+
+/// Opens the new FIFO `temporary` and gives it its name. `ENOENT` if it is gone.
+fn publish(path: &CStr, temporary: &CStr, like: &FileStat) -> nix::Result<Fifo> {
+    let fifo = open(temporary, FLAGS)?;
+    let status = fstat(&fifo)?;
+    if !is_fifo(&status) || status.st_uid != Uid::effective().as_raw() {
+        return Err(Errno::EEXIST);
+    }
+    // As far as this process may: the file's owner and group are to reach the FIFO as well.
+    let group = Some(Gid::from_raw(like.st_gid));
+    if fchown(&fifo, Some(Uid::from_raw(like.st_uid)), group).is_err() {
+        let _ = fchown(&fifo, None, group);
+    }
+    let mode = Mode::from_bits_truncate(like.st_mode & 0o666) | Mode::S_IRUSR | Mode::S_IWUSR;
+    fchmod(&fifo, mode)?;
+    let identity = identity(&fifo)?;
+    rename(temporary, path)?;
+    // Another one's may have come in the place of one that was removed.
+    let named = lstat(path)?;
+    if (named.st_dev, named.st_ino) != identity {
+        return Err(Errno::ENOENT);
+    }
+    Ok(Fifo { identity, fd: ManuallyDrop::new(fifo) })
+}
+
+/// Renames, unless there is something already: `EEXIST`.
+fn rename(from: &CStr, to: &CStr) -> nix::Result<()> {
+    let here = AT_FDCWD.as_raw_fd();
+    // SAFETY: both paths are NUL-terminated.
+    let done = unsafe {
+        let (from, to) = (from.as_ptr(), to.as_ptr());
+        libc::syscall(libc::SYS_renameat2, here, from, here, to, libc::RENAME_NOREPLACE)
+    };
+    Errno::result(done).map(drop)
+}
+
+fn clear(path: &CStr) -> nix::Result<()> {
     match unlink(path) {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(errno),
+        Err(errno) if errno != Errno::ENOENT => Err(errno),
+        _ => Ok(()),
     }
-    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    let made = open(path).and_then(|fifo| {
-        let status = fstat(&fifo)?;
-        if !is_fifo(&status) || status.st_uid != Uid::effective().as_raw() {
-            return Err(Errno::EEXIST);
-        }
-        // As far as this process may: the file's owner and group are to reach the FIFO as well.
-        let group = Some(Gid::from_raw(like.st_gid));
-        if fchown(&fifo, Some(Uid::from_raw(like.st_uid)), group).is_err() {
-            let _ = fchown(&fifo, None, group);
-        }
-        let mode = Mode::from_bits_truncate(like.st_mode & 0o666) | Mode::S_IRUSR | Mode::S_IWUSR;
-        fchmod(&fifo, mode)?;
-        Ok(Fifo { identity: identity(&fifo)?, fd: ManuallyDrop::new(fifo) })
-    });
-    if made.is_err() {
-        remove(path);
+}
+
+/// Whether nobody has the FIFO `path` open for reading. Who has does not notice the question: it
+/// has it open for writing as well, so that neither the coming nor the going of a writer tells it
+/// anything.
+pub(crate) fn is_left(path: &CStr) -> nix::Result<bool> {
+    match open(path, FLAGS & !libc::O_ACCMODE | libc::O_WRONLY) {
+        Ok(_) => Ok(false),
+        Err(Errno::ENXIO) => Ok(true),
+        Err(errno) => Err(errno),
     }
-    made
 }
 
 /// Removes a FIFO's name, if it is there.
@@ -126,7 +176,7 @@ impl Drop for Passing {
 
 /// Rings at the FIFO `path`, if it belongs to one of `owners`.
 pub(crate) fn ring_at(path: &CStr, owners: [u32; 2]) -> Rung {
-    let fifo = match open(path) {
+    let fifo = match open(path, FLAGS) {
         Ok(fifo) => Passing(ManuallyDrop::new(fifo)),
         Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EINTR) => return Rung::Not,
         Err(_) => return Rung::Nobody,
@@ -223,7 +273,15 @@ mod tests {
         let mine = nix::sys::stat::stat("/proc/self").unwrap();
         let me = Uid::effective().as_raw();
         assert_eq!(ring_at(&path, [me, me]), Rung::Nobody);
-        let fifo = make(&path, &mine).unwrap();
+        let temporary = CString::new([path.to_bytes(), b".tmp"].concat()).unwrap();
+        let fifo = make(&path, &temporary, &mine).unwrap();
+        assert!(!std::fs::exists(temporary.to_str().unwrap()).unwrap());
+        // What stands there already, under both names, is replaced.
+        drop(fifo);
+        assert_eq!(is_left(&path), Ok(true));
+        mkfifo(&*temporary, Mode::S_IRUSR).unwrap();
+        let fifo = make(&path, &temporary, &mine).unwrap();
+        assert_eq!((is_left(&path), is_left(&temporary)), (Ok(false), Err(Errno::ENOENT)));
         // SAFETY: all-zero is no bell.
         let bell: Bell = unsafe { std::mem::zeroed() };
         assert_eq!(
@@ -251,5 +309,34 @@ mod tests {
         // SAFETY: open, as the FIFO has left it alone, and nobody else's.
         let left = unsafe { OwnedFd::from_raw_fd(number) };
         assert_eq!(identity(&left), identity(&other));
+    }
+
+    /// Who removes what it has seen without a reader never removes one that somebody has.
+    #[test]
+    fn one_with_a_reader_is_left_alone() {
+        let path = CString::new(format!("/dev/shm/mdg-test-fifo-{}", std::process::id())).unwrap();
+        let temporary = CString::new([path.to_bytes(), b".tmp"].concat()).unwrap();
+        let mine = nix::sys::stat::stat("/proc/self").unwrap();
+        let over = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while over.load(Ordering::Relaxed) == 0 {
+                    for name in [&temporary, &path] {
+                        if is_left(name) == Ok(true) {
+                            remove(name);
+                        }
+                    }
+                }
+            });
+            for _ in 0..10_000 {
+                let fifo = make(&path, &temporary, &mine);
+                if fifo.is_err() || is_left(&path) != Ok(false) {
+                    over.store(1, Ordering::Relaxed);
+                    panic!("it is gone: {fifo:?}");
+                }
+                remove(&path);
+            }
+            over.store(1, Ordering::Relaxed);
+        });
     }
 }

@@ -83,6 +83,12 @@ impl Anchor {
         &self.file
     }
 
+    /// Device and inode of the file, as the kernel told them when it was opened, and the offset of the
+    /// object: no two objects have them at once, whatever is written in them.
+    pub(crate) fn place(&self) -> (u64, u64, u64) {
+        (self.device, self.inode, (self.base - BASE) / 4)
+    }
+
     /// Locks byte `offset` for as long as the descriptor returned is open; `None` when somebody holds
     /// it. For moments: a child that is forked meanwhile keeps it too.
     pub(crate) fn lock_for_now(&self, offset: u64) -> nix::Result<Option<OwnedFd>> {

@@ -108,7 +108,7 @@ impl Drop for Epoll {
 }
 
 /// The doorbells of one ring.
-pub struct Bells(String);
+pub struct Bells(pub String);
 
 impl Bells {
     /// Takes the producing end for a moment.
@@ -126,8 +126,8 @@ impl Bells {
         let mut mine = names.filter(|entry| entry.ino() == inode);
         let name = mine.next().unwrap().file_name().into_string().unwrap();
         let parts: Vec<_> = name.split('.').collect();
-        assert!(parts.len() == 5 && parts[..2] == ["mdg", "poll"], "{name}");
-        Self(parts[..3].join("."))
+        assert!(parts.len() == 8 && parts[..2] == ["mdg", "poll"], "{name}");
+        Self(parts[..6].join("."))
     }
 
     pub fn names(&self) -> Vec<String> {

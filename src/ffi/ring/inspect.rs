@@ -60,9 +60,10 @@ pub unsafe extern "C" fn mdg_ring_shutdown(ring: *mut mdg_ring) -> c_int {
 ///
 /// The descriptor belongs to the handle: the same one at every call, closed by mdg_ring_close; it must
 /// not be read, written or closed. Every call replaces the events asked for by those before. The ends
-/// are taken as their first use would. It is the open end of a FIFO, /dev/shm/mdg.poll.UUID.SLOT.GEN,
+/// are taken as their first use would. It is the open end of a FIFO, /dev/shm/mdg.poll.UUID...,
 /// which others open for a moment to write to; they need a free descriptor then, and the same
-/// /dev/shm. A killed process's FIFO is removed by who takes its place, closes or unlinks the ring.
+/// /dev/shm. A killed process's FIFO is removed by who takes its place, closes or unlinks the ring;
+/// where nobody does (all were killed), by mdg_object_reap.
 ///
 /// fork(2): the child's handle is a new one that nobody has asked for a descriptor; the parent's is
 /// open in the child until the child first uses or closes its handle, and must not be waited on there.
