@@ -379,7 +379,7 @@ fn every_item_is_worked_on() {
     for (capacity, rounds) in [(1, 60), (4, 120), (64, 120)] {
         let name = Named::new("work");
         let ring = C::open(Some(&name.0), &redelivering(capacity), CREATE, 0o600).unwrap();
-        let (worked, next) = (shared_words(1 << 20), &shared_words(1)[0]);
+        let (worked, next) = (shared_words(1 << 22), &shared_words(1)[0]);
         let enough = &shared_words(1)[0];
         let started = Gate::new();
         let open = |access| C::open(Some(&name.0), &Options::default(), access, 0).unwrap();
@@ -388,6 +388,11 @@ fn every_item_is_worked_on() {
                 let ring = open(libc::O_WRONLY);
                 started.open();
                 while enough.load(Ordering::Relaxed) == 0 {
+                    // All numbers are used up, but for those that two producers may take at once.
+                    if next.load(Ordering::Relaxed) + 2 > worked.len() as u64 {
+                        std::thread::yield_now();
+                        continue;
+                    }
                     let value = next.fetch_add(1, Ordering::Relaxed);
                     ring.push(&value.to_ne_bytes(), FOREVER).unwrap();
                     // Pushed; what is not marked so may have been pushed as well.
@@ -459,14 +464,14 @@ fn no_item_is_popped_twice() {
     let _turn = serial();
     let name = Named::new("twice");
     let ring = C::open(Some(&name.0), &redelivering(16), CREATE, 0o600).unwrap();
-    let (times, sent) = (shared_words(1 << 21), &shared_words(1)[0]);
+    let (times, sent) = (shared_words(1 << 22), &shared_words(1)[0]);
     let enough = &shared_words(1)[0];
     let started = Gate::new();
     let open = |access| C::open(Some(&name.0), &Options::default(), access, 0).unwrap();
     let producer = fork(|| {
         let ring = open(libc::O_WRONLY);
         started.open();
-        for value in 0_u64.. {
+        for value in 0..times.len() as u64 {
             if enough.load(Ordering::Relaxed) != 0 {
                 break;
             }
