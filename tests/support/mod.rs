@@ -17,6 +17,7 @@ pub mod object_face;
 pub mod pipe_face;
 pub mod poll;
 pub mod process;
+pub mod redeliver;
 #[cfg(target_arch = "x86_64")]
 pub mod release_ring;
 pub mod ring_face;
