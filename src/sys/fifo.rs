@@ -311,30 +311,37 @@ mod tests {
         assert_eq!(identity(&left), identity(&other));
     }
 
-    /// Who removes what it has seen without a reader never removes one that somebody has.
+    /// Who removes what it has seen without a reader never removes one that somebody has. Each round
+    /// has names of its own, as each handle has: an answer about a FIFO that is gone by then must not
+    /// be taken for one about the next.
     #[test]
     fn one_with_a_reader_is_left_alone() {
-        let path = CString::new(format!("/dev/shm/mdg-test-fifo-{}", std::process::id())).unwrap();
-        let temporary = CString::new([path.to_bytes(), b".tmp"].concat()).unwrap();
         let mine = nix::sys::stat::stat("/proc/self").unwrap();
-        let over = AtomicU32::new(0);
+        let (round, over) = (AtomicU32::new(0), AtomicU32::new(0));
+        let names = || {
+            let (me, round) = (std::process::id(), round.load(Ordering::Relaxed));
+            let path = format!("/dev/shm/mdg-test-fifo-{me}-{round}");
+            [format!("{path}.tmp"), path].map(|name| CString::new(name).unwrap())
+        };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while over.load(Ordering::Relaxed) == 0 {
-                    for name in [&temporary, &path] {
-                        if is_left(name) == Ok(true) {
-                            remove(name);
+                    for name in names() {
+                        if is_left(&name) == Ok(true) {
+                            remove(&name);
                         }
                     }
                 }
             });
             for _ in 0..10_000 {
+                let [temporary, path] = names();
                 let fifo = make(&path, &temporary, &mine);
                 if fifo.is_err() || is_left(&path) != Ok(false) {
                     over.store(1, Ordering::Relaxed);
                     panic!("it is gone: {fifo:?}");
                 }
                 remove(&path);
+                round.fetch_add(1, Ordering::Relaxed);
             }
             over.store(1, Ordering::Relaxed);
         });
