@@ -56,9 +56,35 @@ pub(crate) fn wake_all(word: &AtomicU32) {
     wake(word, ALL);
 }
 
-/// Wakes at most `most` who sleep on `word`; how many.
+/// Wakes at most `most` who sleep on `word`; how many. Leaves errno alone: those who commit call it
+/// on their way to success, and it fails where the page has been cut off the file (EFAULT).
 pub(crate) fn wake(word: &AtomicU32, most: u32) -> u32 {
+    let before = Errno::last_raw();
     // SAFETY: FUTEX_WAKE uses the address as a key only.
     let woken = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, most) };
-    u32::try_from(woken).unwrap_or(0)
+    u32::try_from(woken).unwrap_or_else(|_| {
+        Errno::set_raw(before);
+        0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn a_wake_that_finds_no_page_leaves_errno_alone() {
+        let file = std::fs::File::from(memfd_create("futex", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(4096).unwrap();
+        // SAFETY: nobody maps the file but this test, which does not look at the bytes.
+        let map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+        file.set_len(0).unwrap();
+        // SAFETY: aligned, mapped for as long as `map` lives, and only the kernel is shown where it is.
+        let word = unsafe { AtomicU32::from_ptr(map.as_ptr().cast_mut().cast()) };
+        Errno::set_raw(4095);
+        assert_eq!(wake(word, 1), 0);
+        assert_eq!(Errno::last_raw(), 4095);
+    }
 }
