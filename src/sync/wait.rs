@@ -1,8 +1,9 @@
 #![forbid(unsafe_code)]
-//! The one waiting loop: try, spin, arm, try again, sleep a slice, look who is alive.
+//! The one waiting loop: try, spin, give way, arm, try again, sleep a slice, look who is alive.
 
 use std::cell::Cell;
 use std::hint::spin_loop;
+use std::thread::yield_now;
 use std::time::Duration;
 
 use std::sync::atomic::AtomicU32;
@@ -34,6 +35,12 @@ const EXPLORE_MOST: u32 = 1024;
 /// need.
 const EXPLORING_TURNS: u32 = 4 * MOST_TURNS;
 
+/// Times that one gives way before it sleeps: at most, and at least after it helped; otherwise down to
+/// once. Where others want the processor they do their part meanwhile, as much as they can, and neither
+/// side pays for a sleep and a wake-up; where nobody does, once takes less than a microsecond.
+const MOST_YIELDS: u32 = 16;
+const FEWEST_YIELDS: u32 = 4;
+
 /// A spin also ends after this time, which it takes only where each attempt is slow: a ring full of
 /// noise, say. Looked at after every so many turns.
 const LONGEST_SPIN: Duration = Duration::from_millis(10);
@@ -44,6 +51,8 @@ const GLANCE: u32 = 32;
 #[derive(Debug)]
 pub(crate) struct Spinner {
     turns: Cell<u32>,
+    /// How often to give way after that.
+    yields: Cell<u32>,
     /// Vain spins still to come before a long one.
     explore_in: Cell<u32>,
     /// How many there were last.
@@ -59,6 +68,7 @@ impl Spinner {
     fn up_to(most: u32) -> Self {
         Self {
             turns: Cell::new(most),
+            yields: Cell::new(MOST_YIELDS),
             explore_in: Cell::new(EXPLORE),
             explore_after: Cell::new(EXPLORE),
             most,
@@ -100,6 +110,20 @@ impl Spinner {
         }
         Ok(None)
     }
+
+    /// Gives way to others on this processor, as often as that has helped lately.
+    fn give_way<T>(&self, attempt: &mut impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+        let yields = self.yields.get();
+        for turn in 1..=yields {
+            yield_now();
+            if let Some(done) = attempt()? {
+                self.yields.set((2 * turn).clamp(FEWEST_YIELDS, MOST_YIELDS));
+                return Ok(Some(done));
+            }
+        }
+        self.yields.set((yields / 2).max(1));
+        Ok(None)
+    }
 }
 
 /// Repeats `attempt` until it gives something, waiting on `event` in between.
@@ -126,6 +150,9 @@ pub(crate) fn wait_until<T>(
         return Ok(done);
     }
     let deadline = Deadline::start(timeout)?;
+    if let Some(done) = spinner.give_way(&mut attempt)? {
+        return Ok(done);
+    }
     sleeping();
     let mut looked = now();
     loop {
@@ -199,6 +226,7 @@ mod tests {
     fn the_end_of_a_wait_looks_once_more() {
         let event = EventCount::default();
         let spinner = Spinner::up_to(0);
+        spinner.yields.set(0);
         let mut looks = 0;
         let dead = Error::new(nix::errno::Errno::EOWNERDEAD, "died");
         let result = wait_until(
@@ -238,6 +266,25 @@ mod tests {
         assert_eq!(spinner.turns.get(), 200);
         assert!(spinner.spin(&mut after(0)).unwrap().is_some());
         assert_eq!(spinner.turns.get(), FEWEST_TURNS);
+    }
+
+    #[test]
+    fn who_gives_way_in_vain_does_it_less_often() {
+        let spinner = Spinner::up_to(0);
+        let mut times = 0;
+        let mut after = |most: u32| {
+            times = 0;
+            let found = spinner.give_way(&mut || {
+                times += 1;
+                Ok((times == most).then_some(()))
+            });
+            (found.unwrap().is_some(), times)
+        };
+        for times in [16, 8, 4, 2, 1, 1] {
+            assert_eq!(after(u32::MAX), (false, times));
+        }
+        // And where it helps, often enough to help again.
+        assert_eq!((after(1), after(3), after(u32::MAX)), ((true, 1), (true, 3), (false, 6)));
     }
 
     #[test]
