@@ -321,6 +321,12 @@ MUTANTS = [
          "            // 0:",
          "        if false {\n            let lost = self.join_again(me, grip);\n            // 0:")),
     Mutant(
+        "last-reader-no-fence", "of two consumers that free the same cell neither sees the other",
+        GATED, "model ring::broadcast::loom_models::gating::the_last_of_two_readers_wakes_the_producer_heavy",
+        ("        // tail is the one it sleeps at; if after, it has found this cursor itself.\n"
+         "        fence(Ordering::SeqCst);\n",
+         "")),
+    Mutant(
         "bury-whoever", "who buries takes out the next owner of a dead one's slot, too",
         GATED, "model ring::broadcast::loom_models::gating::a_killed_reader_and_the_next_in_its_slot",
         ("self.memory.generation(me) << 2 | HERE", "HERE")),

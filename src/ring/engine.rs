@@ -120,6 +120,14 @@ impl Engine {
         !matches!(self, Self::Overwrite(_))
     }
 
+    /// Whether the producer that waits for room has some, now that this handle has read.
+    pub(crate) fn lets_push(&self) -> bool {
+        match self {
+            Self::Gated(core) => core.lets_push(),
+            _ => true,
+        }
+    }
+
     /// Takes `end` for this handle, which has the right to it; a consumer begins at `start`.
     pub(crate) fn take(&self, seat: &Seat, end: End, start: Start) -> Result<(), Trouble> {
         match (self, end) {

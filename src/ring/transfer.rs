@@ -157,6 +157,64 @@ impl Ring {
     }
 }
 
+/// The same for broadcasts that wait for their consumers.
+impl Ring {
+    /// Pushes one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
+    ///
+    /// # Safety
+    /// `item` is readable for [`Ring::item_size`] bytes; `WORD` is so.
+    #[inline(always)]
+    pub(crate) unsafe fn push_to_all<const WORD: bool>(&self, item: *const u8) -> Option<i32> {
+        let (grip, control) = (&self.hot.seat.push, self.core.control());
+        let Engine::Gated(core) = &self.engine else { return None };
+        let event = self.event(End::Consumer);
+        // Relaxed: a shutdown that races with a push may come after it.
+        if !grip.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        // SAFETY: the end is held; the caller vouches for the item.
+        if !unsafe { core.push_one::<WORD>(grip, item) } {
+            return None;
+        }
+        Some(if event.is_armed() { wake(self, End::Consumer) } else { 0 })
+    }
+
+    /// Pops one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
+    ///
+    /// # Safety
+    /// `item` is writable for [`Ring::item_size`] bytes; `WORD` is so.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_as_all<const WORD: bool>(&self, item: *mut u8) -> Option<i32> {
+        let (seat, control) = (&self.hot.seat, self.core.control());
+        let Engine::Gated(core) = &self.engine else { return None };
+        let event = self.event(End::Producer);
+        if !seat.pop.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        // SAFETY: the end is held, so it has joined; the caller vouches for the buffer.
+        if !unsafe { core.pop_one::<WORD>(seat.me(), &seat.pop, item) } {
+            return None;
+        }
+        Some(if event.is_armed() { wake_if_room(self) } else { 0 })
+    }
+
+    /// After a read: the producer that waits for room is told if there is some. (A broadcast's waits
+    /// for the slowest of its consumers; the others would wake it in vain.)
+    #[inline(always)]
+    fn tell_of_reading(&self) {
+        if self.engine.waits_for_room() && self.event(End::Producer).is_armed() {
+            wake_if_room(self);
+        }
+    }
+}
+
+/// Wakes the producer, which is armed, if it can go on. As [`wake`], always 0.
+#[cold]
+#[inline(never)]
+extern "C" fn wake_if_room(ring: &Ring) -> i32 {
+    if ring.engine.lets_push() { wake(ring, End::Producer) } else { 0 }
+}
+
 impl Ring {
     /// Waits for room for one item and pushes it.
     ///
@@ -298,9 +356,7 @@ impl Ring {
             self.some(moved)
         })?;
         self.still_whole()?;
-        if self.engine.waits_for_room() {
-            self.notify(End::Producer);
-        }
+        self.tell_of_reading();
         self.tell_of_an_end();
         Ok(done as usize)
     }
@@ -433,9 +489,7 @@ impl Ring {
             }
             _ => self.engine.release(&self.hot.seat, count as u64),
         };
-        if self.engine.waits_for_room() {
-            self.notify(End::Producer);
-        }
+        self.tell_of_reading();
         self.tell_of_an_end();
         self.still_whole()?;
         released.map_err(|trouble| self.trouble(trouble))

@@ -1,6 +1,6 @@
-/* instructions push|pop|push_many|pop_many OPERATIONS
+/* instructions push|pop|push_many|pop_many OPERATIONS KIND
  *
- * Fills a ring and empties it again, by single items of 8 bytes or by batches of 32. Nothing waits;
+ * Fills a ring of a kind (a number; 3 is a broadcast) and empties it again, by single items of 8 bytes or by batches of 32. Nothing waits;
  * only the first call of each kind looks at the other side. Who runs this counts instructions inside
  * one of the four functions. */
 #include <fcntl.h>
@@ -27,7 +27,9 @@ int main(int argc, char **argv)
     mdg_ring *ring;
     uint64_t items[BATCH], sent = 0, seen = 0;
 
-    check(argc == 3, "usage: instructions push|pop|push_many|pop_many OPERATIONS");
+    check(argc == 4, "usage: instructions push|pop|push_many|pop_many OPERATIONS KIND");
+    opts.kind = (uint32_t)atoi(argv[3]);
+    opts.flags = opts.kind == MDG_RING_BROADCAST ? MDG_RING_OLDEST : 0;
     size_t operations = strtoul(argv[2], NULL, 10);
     int many = strstr(argv[1], "_many") != NULL;
     check(operations * (many ? BATCH : 1) < CAPACITY, "too many operations");

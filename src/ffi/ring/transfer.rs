@@ -111,7 +111,7 @@ unsafe extern "C" fn push_straight(
     // SAFETY: the caller's promise.
     unsafe {
         if !live.goes_straight() {
-            return push_slowly(ring, item, timeout_ns);
+            return push_to_all(live, item, timeout_ns, ring);
         }
         if live.item_size() != 8 {
             return push_straight_sized(live, item, timeout_ns, ring);
@@ -119,6 +119,49 @@ unsafe extern "C" fn push_straight(
         match live.push_straight::<true>(item.cast()) {
             Some(done) => done,
             None => push_straight_sized(live, item, timeout_ns, ring),
+        }
+    }
+}
+
+/// [`mdg_ring_push`] of a broadcast; else the slow way.
+///
+/// # Safety
+/// As for [`push_straight`].
+#[inline(never)]
+unsafe extern "C" fn push_to_all(
+    live: &Ring,
+    item: *const c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if live.item_size() != 8 {
+            return push_to_all_sized(live, item, timeout_ns, ring);
+        }
+        match live.push_to_all::<true>(item.cast()) {
+            Some(done) => done,
+            None => push_slowly(ring, item, timeout_ns),
+        }
+    }
+}
+
+/// As [`push_to_all`], for items of any size.
+///
+/// # Safety
+/// As for [`push_to_all`].
+#[inline(never)]
+unsafe extern "C" fn push_to_all_sized(
+    live: &Ring,
+    item: *const c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match live.push_to_all::<false>(item.cast()) {
+            Some(done) => done,
+            None => push_slowly(ring, item, timeout_ns),
         }
     }
 }
@@ -157,7 +200,7 @@ unsafe extern "C" fn pop_straight(
     // SAFETY: the caller's promise.
     unsafe {
         if !live.goes_straight() {
-            return pop_slowly(ring, item, timeout_ns);
+            return pop_as_all(live, item, timeout_ns, ring);
         }
         if live.item_size() != 8 {
             return pop_straight_sized(live, item, timeout_ns, ring);
@@ -165,6 +208,49 @@ unsafe extern "C" fn pop_straight(
         match live.pop_straight::<true>(item.cast()) {
             Some(done) => done,
             None => pop_straight_sized(live, item, timeout_ns, ring),
+        }
+    }
+}
+
+/// [`mdg_ring_pop`] of a broadcast; else the slow way.
+///
+/// # Safety
+/// As for [`pop_straight`].
+#[inline(never)]
+unsafe extern "C" fn pop_as_all(
+    live: &Ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if live.item_size() != 8 {
+            return pop_as_all_sized(live, item, timeout_ns, ring);
+        }
+        match live.pop_as_all::<true>(item.cast()) {
+            Some(done) => done,
+            None => pop_slowly(ring, item, timeout_ns),
+        }
+    }
+}
+
+/// As [`pop_as_all`], for items of any size.
+///
+/// # Safety
+/// As for [`pop_as_all`].
+#[inline(never)]
+unsafe extern "C" fn pop_as_all_sized(
+    live: &Ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+    ring: *mut mdg_ring,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match live.pop_as_all::<false>(item.cast()) {
+            Some(done) => done,
+            None => pop_slowly(ring, item, timeout_ns),
         }
     }
 }

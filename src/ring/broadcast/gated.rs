@@ -246,6 +246,29 @@ impl<M: Memory> Gated<M> {
         room
     }
 
+    /// Pushes one item if there is room before the private limit. `WORD`: items have eight bytes.
+    ///
+    /// # Safety
+    /// As for `push`, for one item; `WORD` is so.
+    #[inline(always)]
+    pub(crate) unsafe fn push_one<const WORD: bool>(&self, grip: &Grip, item: *const u8) -> bool {
+        let position = grip.position.get();
+        if position == grip.limit.get() {
+            return false;
+        }
+        // SAFETY: the cell lies before the limit, so no consumer has a right to it; the caller vouches
+        // for the item and for `WORD`.
+        unsafe {
+            if WORD {
+                self.memory.write_word(position, item);
+            } else {
+                self.memory.write_run(position, item, 1);
+            }
+        }
+        self.commit(grip, 1);
+        true
+    }
+
     /// Hands out a run of at most `count` cells in place; nothing is visible before `commit`.
     pub(crate) fn reserve(&self, grip: &Grip, count: u64) -> Option<(NonNull<u8>, u64)> {
         let position = grip.position.get();
@@ -411,6 +434,34 @@ impl<M: Memory> Gated<M> {
         Ok(ready)
     }
 
+    /// Pops one item if there is one before the private limit. Who can be evicted goes the other way,
+    /// which looks at that. `WORD`: items have eight bytes.
+    ///
+    /// # Safety
+    /// As for `pop`, for one item; `WORD` is so.
+    #[inline(always)]
+    pub(crate) unsafe fn pop_one<const WORD: bool>(
+        &self,
+        me: u32,
+        grip: &Grip,
+        item: *mut u8,
+    ) -> bool {
+        let position = grip.position.get();
+        if position == grip.limit.get() || self.evict {
+            return false;
+        }
+        // SAFETY: the caller vouches for the buffer and for `WORD`.
+        unsafe {
+            if WORD {
+                self.memory.read_word(position, item);
+            } else {
+                self.memory.read_run(position, item, 1);
+            }
+        }
+        self.pass(me, grip, 1);
+        true
+    }
+
     /// Goes on behind `count` items that were read; if the producer has evicted this consumer
     /// meanwhile, they are void, and it goes on behind those that it has lost.
     #[inline(always)]
@@ -422,11 +473,17 @@ impl<M: Memory> Gated<M> {
                 return Err(Miss::Lost(lost));
             }
         }
+        self.pass(me, grip, count);
+        Ok(())
+    }
+
+    /// Goes on behind `count` items that were read, and frees their cells.
+    #[inline(always)]
+    fn pass(&self, me: u32, grip: &Grip, count: u64) {
         let next = grip.position.get().wrapping_add(count);
         grip.position.set(next);
         // Release: invariant 3.
         self.memory.cursor(me).store(next, Ordering::Release);
-        Ok(())
     }
 
     /// Hands out a run of at most `count` items in place.
@@ -472,6 +529,17 @@ impl<M: Memory> Gated<M> {
         let tail = grip.position.get();
         let full = self.farthest(tail).distance >= self.memory.capacity();
         grip.limit.get() != tail || self.evict || !full
+    }
+
+    /// Whether the producer, which sleeps, finds room after what this consumer has read: where not,
+    /// to wake it would be in vain.
+    pub(crate) fn lets_push(&self) -> bool {
+        // Pairs with itself in other consumers: of those who have moved their cursors, the last to come
+        // here sees all of them moved. And with the sleeper's barrier: if that came before this, the
+        // tail is the one it sleeps at; if after, it has found this cursor itself.
+        fence(Ordering::SeqCst);
+        let tail = self.memory.tail().load(Ordering::Relaxed);
+        self.evict || self.farthest(tail).distance < self.memory.capacity()
     }
 
     /// Whether a consumer has something to take, or to be told.

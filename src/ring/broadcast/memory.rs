@@ -50,11 +50,27 @@ pub(crate) trait Memory {
     /// The caller is the producer, and no consumer has a right to these cells; `from` is readable
     /// for `count` items; the run does not go beyond the end of the ring.
     unsafe fn write_run(&self, position: u64, from: *const u8, count: u64);
+    /// As `write_run` for one item, of eight bytes, in a cell of eight bytes.
+    ///
+    /// # Safety
+    /// As there; items are so.
+    unsafe fn write_word(&self, position: u64, from: *const u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.write_run(position, from, 1) };
+    }
     /// Copies `count` items, which stand in a row, out of the cells from `position` on.
     ///
     /// # Safety
     /// `to` is writable for `count` items; the run does not go beyond the end of the ring.
     unsafe fn read_run(&self, position: u64, to: *mut u8, count: u64);
+    /// As `read_run` for one item, of eight bytes, in a cell of eight bytes.
+    ///
+    /// # Safety
+    /// As there; items are so.
+    unsafe fn read_word(&self, position: u64, to: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.read_run(position, to, 1) };
+    }
 }
 
 /// The memory of a mapped object.
@@ -211,6 +227,21 @@ impl Memory for Mapped {
     unsafe fn write_run(&self, position: u64, from: *const u8, count: u64) {
         // SAFETY: the caller's promise; without words of their own the cells are the items.
         unsafe { copy_in(self.at(position).as_ptr(), from, count as usize * self.item_size) };
+    }
+
+    #[inline(always)]
+    unsafe fn write_word(&self, position: u64, from: *const u8) {
+        debug_assert!(self.stride == 8 && self.item_size == 8);
+        // SAFETY: the masked position is below the capacity, so this cell of eight bytes lies inside;
+        // the caller's promise.
+        unsafe { copy_in(self.cells.as_ptr().add((position & self.mask) as usize * 8), from, 8) };
+    }
+
+    #[inline(always)]
+    unsafe fn read_word(&self, position: u64, to: *mut u8) {
+        debug_assert!(self.stride == 8 && self.item_size == 8);
+        // SAFETY: as above.
+        unsafe { copy_out(to, self.cells.as_ptr().add((position & self.mask) as usize * 8), 8) };
     }
 
     #[inline(always)]

@@ -1,6 +1,9 @@
 //! The core that waits for its readers, or evicts them.
 
+use std::time::Duration;
+
 use super::*;
+use crate::sync::EventCount;
 
 type Ring = Gated<Model>;
 
@@ -23,8 +26,9 @@ fn producer(ring: &Ring) -> Grip {
 
 fn push(ring: &Ring, grip: &Grip, ten: u64) -> bool {
     let item = 10 * ten + grip.position.get();
+    let item = (&raw const item).cast();
     // SAFETY: one item of eight bytes; the model has one producer at a time.
-    unsafe { ring.push(grip, (&raw const item).cast(), 8, 1) == 1 }
+    unsafe { ring.push_one::<true>(grip, item) || ring.push(grip, item, 8, 1) == 1 }
 }
 
 /// A reader, which began at `first`.
@@ -48,8 +52,15 @@ impl Consumer {
 
     fn pop(&mut self, ring: &Ring) -> bool {
         let (before, mut item) = (self.grip.position.get(), 0_u64);
+        let to = (&raw mut item).cast();
         // SAFETY: room for one item of eight bytes; the grip is its own.
-        let told = unsafe { ring.pop(self.me, &self.grip, (&raw mut item).cast(), 8, 1) };
+        let told = unsafe {
+            if ring.pop_one::<true>(self.me, &self.grip, to) {
+                Ok(1)
+            } else {
+                ring.pop(self.me, &self.grip, to, 8, 1)
+            }
+        };
         let told = told.map(|count| (count == 1).then_some(item));
         note(&mut self.seen, before, self.grip.position.get(), told)
     }
@@ -273,4 +284,49 @@ fn an_evicted_reader() {
 #[test]
 fn an_evicted_reader_of_one_cell() {
     evicted(1, 2, 2);
+}
+
+/// The producer sleeps in front of a full ring. Readers wake it only if it can go on; with two that
+/// read at the same time one of them does. (A sleep has no limit here: a lost wake-up is a deadlock.)
+fn woken_by_the_last(fences: Fences) {
+    check(2, fences, move || {
+        let ring = ring(1, false);
+        let event = share(EventCount::default());
+        if fences == Fences::Heavy {
+            event.set_heavy();
+        }
+        let readers = [0, 1].map(|me| Consumer::join(&ring, me, Start::Oldest));
+        let grip = producer(&ring);
+        assert!(push(&ring, &grip, 0));
+        let readers = readers.map(|mut reader| {
+            let (ring, event) = (ring.clone(), event.clone());
+            thread::spawn(move || {
+                reader.pop(&ring);
+                if event.is_armed() && ring.lets_push() {
+                    event.notify();
+                }
+                reader
+            })
+        });
+        while !push(&ring, &grip, 0) {
+            let ticket = event.arm(Duration::MAX);
+            if push(&ring, &grip, 0) {
+                break;
+            }
+            event.sleep(ticket, Duration::MAX);
+        }
+        for reader in readers {
+            reader.join().unwrap().drain(&ring, u64::MAX, false);
+        }
+    });
+}
+
+#[test]
+fn the_last_of_two_readers_wakes_the_producer_light() {
+    woken_by_the_last(Fences::Light);
+}
+
+#[test]
+fn the_last_of_two_readers_wakes_the_producer_heavy() {
+    woken_by_the_last(Fences::Heavy);
 }
