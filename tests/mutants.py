@@ -208,9 +208,9 @@ MUTANTS = [
         MPMC, "model ring::mpmc::loom_models::a_producer_killed_on_the_straight_way",
         ("            intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
          "            let next = position.wrapping_add(1);\n            let claimed =\n"
-         "                memory.tail()",
+         "                tail.compare_exchange",
          "            let next = position.wrapping_add(1);\n            let claimed =\n"
-         "                memory.tail()"),
+         "                tail.compare_exchange"),
         ("                    // SAFETY: claimed just now; the caller vouches for the item and its size.\n",
          "                    intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
          "                    // SAFETY: claimed just now; the caller vouches for the item and its size.\n")),
@@ -219,9 +219,9 @@ MUTANTS = [
         MPMC, "model ring::mpmc::loom_models::a_consumer_killed_on_the_straight_way",
         ("            intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
          "            let next = position.wrapping_add(1);\n            let claimed =\n"
-         "                memory.head()",
+         "                head.compare_exchange",
          "            let next = position.wrapping_add(1);\n            let claimed =\n"
-         "                memory.head()"),
+         "                head.compare_exchange"),
         ("                    // SAFETY: claimed just now; the caller vouches for the buffer and its size.\n",
          "                    intent.store(Intent::new(position, 1).0, Ordering::Release);\n"
          "                    // SAFETY: claimed just now; the caller vouches for the buffer and its size.\n")),

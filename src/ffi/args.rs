@@ -99,6 +99,16 @@ pub(super) unsafe fn live<'a, O: Opaque>(handle: *const O) -> Option<&'a O::Inne
     }
 }
 
+/// The object behind a handle that [`live`] has found to be one, in the same call.
+///
+/// # Safety
+/// As for [`handle`]; `handle` is a live one.
+#[inline(always)]
+pub(super) unsafe fn known<'a, O: Opaque>(handle: *const O) -> &'a O::Inner {
+    // SAFETY: the caller's promise.
+    unsafe { &(*handle.cast::<Handle<O::Inner>>()).inner }
+}
+
 /// Marks a handle after a panic: what its object holds may be half-changed.
 ///
 /// # Safety

@@ -1,6 +1,6 @@
 //! The control page of a ring: its shared words, one writer's data to a line.
 
-use crate::object::{LINE, RoleWord, Shared};
+use crate::object::{End, LINE, RoleWord, Shared};
 use crate::sync::EventCount;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -77,6 +77,17 @@ const _: () = assert!(align_of::<Line<u8>>() == LINE as usize);
 #[cfg(not(loom))]
 const _: () = assert!(std::mem::offset_of!(Control, redelivered) == 0x800);
 const _: () = assert!(size_of::<Control>() <= 4096);
+
+impl Control {
+    /// The event that those wait for who wait at `end`.
+    #[inline(always)]
+    pub(super) fn event(&self, end: End) -> &EventCount {
+        match end {
+            End::Producer => &self.not_full.0,
+            End::Consumer => &self.not_empty.0,
+        }
+    }
+}
 
 #[cfg(all(test, loom))]
 impl Control {

@@ -111,6 +111,19 @@ pub(super) unsafe fn copy_out(to: *mut u8, from: *const u8, len: usize) {
     }
 }
 
+/// Asks for the line at `at`, to be read soon: a hint, which neither waits nor fails, wherever `at` is.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction touches nothing, and ignores addresses that are not mapped.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Moves one `T`.
 ///
 /// # Safety

@@ -311,10 +311,7 @@ impl Ring {
     /// The event that a wait at `end` waits for.
     #[inline(always)]
     pub(super) fn event(&self, end: End) -> &EventCount {
-        match end {
-            End::Producer => &self.control().not_full.0,
-            End::Consumer => &self.control().not_empty.0,
-        }
+        self.control().event(end)
     }
 
     /// This handle's own slot, if this process is attached.

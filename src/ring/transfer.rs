@@ -123,9 +123,10 @@ impl Ring {
     /// `item` is readable for [`Ring::item_size`] bytes; `WORD` is so.
     #[inline(always)]
     pub(crate) unsafe fn push_straight<const WORD: bool>(&self, item: *const u8) -> Option<i32> {
-        let (seat, control) = (&self.hot.seat, self.core.control());
+        let seat = &self.hot.seat;
         let Engine::Mpmc { core, .. } = &self.engine else { return None };
-        let event = self.event(End::Consumer);
+        let control = core.memory().control();
+        let event = control.event(End::Consumer);
         // Relaxed: a shutdown that races with a push may come after it.
         if !seat.push.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
             return None;
@@ -143,9 +144,10 @@ impl Ring {
     /// `item` is writable for [`Ring::item_size`] bytes; `WORD` is so.
     #[inline(always)]
     pub(crate) unsafe fn pop_straight<const WORD: bool>(&self, item: *mut u8) -> Option<i32> {
-        let (seat, control) = (&self.hot.seat, self.core.control());
+        let seat = &self.hot.seat;
         let Engine::Mpmc { core, .. } = &self.engine else { return None };
-        let event = self.event(End::Producer);
+        let control = core.memory().control();
+        let event = control.event(End::Producer);
         if !seat.pop.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
             return None;
         }
@@ -165,9 +167,10 @@ impl Ring {
     /// `item` is readable for [`Ring::item_size`] bytes; `WORD` is so.
     #[inline(always)]
     pub(crate) unsafe fn push_to_all<const WORD: bool>(&self, item: *const u8) -> Option<i32> {
-        let (grip, control) = (&self.hot.seat.push, self.core.control());
+        let grip = &self.hot.seat.push;
         let Engine::Gated(core) = &self.engine else { return None };
-        let event = self.event(End::Consumer);
+        let control = core.memory().control();
+        let event = control.event(End::Consumer);
         // Relaxed: a shutdown that races with a push may come after it.
         if !grip.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
             return None;
@@ -185,9 +188,10 @@ impl Ring {
     /// `item` is writable for [`Ring::item_size`] bytes; `WORD` is so.
     #[inline(always)]
     pub(crate) unsafe fn pop_as_all<const WORD: bool>(&self, item: *mut u8) -> Option<i32> {
-        let (seat, control) = (&self.hot.seat, self.core.control());
+        let seat = &self.hot.seat;
         let Engine::Gated(core) = &self.engine else { return None };
-        let event = self.event(End::Producer);
+        let control = core.memory().control();
+        let event = control.event(End::Producer);
         if !seat.pop.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
             return None;
         }

@@ -103,22 +103,22 @@ unsafe extern "C" fn pop_many_slowly(
 /// As for [`mdg_ring_push`], with a live handle and an item.
 #[inline(never)]
 unsafe extern "C" fn push_straight(
-    live: &Ring,
+    ring: *mut mdg_ring,
     item: *const c_void,
     timeout_ns: i64,
-    ring: *mut mdg_ring,
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        let live = args::known(ring.cast_const());
         if !live.goes_straight() {
-            return push_to_all(live, item, timeout_ns, ring);
+            return push_to_all(ring, item, timeout_ns);
         }
         if live.item_size() != 8 {
-            return push_straight_sized(live, item, timeout_ns, ring);
+            return push_straight_sized(ring, item, timeout_ns);
         }
         match live.push_straight::<true>(item.cast()) {
             Some(done) => done,
-            None => push_straight_sized(live, item, timeout_ns, ring),
+            None => push_straight_sized(ring, item, timeout_ns),
         }
     }
 }
@@ -129,15 +129,15 @@ unsafe extern "C" fn push_straight(
 /// As for [`push_straight`].
 #[inline(never)]
 unsafe extern "C" fn push_to_all(
-    live: &Ring,
+    ring: *mut mdg_ring,
     item: *const c_void,
     timeout_ns: i64,
-    ring: *mut mdg_ring,
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        let live = args::known(ring.cast_const());
         if live.item_size() != 8 {
-            return push_to_all_sized(live, item, timeout_ns, ring);
+            return push_to_all_sized(ring, item, timeout_ns);
         }
         match live.push_to_all::<true>(item.cast()) {
             Some(done) => done,
@@ -152,13 +152,13 @@ unsafe extern "C" fn push_to_all(
 /// As for [`push_to_all`].
 #[inline(never)]
 unsafe extern "C" fn push_to_all_sized(
-    live: &Ring,
+    ring: *mut mdg_ring,
     item: *const c_void,
     timeout_ns: i64,
-    ring: *mut mdg_ring,
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        let live = args::known(ring.cast_const());
         match live.push_to_all::<false>(item.cast()) {
             Some(done) => done,
             None => push_slowly(ring, item, timeout_ns),
@@ -172,13 +172,13 @@ unsafe extern "C" fn push_to_all_sized(
 /// As for [`push_straight`].
 #[inline(never)]
 unsafe extern "C" fn push_straight_sized(
-    live: &Ring,
+    ring: *mut mdg_ring,
     item: *const c_void,
     timeout_ns: i64,
-    ring: *mut mdg_ring,
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        let live = args::known(ring.cast_const());
         match live.push_straight::<false>(item.cast()) {
             Some(done) => done,
             None => push_slowly(ring, item, timeout_ns),
@@ -192,22 +192,22 @@ unsafe extern "C" fn push_straight_sized(
 /// As for [`mdg_ring_pop`], with a live handle and a buffer.
 #[inline(never)]
 unsafe extern "C" fn pop_straight(
-    live: &Ring,
+    ring: *mut mdg_ring,
     item: *mut c_void,
     timeout_ns: i64,
-    ring: *mut mdg_ring,
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        let live = args::known(ring.cast_const());
         if !live.goes_straight() {
-            return pop_as_all(live, item, timeout_ns, ring);
+            return pop_as_all(ring, item, timeout_ns);
         }
         if live.item_size() != 8 {
-            return pop_straight_sized(live, item, timeout_ns, ring);
+            return pop_straight_sized(ring, item, timeout_ns);
         }
         match live.pop_straight::<true>(item.cast()) {
             Some(done) => done,
-            None => pop_straight_sized(live, item, timeout_ns, ring),
+            None => pop_straight_sized(ring, item, timeout_ns),
         }
     }
 }
@@ -217,16 +217,12 @@ unsafe extern "C" fn pop_straight(
 /// # Safety
 /// As for [`pop_straight`].
 #[inline(never)]
-unsafe extern "C" fn pop_as_all(
-    live: &Ring,
-    item: *mut c_void,
-    timeout_ns: i64,
-    ring: *mut mdg_ring,
-) -> c_int {
+unsafe extern "C" fn pop_as_all(ring: *mut mdg_ring, item: *mut c_void, timeout_ns: i64) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        let live = args::known(ring.cast_const());
         if live.item_size() != 8 {
-            return pop_as_all_sized(live, item, timeout_ns, ring);
+            return pop_as_all_sized(ring, item, timeout_ns);
         }
         match live.pop_as_all::<true>(item.cast()) {
             Some(done) => done,
@@ -241,13 +237,13 @@ unsafe extern "C" fn pop_as_all(
 /// As for [`pop_as_all`].
 #[inline(never)]
 unsafe extern "C" fn pop_as_all_sized(
-    live: &Ring,
+    ring: *mut mdg_ring,
     item: *mut c_void,
     timeout_ns: i64,
-    ring: *mut mdg_ring,
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        let live = args::known(ring.cast_const());
         match live.pop_as_all::<false>(item.cast()) {
             Some(done) => done,
             None => pop_slowly(ring, item, timeout_ns),
@@ -261,13 +257,13 @@ unsafe extern "C" fn pop_as_all_sized(
 /// As for [`pop_straight`].
 #[inline(never)]
 unsafe extern "C" fn pop_straight_sized(
-    live: &Ring,
+    ring: *mut mdg_ring,
     item: *mut c_void,
     timeout_ns: i64,
-    ring: *mut mdg_ring,
 ) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
+        let live = args::known(ring.cast_const());
         match live.pop_straight::<false>(item.cast()) {
             Some(done) => done,
             None => pop_slowly(ring, item, timeout_ns),
@@ -280,51 +276,53 @@ unsafe extern "C" fn pop_straight_sized(
 /// halves the rate at which a producer of 64-byte items writes.
 ///
 /// # Safety
-/// As for `Ring::push_sized`.
+/// As for `Ring::push_sized`, with a live handle.
 #[inline(never)]
-unsafe extern "C" fn push_sized(ring: &Ring, item: *const u8) -> c_int {
+unsafe extern "C" fn push_sized(ring: *mut mdg_ring, item: *const c_void) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        if !ring.has_blocks() {
+        let live: &Ring = args::known(ring.cast_const());
+        if !live.has_blocks() {
             return push_any(ring, item);
         }
-        ring.push_sized::<true>(item)
+        live.push_sized::<true>(item.cast())
     }
 }
 
 /// As [`push_sized`], for items of any size.
 ///
 /// # Safety
-/// As for `Ring::push_sized`.
+/// As for `Ring::push_sized`, with a live handle.
 #[inline(never)]
-unsafe extern "C" fn push_any(ring: &Ring, item: *const u8) -> c_int {
+unsafe extern "C" fn push_any(ring: *mut mdg_ring, item: *const c_void) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { ring.push_sized::<false>(item) }
+    unsafe { args::known(ring.cast_const()).push_sized::<false>(item.cast()) }
 }
 
 /// [`mdg_ring_pop`] of an item of another size than 8 that is there.
 ///
 /// # Safety
-/// As for `Ring::pop_sized`.
+/// As for `Ring::pop_sized`, with a live handle.
 #[inline(never)]
-unsafe extern "C" fn pop_sized(ring: &Ring, item: *mut u8) -> c_int {
+unsafe extern "C" fn pop_sized(ring: *mut mdg_ring, item: *mut c_void) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        if !ring.has_blocks() {
+        let live: &Ring = args::known(ring.cast_const());
+        if !live.has_blocks() {
             return pop_any(ring, item);
         }
-        ring.pop_sized::<true>(item)
+        live.pop_sized::<true>(item.cast())
     }
 }
 
 /// As [`pop_sized`], for items of any size.
 ///
 /// # Safety
-/// As for `Ring::pop_sized`.
+/// As for `Ring::pop_sized`, with a live handle.
 #[inline(never)]
-unsafe extern "C" fn pop_any(ring: &Ring, item: *mut u8) -> c_int {
+unsafe extern "C" fn pop_any(ring: *mut mdg_ring, item: *mut c_void) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { ring.pop_sized::<false>(item) }
+    unsafe { args::known(ring.cast_const()).pop_sized::<false>(item.cast()) }
 }
 
 /// Pushes one item: copies item_size bytes from `item` into the ring, waiting for room at most
@@ -354,11 +352,11 @@ pub unsafe extern "C" fn mdg_ring_push(
         match args::live(ring.cast_const()) {
             Some(live) if !item.is_null() && live.has_room_for(1) => {
                 if live.item_size() != 8 {
-                    return push_sized(live, item.cast());
+                    return push_sized(ring, item);
                 }
                 live.push_word(item.cast())
             }
-            Some(live) if !item.is_null() => push_straight(live, item, timeout_ns, ring),
+            Some(_) if !item.is_null() => push_straight(ring, item, timeout_ns),
             _ => push_slowly(ring, item, timeout_ns),
         }
     }
@@ -390,11 +388,11 @@ pub unsafe extern "C" fn mdg_ring_pop(
         match args::live(ring.cast_const()) {
             Some(live) if !item.is_null() && live.has_items(1) => {
                 if live.item_size() != 8 {
-                    return pop_sized(live, item.cast());
+                    return pop_sized(ring, item);
                 }
                 live.pop_word(item.cast())
             }
-            Some(live) if !item.is_null() => pop_straight(live, item, timeout_ns, ring),
+            Some(_) if !item.is_null() => pop_straight(ring, item, timeout_ns),
             _ => pop_slowly(ring, item, timeout_ns),
         }
     }

@@ -95,8 +95,7 @@ impl<M: Memory> Gated<M> {
         Self { memory, evict }
     }
 
-    #[cfg(all(test, loom))]
-    pub(super) fn memory(&self) -> &M {
+    pub(crate) fn memory(&self) -> &M {
         &self.memory
     }
 

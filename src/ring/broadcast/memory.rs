@@ -109,7 +109,7 @@ impl Mapped {
     }
 
     #[inline(always)]
-    fn control(&self) -> &Control {
+    pub(crate) fn control(&self) -> &Control {
         // SAFETY: `new`'s contract; the page consists of atomics.
         unsafe { self.control.as_ref() }
     }

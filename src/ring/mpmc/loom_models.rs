@@ -41,6 +41,8 @@ const PARTICIPANTS: u32 = 3;
 const MAIN: u32 = 2;
 
 impl Memory for Model {
+    type Place = u64;
+
     fn capacity(&self) -> u64 {
         self.cells.len() as u64
     }
@@ -74,7 +76,10 @@ impl Memory for Model {
     fn flag_returned(&self, _is: bool) {
         // A hint: nothing may rest on it.
     }
-    fn cell(&self, position: u64) -> &AtomicU64 {
+    fn place<const WORD: bool>(&self, position: u64) -> u64 {
+        position
+    }
+    fn word(&self, position: u64) -> &AtomicU64 {
         &self.slot(position).word
     }
     fn intent(&self, index: u32, end: End) -> &AtomicU64 {
@@ -84,12 +89,12 @@ impl Memory for Model {
         // Not followed by any model.
         NonNull::dangling()
     }
-    unsafe fn write(&self, position: u64, from: *const u8) {
+    unsafe fn fill<const WORD: bool>(&self, position: u64, from: *const u8) {
         step();
         // SAFETY: the caller's promise, for an item of eight bytes; loom checks the cell.
         self.slot(position).item.with_mut(|item| unsafe { *item = from.cast::<u64>().read() });
     }
-    unsafe fn read(&self, position: u64, to: *mut u8) {
+    unsafe fn empty<const WORD: bool>(&self, position: u64, to: *mut u8) {
         step();
         // SAFETY: as above.
         self.slot(position).item.with(|item| unsafe { to.cast::<u64>().write(*item) });

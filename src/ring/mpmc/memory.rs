@@ -7,11 +7,13 @@ use std::ptr::NonNull;
 
 use crate::object::End;
 use crate::ring::control::{Control, RETURNED};
-use crate::ring::copy::{copy_in, copy_out};
+use crate::ring::copy::{copy_in, copy_out, prefetch};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// What a many-to-many ring stands on.
 pub(crate) trait Memory {
+    /// Where a cell lies.
+    type Place: Copy;
     /// Items that fit, a power of two.
     fn capacity(&self) -> u64;
     /// Participants there may be.
@@ -34,41 +36,58 @@ pub(crate) trait Memory {
     fn redelivered(&self) -> &AtomicU64;
     /// Hints to everybody whether there may be items that came back.
     fn flag_returned(&self, is: bool);
-    /// The word of the cell of `position`.
-    fn cell(&self, position: u64) -> &AtomicU64;
+    /// The place of the cell of `position`. `WORD`, here and below: items have eight bytes.
+    fn place<const WORD: bool>(&self, position: u64) -> Self::Place;
+    /// The word of the cell at `place`, which is one of this memory's.
+    fn word(&self, place: Self::Place) -> &AtomicU64;
     /// What participant `index`, which is below `participants`, announces at `end`.
     fn intent(&self, index: u32, end: End) -> &AtomicU64;
     /// The item's place in the cell of `position`.
     fn item(&self, position: u64) -> NonNull<u8>;
+    /// Copies an item into the cell at `place`.
+    ///
+    /// # Safety
+    /// The caller has claimed it; `from` is readable for an item; `WORD` is so.
+    unsafe fn fill<const WORD: bool>(&self, place: Self::Place, from: *const u8);
+    /// Copies the item out of the cell at `place`.
+    ///
+    /// # Safety
+    /// The caller has claimed it; `to` is writable for an item; `WORD` is so.
+    unsafe fn empty<const WORD: bool>(&self, place: Self::Place, to: *mut u8);
+
+    /// A hint that the cells some way behind `place` will be taken soon.
+    #[inline(always)]
+    fn will_take(&self, _place: Self::Place) {}
+
+    /// The word of the cell of `position`.
+    #[inline(always)]
+    fn cell(&self, position: u64) -> &AtomicU64 {
+        self.word(self.place::<false>(position))
+    }
     /// Copies an item into the cell of `position`.
     ///
     /// # Safety
-    /// The caller has claimed it; `from` is readable for an item.
-    unsafe fn write(&self, position: u64, from: *const u8);
+    /// As for [`Memory::fill`].
+    #[inline(always)]
+    unsafe fn write(&self, position: u64, from: *const u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.fill::<false>(self.place::<false>(position), from) };
+    }
     /// Copies the item out of the cell of `position`.
     ///
     /// # Safety
-    /// The caller has claimed it; `to` is writable for an item.
-    unsafe fn read(&self, position: u64, to: *mut u8);
-    /// As [`Memory::write`], where items have eight bytes.
-    ///
-    /// # Safety
-    /// As for [`Memory::write`]; items have eight bytes.
+    /// As for [`Memory::empty`].
     #[inline(always)]
-    unsafe fn write_word(&self, position: u64, from: *const u8) {
+    unsafe fn read(&self, position: u64, to: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { self.write(position, from) };
-    }
-    /// As [`Memory::read`], where items have eight bytes.
-    ///
-    /// # Safety
-    /// As for [`Memory::read`]; items have eight bytes.
-    #[inline(always)]
-    unsafe fn read_word(&self, position: u64, to: *mut u8) {
-        // SAFETY: the caller's promise.
-        unsafe { self.read(position, to) };
+        unsafe { self.empty::<false>(self.place::<false>(position), to) };
     }
 }
+
+/// How far ahead a consumer asks for cells, in bytes. Without that each line is waited for: the claim, a
+/// locked instruction, lets no later load begin before it. From 64 to 512 bytes made no difference.
+/// (Producers do not: they would take lines away from the consumers that are about to read them.)
+const AHEAD: usize = 256;
 
 /// A participant's slot is a line, with the intents in its second half.
 const SLOT: usize = 128;
@@ -109,19 +128,15 @@ impl Mapped {
     }
 
     #[inline(always)]
-    fn control(&self) -> &Control {
+    pub(crate) fn control(&self) -> &Control {
         // SAFETY: `new`'s contract; the page consists of atomics.
         unsafe { self.control.as_ref() }
-    }
-
-    #[inline(always)]
-    fn at(&self, position: u64) -> NonNull<u8> {
-        // SAFETY: the masked position is below the capacity, so the cell lies inside.
-        unsafe { self.cells.add((position & self.mask) as usize * self.stride) }
     }
 }
 
 impl Memory for Mapped {
+    type Place = NonNull<u8>;
+
     #[inline(always)]
     fn capacity(&self) -> u64 {
         self.mask + 1
@@ -176,10 +191,19 @@ impl Memory for Mapped {
     }
 
     #[inline(always)]
-    fn cell(&self, position: u64) -> &AtomicU64 {
+    fn place<const WORD: bool>(&self, position: u64) -> NonNull<u8> {
+        // A constant is a shift instead of a multiplication.
+        let stride = if WORD { 16 } else { self.stride };
+        debug_assert_eq!(stride, self.stride);
+        // SAFETY: the masked position is below the capacity, so the cell lies inside.
+        unsafe { self.cells.add((position & self.mask) as usize * stride) }
+    }
+
+    #[inline(always)]
+    fn word(&self, place: NonNull<u8>) -> &AtomicU64 {
         // SAFETY: the word is the first of the cell, which is aligned to 8 and lives as long as
         // `self` by `new`'s contract.
-        unsafe { self.at(position).cast().as_ref() }
+        unsafe { place.cast().as_ref() }
     }
 
     #[inline(always)]
@@ -196,30 +220,25 @@ impl Memory for Mapped {
     #[inline(always)]
     fn item(&self, position: u64) -> NonNull<u8> {
         // SAFETY: the item lies behind the word, inside the cell.
-        unsafe { self.at(position).add(8) }
+        unsafe { self.place::<false>(position).add(8) }
     }
 
     #[inline(always)]
-    unsafe fn write(&self, position: u64, from: *const u8) {
-        // SAFETY: the cell is the caller's; it vouches for `from`.
-        unsafe { copy_in(self.item(position).as_ptr(), from, self.item_size) };
+    fn will_take(&self, place: NonNull<u8>) {
+        prefetch(place.as_ptr().wrapping_add(AHEAD));
     }
 
     #[inline(always)]
-    unsafe fn read(&self, position: u64, to: *mut u8) {
-        // SAFETY: the cell is the caller's; it vouches for `to`.
-        unsafe { copy_out(to, self.item(position).as_ptr(), self.item_size) };
+    unsafe fn fill<const WORD: bool>(&self, place: NonNull<u8>, from: *const u8) {
+        let size = if WORD { 8 } else { self.item_size };
+        // SAFETY: the item lies behind the word; the cell is the caller's; it vouches for `from`.
+        unsafe { copy_in(place.as_ptr().add(8), from, size) };
     }
 
     #[inline(always)]
-    unsafe fn write_word(&self, position: u64, from: *const u8) {
-        // SAFETY: as for `write`.
-        unsafe { copy_in(self.item(position).as_ptr(), from, 8) };
-    }
-
-    #[inline(always)]
-    unsafe fn read_word(&self, position: u64, to: *mut u8) {
-        // SAFETY: as for `read`.
-        unsafe { copy_out(to, self.item(position).as_ptr(), 8) };
+    unsafe fn empty<const WORD: bool>(&self, place: NonNull<u8>, to: *mut u8) {
+        let size = if WORD { 8 } else { self.item_size };
+        // SAFETY: the item lies behind the word; the cell is the caller's; it vouches for `to`.
+        unsafe { copy_out(to, place.as_ptr().add(8), size) };
     }
 }

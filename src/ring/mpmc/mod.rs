@@ -125,6 +125,10 @@ impl<M: Memory> Core<M> {
         Self { memory, laps, made_room, redeliver, looked }
     }
 
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+
     #[inline(always)]
     fn cell(&self, position: u64) -> Cell {
         // Acquire: pairs with the Release of whoever published or freed it.
@@ -232,28 +236,23 @@ impl<M: Memory> Core<M> {
     #[inline(always)]
     pub(crate) unsafe fn push_one<const WORD: bool>(&self, me: u32, item: *const u8) -> bool {
         let (memory, laps) = (&self.memory, self.laps);
-        let intent = memory.intent(me, End::Producer);
+        let (tail, intent) = (memory.tail(), memory.intent(me, End::Producer));
         // Orderings as in `claim`.
-        let mut position = memory.tail().load(Ordering::Acquire);
+        let mut position = tail.load(Ordering::Acquire);
         for _ in 0..if WORD { 1 } else { STRAIGHT } {
-            let (cell, free) = (memory.cell(position), laps.free(position));
+            let (place, free) = (memory.place::<WORD>(position), laps.free(position));
+            let cell = memory.word(place);
             if cell.load(Ordering::Acquire) != free {
                 break;
             }
             intent.store(Intent::new(position, 1).0, Ordering::Release);
             let next = position.wrapping_add(1);
             let claimed =
-                memory.tail().compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
+                tail.compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
             match claimed {
                 Ok(_) => {
                     // SAFETY: claimed just now; the caller vouches for the item and its size.
-                    unsafe {
-                        if WORD {
-                            memory.write_word(position, item);
-                        } else {
-                            memory.write(position, item);
-                        }
-                    }
+                    unsafe { memory.fill::<WORD>(place, item) };
                     // As `publish` does.
                     cell.store(Laps::filled(free), Ordering::Release);
                     return true;
@@ -273,28 +272,24 @@ impl<M: Memory> Core<M> {
     #[inline(always)]
     pub(crate) unsafe fn pop_one<const WORD: bool>(&self, me: u32, item: *mut u8) -> bool {
         let (memory, laps) = (&self.memory, self.laps);
-        let intent = memory.intent(me, End::Consumer);
+        let (head, intent) = (memory.head(), memory.intent(me, End::Consumer));
         // Orderings as in `claim`.
-        let mut position = memory.head().load(Ordering::Acquire);
+        let mut position = head.load(Ordering::Acquire);
         for _ in 0..if WORD { 1 } else { STRAIGHT } {
-            let (cell, full) = (memory.cell(position), laps.full(position));
+            let (place, full) = (memory.place::<WORD>(position), laps.full(position));
+            let cell = memory.word(place);
             if cell.load(Ordering::Acquire) != full {
                 break;
             }
+            memory.will_take(place);
             intent.store(Intent::new(position, 1).0, Ordering::Release);
             let next = position.wrapping_add(1);
             let claimed =
-                memory.head().compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
+                head.compare_exchange(position, next, Ordering::AcqRel, Ordering::Acquire);
             match claimed {
                 Ok(_) => {
                     // SAFETY: claimed just now; the caller vouches for the buffer and its size.
-                    unsafe {
-                        if WORD {
-                            memory.read_word(position, item);
-                        } else {
-                            memory.read(position, item);
-                        }
-                    }
+                    unsafe { memory.empty::<WORD>(place, item) };
                     // As `free` does.
                     cell.store(Laps::emptied(full), Ordering::Release);
                     return true;
