@@ -7,6 +7,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::*;
+use crate::sync::atomic::AtomicU64;
 use crate::sync::model::{Fences, check, check_kills, killed_after, share, step};
 
 #[derive(Debug)]

@@ -66,7 +66,7 @@ use word::{Cell, Intent, Laps, MAX_RUN};
 
 use super::spsc::Corrupt;
 use crate::object::End;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::Ordering;
 
 /// Turns of a claiming loop; each lost one is a claim of somebody else, so it takes a scribbler, or
 /// extraordinary bad luck, to use them up.
@@ -75,6 +75,9 @@ const PATIENCE: u32 = 10_000;
 /// Runs of tombstones that one pop takes off the ring before it says that it would have to wait: an
 /// end, if somebody puts up new ones all the time.
 const MOST_BURIED: u32 = 1 << 20;
+
+/// Looks at counters that do not stand still, before a look is taken as it is.
+const STEADY: u32 = 64;
 
 /// Turns of the straight way, before the one that can tell why it is not straight. The straight way
 /// for words takes one, which needs the fewest registers, and then the other straight way.
@@ -504,10 +507,20 @@ impl<M: Memory> Core<M> {
         // Acquire, before the indices: whatever was counted as gone had been claimed, and is behind
         // the head that is read after it. Pairs with the Release of those who count, after the step
         // that they count: a kill in between leaves it uncounted, never counted twice.
-        let counter = |counter: &AtomicU64| counter.load(Ordering::Acquire);
-        let (buried, dropped) = (counter(memory.buried()), counter(memory.dropped()));
-        let (lost, redelivered) = (counter(memory.lost()), counter(memory.redelivered()));
-        let head = self.memory.head().load(Ordering::Acquire);
+        let counters = || {
+            let all = [memory.buried(), memory.dropped(), memory.lost(), memory.redelivered()];
+            all.map(|counter| counter.load(Ordering::Acquire))
+        };
+        let (mut seen, mut head) = (counters(), memory.head().load(Ordering::Acquire));
+        for _ in 0..STEADY {
+            // Unchanged around the look at the head: they belong together.
+            let now = counters();
+            if now == seen {
+                break;
+            }
+            (seen, head) = (now, memory.head().load(Ordering::Acquire));
+        }
+        let [buried, dropped, lost, redelivered] = seen;
         let tail = self.memory.tail().load(Ordering::Acquire);
         let inside = tail.wrapping_sub(head).min(self.memory.capacity());
         let (mut length, mut pending) = (0, 0);

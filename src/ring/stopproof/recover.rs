@@ -6,6 +6,9 @@ use super::word::{Cell, FREE, Place, position_near};
 use super::{Core, Memory};
 use crate::sync::atomic::Ordering;
 
+/// Looks at counters that do not stand still, before a look is taken as it is.
+const STEADY: u32 = 64;
+
 /// What is inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Tally {
@@ -81,9 +84,6 @@ impl<M: Memory> Core<M> {
     /// A count of everything. At a quiet moment it is exact, and
     /// `written = read + dropped + lost + length` always: both sums are made from the same look.
     pub(crate) fn tally(&self, alive: &dyn Fn(u32) -> bool) -> Tally {
-        // The ends last: whatever was counted as gone had been popped before.
-        let dropped = self.memory.dropped().load(Ordering::Relaxed);
-        let lost = self.memory.lost().load(Ordering::Relaxed);
         let (mut pending, mut gone) = (0, 0);
         for cell in 0..self.memory.cells() {
             match Cell::of(self.memory.cell(cell).load(Ordering::SeqCst)) {
@@ -95,7 +95,19 @@ impl<M: Memory> Core<M> {
                 _ => {}
             }
         }
-        let (first, end) = self.ends();
+        // The ends last: whatever was counted as gone had been popped before.
+        let counters =
+            || [self.memory.dropped(), self.memory.lost()].map(|c| c.load(Ordering::SeqCst));
+        let (mut seen, mut ends) = (counters(), self.ends());
+        for _ in 0..STEADY {
+            // Unchanged around the look at the ends: they belong together.
+            let now = counters();
+            if now == seen {
+                break;
+            }
+            (seen, ends) = (now, self.ends());
+        }
+        let ([dropped, lost], (first, end)) = (seen, ends);
         let lost = lost.wrapping_add(gone);
         let read = first.wrapping_sub(dropped).wrapping_sub(lost);
         // More than there are places is what a scribbler has written.
