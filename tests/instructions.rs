@@ -20,8 +20,8 @@ const BATCH: f64 = 32.0;
 const BUDGETS: [(u32, &str, u64, u64); 8] = [
     (MDG_RING_SPSC, "push", 500, 42),
     (MDG_RING_SPSC, "pop", 500, 34),
-    (MDG_RING_SPSC, "push_many", 50, 220),
-    (MDG_RING_SPSC, "pop_many", 50, 186),
+    (MDG_RING_SPSC, "push_many", 50, 257),
+    (MDG_RING_SPSC, "pop_many", 50, 230),
     (MDG_RING_MPMC, "push", 500, 70),
     (MDG_RING_MPMC, "pop", 500, 76),
     (MDG_RING_BROADCAST, "push", 500, 57),

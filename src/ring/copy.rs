@@ -124,6 +124,34 @@ pub(super) fn prefetch(at: *const u8) {
     let _ = at;
 }
 
+/// Bytes of a line, and the most that are asked for ahead.
+const LINE: usize = 64;
+const MOST_AHEAD: usize = 1024;
+
+/// As [`prefetch`], for `len` bytes, or the first of them.
+#[inline(always)]
+pub(super) fn prefetch_run(at: *const u8, len: usize) {
+    for line in (0..len.min(MOST_AHEAD)).step_by(LINE) {
+        prefetch(at.wrapping_add(line));
+    }
+}
+
+/// As [`prefetch_run`], for lines that are to be written soon: they are taken away from whoever has them.
+#[inline(always)]
+pub(super) fn prefetch_run_to_write(at: *mut u8, len: usize) {
+    for line in (0..len.min(MOST_AHEAD)).step_by(LINE) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction changes nothing, and ignores addresses that are not mapped; where
+        // processors do not know it, it does nothing.
+        unsafe {
+            let at = at.wrapping_add(line);
+            asm!("prefetchw byte ptr [{0}]", in(reg) at, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (at, line);
+    }
+}
+
 /// Moves one `T`.
 ///
 /// # Safety

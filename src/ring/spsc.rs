@@ -53,7 +53,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use super::control::Control;
-use super::copy::{copy_blocks_in, copy_blocks_out, copy_in, copy_out};
+use super::copy::{
+    copy_blocks_in, copy_blocks_out, copy_in, copy_out, prefetch_run, prefetch_run_to_write,
+};
 use super::pace::Pace;
 
 /// One side's private state. All zero means: this end is not held in this process.
@@ -359,6 +361,11 @@ impl Core {
         let index = side.index.get();
         let first = count.min(self.to_end(index));
         let (bytes, rest) = (first as usize * self.item_size, (count - first) as usize);
+        // A stream of batches: the lines of the one after the next, while the caller makes the next.
+        if side.ready() >= 3 * count {
+            let later = self.slot(index.wrapping_add(2 * count));
+            prefetch_run_to_write(later.as_ptr(), bytes);
+        }
         // SAFETY: both runs lie inside the slots, and in what the caller vouches for.
         unsafe {
             copy_in(self.slot(index).as_ptr(), items, bytes);
@@ -377,6 +384,10 @@ impl Core {
         let index = side.index.get();
         let first = count.min(self.to_end(index));
         let (bytes, rest) = (first as usize * self.item_size, (count - first) as usize);
+        // A stream of batches: the lines of the next one, while the caller uses this one.
+        if side.ready() >= 2 * count {
+            prefetch_run(self.slot(index.wrapping_add(count)).as_ptr(), bytes);
+        }
         // SAFETY: both runs lie inside the slots, and in what the caller vouches for.
         unsafe {
             copy_out(items, self.slot(index).as_ptr(), bytes);
