@@ -41,6 +41,11 @@ const EXPLORING_TURNS: u32 = 4 * MOST_TURNS;
 const MOST_YIELDS: u32 = 16;
 const FEWEST_YIELDS: u32 = 4;
 
+/// Giving way ends after this time: others keep the processor for what they do by themselves, and a
+/// wake-up goes before them sooner. Then so many waits do without.
+const LONGEST_YIELD: Duration = Duration::from_millis(1);
+const STAY: u32 = 8;
+
 /// A spin also ends after this time, which it takes only where each attempt is slow: a ring full of
 /// noise, say. Looked at after every so many turns.
 const LONGEST_SPIN: Duration = Duration::from_millis(10);
@@ -53,6 +58,8 @@ pub(crate) struct Spinner {
     turns: Cell<u32>,
     /// How often to give way after that.
     yields: Cell<u32>,
+    /// Waits that do not give way.
+    stay: Cell<u32>,
     /// Vain spins still to come before a long one.
     explore_in: Cell<u32>,
     /// How many there were last.
@@ -68,7 +75,8 @@ impl Spinner {
     fn up_to(most: u32) -> Self {
         Self {
             turns: Cell::new(most),
-            yields: Cell::new(MOST_YIELDS),
+            yields: Cell::new(FEWEST_YIELDS),
+            stay: Cell::new(0),
             explore_in: Cell::new(EXPLORE),
             explore_after: Cell::new(EXPLORE),
             most,
@@ -112,13 +120,30 @@ impl Spinner {
     }
 
     /// Gives way to others on this processor, as often as that has helped lately.
-    fn give_way<T>(&self, attempt: &mut impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
-        let yields = self.yields.get();
+    fn give_way<T>(
+        &self,
+        deadline: &Deadline,
+        attempt: &mut impl FnMut() -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        if self.stay.get() > 0 {
+            self.stay.set(self.stay.get() - 1);
+            return Ok(None);
+        }
+        let (yields, began) = (self.yields.get(), now());
         for turn in 1..=yields {
             yield_now();
-            if let Some(done) = attempt()? {
+            let found = attempt()?;
+            if now().saturating_sub(began) > LONGEST_YIELD {
+                self.stay.set(STAY);
+                self.yields.set(1);
+                return Ok(found);
+            }
+            if found.is_some() {
                 self.yields.set((2 * turn).clamp(FEWEST_YIELDS, MOST_YIELDS));
-                return Ok(Some(done));
+                return Ok(found);
+            }
+            if deadline.passed() {
+                break;
             }
         }
         self.yields.set((yields / 2).max(1));
@@ -150,7 +175,7 @@ pub(crate) fn wait_until<T>(
         return Ok(done);
     }
     let deadline = Deadline::start(timeout)?;
-    if let Some(done) = spinner.give_way(&mut attempt)? {
+    if let Some(done) = spinner.give_way(&deadline, &mut attempt)? {
         return Ok(done);
     }
     sleeping();
@@ -271,20 +296,47 @@ mod tests {
     #[test]
     fn who_gives_way_in_vain_does_it_less_often() {
         let spinner = Spinner::up_to(0);
+        let forever = Deadline::start(Timeout::Forever).unwrap();
         let mut times = 0;
         let mut after = |most: u32| {
             times = 0;
-            let found = spinner.give_way(&mut || {
+            let found = spinner.give_way(&forever, &mut || {
                 times += 1;
                 Ok((times == most).then_some(()))
             });
             (found.unwrap().is_some(), times)
         };
-        for times in [16, 8, 4, 2, 1, 1] {
+        for times in [4, 2, 1, 1] {
             assert_eq!(after(u32::MAX), (false, times));
         }
         // And where it helps, often enough to help again.
         assert_eq!((after(1), after(3), after(u32::MAX)), ((true, 1), (true, 3), (false, 6)));
+    }
+
+    #[test]
+    fn who_waits_long_for_its_turn_stays_for_a_while() {
+        let spinner = Spinner::up_to(0);
+        let forever = Deadline::start(Timeout::Forever).unwrap();
+        let mut times = 0;
+        let mut slow = || {
+            times += 1;
+            let end = now() + 2 * LONGEST_YIELD;
+            while now() < end {}
+            Ok(None::<()>)
+        };
+        for _ in 0..=STAY {
+            assert_eq!(spinner.give_way(&forever, &mut slow).unwrap(), None);
+        }
+        assert_eq!(times, 1);
+        let passed = Deadline::start(Timeout::from_nanos(1)).unwrap();
+        while !passed.passed() {}
+        let mut times = 0;
+        spinner.yields.set(4);
+        let _ = spinner.give_way(&passed, &mut || {
+            times += 1;
+            Ok(None::<()>)
+        });
+        assert_eq!(times, 1, "a wait that is over gives way no more");
     }
 
     #[test]
