@@ -84,6 +84,8 @@ impl<M: Memory> Core<M> {
     /// A count of everything. At a quiet moment it is exact, and
     /// `written = read + dropped + lost + length` always: both sums are made from the same look.
     pub(crate) fn tally(&self, alive: &dyn Fn(u32) -> bool) -> Tally {
+        // Before the cells: what a sweep counts meanwhile is not counted a second time below.
+        let lost = self.memory.lost().load(Ordering::SeqCst);
         let (mut pending, mut gone) = (0, 0);
         for cell in 0..self.memory.cells() {
             match Cell::of(self.memory.cell(cell).load(Ordering::SeqCst)) {
@@ -96,18 +98,17 @@ impl<M: Memory> Core<M> {
             }
         }
         // The ends last: whatever was counted as gone had been popped before.
-        let counters =
-            || [self.memory.dropped(), self.memory.lost()].map(|c| c.load(Ordering::SeqCst));
-        let (mut seen, mut ends) = (counters(), self.ends());
+        let dropped = || self.memory.dropped().load(Ordering::SeqCst);
+        let (mut seen, mut ends) = (dropped(), self.ends());
         for _ in 0..STEADY {
             // Unchanged around the look at the ends: they belong together.
-            let now = counters();
+            let now = dropped();
             if now == seen {
                 break;
             }
             (seen, ends) = (now, self.ends());
         }
-        let ([dropped, lost], (first, end)) = (seen, ends);
+        let (dropped, (first, end)) = (seen, ends);
         let lost = lost.wrapping_add(gone);
         let read = first.wrapping_sub(dropped).wrapping_sub(lost);
         // More than there are places is what a scribbler has written.
