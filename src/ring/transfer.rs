@@ -2,7 +2,7 @@
 //! numbers, a copy and one release store.
 
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use nix::errno::Errno;
 
@@ -111,7 +111,7 @@ impl Ring {
 
 /// The same for rings with many producers and consumers.
 impl Ring {
-    /// Whether trying that makes sense; else the slow way is the shorter one.
+    /// Whether trying that makes sense; else it is a broadcast, or the slow way is the shorter one.
     #[inline(always)]
     pub(crate) fn goes_straight(&self) -> bool {
         matches!(self.engine, Engine::Mpmc { .. })
@@ -212,11 +212,20 @@ impl Ring {
     }
 }
 
-/// Wakes the producer, which is armed, if it can go on. As [`wake`], always 0.
+/// Wakes the producer if it sleeps and can go on. As [`wake`], always 0.
 #[cold]
 #[inline(never)]
 extern "C" fn wake_if_room(ring: &Ring) -> i32 {
-    if ring.engine.lets_push() { wake(ring, End::Producer) } else { 0 }
+    let lets_push = || {
+        // Pairs with the fence of who arms, where membarrier cannot be had and every reader comes here.
+        fence(Ordering::SeqCst);
+        let polled = ring.control().polled.0.load(Ordering::Relaxed);
+        // Who waits with a descriptor looks at nothing by itself: it hears of every read, and finds out
+        // then whether somebody dead is in its way.
+        ring.event(End::Producer).has_sleeper() && (polled != 0 || ring.engine.lets_push())
+    };
+    let lets_push = std::panic::catch_unwind(std::panic::AssertUnwindSafe(lets_push));
+    if lets_push.unwrap_or(true) { wake(ring, End::Producer) } else { 0 }
 }
 
 impl Ring {

@@ -46,6 +46,7 @@
 //! | after evicting | a consumer that is evicted | it joins again |
 //! | consumer, while joining, or later | a cursor that holds the producer | the producer, when it is full, finds it dead and takes it out |
 //! | after the copy, before the cursor | the same | its items were for it alone to miss |
+//! | after the cursor, before the wake | a producer that sleeps beside room | it looks again at the end of its slice |
 //!
 //! What holds the producer is a living consumer, however slow or long stopped, unless the policy is to
 //! evict.
@@ -531,7 +532,8 @@ impl<M: Memory> Gated<M> {
     }
 
     /// Whether the producer, which sleeps, finds room after what this consumer has read: where not,
-    /// to wake it would be in vain.
+    /// to wake it would be in vain. That is for reads only: who joins, leaves, or takes a dead one out
+    /// wakes the producer whatever this says, or two of them might each leave it to the other.
     pub(crate) fn lets_push(&self) -> bool {
         // Pairs with itself in other consumers: of those who have moved their cursors, the last to come
         // here sees all of them moved. And with the sleeper's barrier: if that came before this, the
