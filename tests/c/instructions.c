@@ -1,8 +1,8 @@
 /* instructions push|pop|push_many|pop_many OPERATIONS KIND
  *
- * Fills a ring of a kind (a number; 3 is a broadcast) and empties it again, by single items of 8 bytes or by batches of 32. Nothing waits;
- * only the first call of each kind looks at the other side. Who runs this counts instructions inside
- * one of the four functions. */
+ * Fills a ring of a kind (a number; 3 is a broadcast) and empties it again, by single items of 8
+ * bytes or by batches of 32. Nothing waits; only the first call of each kind looks at the other side.
+ * Who runs this counts instructions inside one of the four functions. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -97,7 +97,7 @@ unsafe extern "C" fn pop_many_slowly(
     }
 }
 
-/// [`mdg_ring_push`] where many push; else the slow way.
+/// [`mdg_ring_push`] where many push; else it is a broadcast, or the slow way is the right one.
 ///
 /// # Safety
 /// As for [`mdg_ring_push`], with a live handle and an item.
@@ -186,7 +186,7 @@ unsafe extern "C" fn push_straight_sized(
     }
 }
 
-/// [`mdg_ring_pop`] where many pop; else the slow way.
+/// [`mdg_ring_pop`] where many pop; else it is a broadcast, or the slow way is the right one.
 ///
 /// # Safety
 /// As for [`mdg_ring_pop`], with a live handle and a buffer.

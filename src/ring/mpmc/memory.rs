@@ -85,14 +85,20 @@ pub(crate) trait Memory {
 }
 
 /// How far ahead a consumer asks for cells, in bytes. Without that each line is waited for: the claim, a
-/// locked instruction, lets no later load begin before it. From 64 to 512 bytes made no difference.
-/// (Producers do not: they would take lines away from the consumers that are about to read them.)
+/// locked instruction, lets no later load begin before it. For items of eight bytes anything from 64 to
+/// 512 gains as much; of large ones it is the rest of the item. Near the end of the ring it is what lies
+/// behind it, which does no harm. (Producers do not ask: they would take lines away from the consumers
+/// that are about to read them.)
 const AHEAD: usize = 256;
 
 /// A participant's slot is a line, with the intents in its second half.
 const SLOT: usize = 128;
 const PUSH_INTENT: usize = 0x40;
 const POP_INTENT: usize = 0x48;
+
+/// Where a cell of mapped memory lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spot(NonNull<u8>);
 
 /// The memory of a mapped object.
 #[derive(Debug)]
@@ -135,7 +141,7 @@ impl Mapped {
 }
 
 impl Memory for Mapped {
-    type Place = NonNull<u8>;
+    type Place = Spot;
 
     #[inline(always)]
     fn capacity(&self) -> u64 {
@@ -191,19 +197,20 @@ impl Memory for Mapped {
     }
 
     #[inline(always)]
-    fn place<const WORD: bool>(&self, position: u64) -> NonNull<u8> {
+    fn place<const WORD: bool>(&self, position: u64) -> Spot {
         // A constant is a shift instead of a multiplication.
         let stride = if WORD { 16 } else { self.stride };
         debug_assert_eq!(stride, self.stride);
-        // SAFETY: the masked position is below the capacity, so the cell lies inside.
-        unsafe { self.cells.add((position & self.mask) as usize * stride) }
+        // SAFETY: the masked position is below the capacity, and cells of such items are no smaller than
+        // 16 bytes by `new`'s contract, so the cell lies inside.
+        Spot(unsafe { self.cells.add((position & self.mask) as usize * stride) })
     }
 
     #[inline(always)]
-    fn word(&self, place: NonNull<u8>) -> &AtomicU64 {
-        // SAFETY: the word is the first of the cell, which is aligned to 8 and lives as long as
-        // `self` by `new`'s contract.
-        unsafe { place.cast().as_ref() }
+    fn word(&self, place: Spot) -> &AtomicU64 {
+        // SAFETY: only `place` makes one; the word is the first of the cell, which is aligned to 8 and
+        // lives as long as `self` by `new`'s contract.
+        unsafe { place.0.cast().as_ref() }
     }
 
     #[inline(always)]
@@ -220,25 +227,25 @@ impl Memory for Mapped {
     #[inline(always)]
     fn item(&self, position: u64) -> NonNull<u8> {
         // SAFETY: the item lies behind the word, inside the cell.
-        unsafe { self.place::<false>(position).add(8) }
+        unsafe { self.place::<false>(position).0.add(8) }
     }
 
     #[inline(always)]
-    fn will_take(&self, place: NonNull<u8>) {
-        prefetch(place.as_ptr().wrapping_add(AHEAD));
+    fn will_take(&self, place: Spot) {
+        prefetch(place.0.as_ptr().wrapping_add(AHEAD));
     }
 
     #[inline(always)]
-    unsafe fn fill<const WORD: bool>(&self, place: NonNull<u8>, from: *const u8) {
+    unsafe fn fill<const WORD: bool>(&self, place: Spot, from: *const u8) {
         let size = if WORD { 8 } else { self.item_size };
         // SAFETY: the item lies behind the word; the cell is the caller's; it vouches for `from`.
-        unsafe { copy_in(place.as_ptr().add(8), from, size) };
+        unsafe { copy_in(place.0.as_ptr().add(8), from, size) };
     }
 
     #[inline(always)]
-    unsafe fn empty<const WORD: bool>(&self, place: NonNull<u8>, to: *mut u8) {
+    unsafe fn empty<const WORD: bool>(&self, place: Spot, to: *mut u8) {
         let size = if WORD { 8 } else { self.item_size };
         // SAFETY: the item lies behind the word; the cell is the caller's; it vouches for `to`.
-        unsafe { copy_out(to, place.as_ptr().add(8), size) };
+        unsafe { copy_out(to, place.0.as_ptr().add(8), size) };
     }
 }
