@@ -16,11 +16,27 @@ static int by_size(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
+/*
+ * A percentile of sorted times. The clock goes in steps (10 ns on some machines), so thousands of trips
+ * have the same time: they are taken to be spread evenly over the step, which reaches half way to the
+ * next shorter and the next longer time (the median of grouped data, in every textbook of statistics).
+ */
+static double percentile(const uint64_t *took, uint64_t count, double percent) {
+    double rank = (double)(count - 1) * percent / 100;
+    uint64_t at = (uint64_t)rank, first = at, last = at;
+    while (first > 0 && took[first - 1] == took[at]) first--;
+    while (last + 1 < count && took[last + 1] == took[at]) last++;
+    double here = (double)took[at], from = here, to = here;
+    if (first > 0) from = (here + (double)took[first - 1]) / 2;
+    if (last + 1 < count) to = (here + (double)took[last + 1]) / 2;
+    return from + (to - from) * (rank - (double)first + 0.5) / (double)(last - first + 1);
+}
+
 static void print_latencies(uint64_t *took, uint64_t count, uint64_t off, double per_ns) {
     qsort(took, count, sizeof *took, by_size);
     for (size_t i = 0; i < PERCENTILES; i++) {
-        uint64_t t = took[(uint64_t)((double)(count - 1) * percentiles[i] / 100)];
-        printf("p%g=%.1f ", percentiles[i], (double)(t > off ? t - off : 0) / per_ns);
+        double t = percentile(took, count, percentiles[i]) - (double)off;
+        printf("p%g=%.1f ", percentiles[i], t > 0 ? t / per_ns : 0);
     }
 }
 
