@@ -23,7 +23,7 @@ MPMC, RECOVER = "src/ring/mpmc/mod.rs", "src/ring/mpmc/recover.rs"
 REDELIVER = "src/ring/mpmc/redeliver.rs"
 OVERWRITE, GATED = "src/ring/broadcast/overwrite.rs", "src/ring/broadcast/gated.rs"
 STOPPROOF, SWEEP = "src/ring/stopproof/mod.rs", "src/ring/stopproof/recover.rs"
-SPSC, TRANSFER = "src/ring/spsc.rs", "src/ring/transfer.rs"
+SPSC, STRAIGHT = "src/ring/spsc.rs", "src/ring/straight.rs"
 EVENT, OPEN = "src/sync/event_count.rs", "src/object/open.rs"
 
 
@@ -261,9 +261,14 @@ MUTANTS = [
          "                Err(now) => position = now,\n            }\n")),
     Mutant(
         "straight-after-shutdown", "a straight push does not look whether the ring was shut down",
-        TRANSFER, "ring_mpmc shutdown_drains",
+        STRAIGHT, "ring_mpmc shutdown_drains",
         ("if !seat.push.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {",
          "let _ = control;\n        if !seat.push.is_free() {")),
+    Mutant(
+        "look-again-after-shutdown", "a pop that looks again does not look whether the ring was shut down",
+        STRAIGHT, "ring shutdown",
+        ("            || control.flags.0.load(Ordering::Acquire) != 0\n            || self.object",
+         "            || { let _ = control; false }\n            || self.object")),
     Mutant(
         "word-commit-before-copy-in", "an item of eight bytes is committed before it is copied in",
         SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",

@@ -14,6 +14,7 @@ use support::ring_face::{C, Face, SECOND, pattern};
 
 on_both_faces! { Ring, C in turn:
     streams
+    large_items_in_place
 }
 
 /// FNV-1a over items, order and all.
@@ -78,6 +79,39 @@ fn streams<F: Face>() {
         for (size, count) in [(1, 20_000), (7, 20_000), (8, 20_000), (64, 20_000), (4096, 2_000)] {
             stream::<F>(capacity, size, count);
         }
+    }
+}
+
+/// Large items filled and read in place, enough of them for a consumer to try out, and to keep to,
+/// whatever it does with their lines.
+fn large_items_in_place<F: Face>() {
+    for (capacity, size, count) in [(2, 4096, 5_000), (64, 4096, 40_000), (16, 65536, 3_000)] {
+        let ring = F::open(None, &Options::new(capacity, size), libc::O_RDWR, 0).unwrap();
+        let words = size as usize / 8;
+        let child = fork(|| {
+            for next in 0..count {
+                let (room, run) = ring.reserve(1, FOREVER).unwrap();
+                assert_eq!(run, 1);
+                // SAFETY: the reserved slot, which has so many words and is aligned to them.
+                let room = unsafe { std::slice::from_raw_parts_mut(room.cast::<u64>(), words) };
+                room.iter_mut().enumerate().for_each(|(i, word)| *word = next + i as u64);
+                ring.commit(1).unwrap();
+            }
+        });
+        let mut next = 0;
+        while next < count {
+            let (items, run) = ring.peek(3, FOREVER).unwrap();
+            // SAFETY: the peeked run; the producer is honest.
+            let items = unsafe { std::slice::from_raw_parts(items.cast::<u64>(), run * words) };
+            for item in items.chunks(words) {
+                let first_wrong = item.iter().zip(next..).position(|(word, due)| *word != due);
+                assert_eq!(first_wrong, None, "item {next} of {size} bytes");
+                next += 1;
+            }
+            ring.release(run).unwrap();
+        }
+        join(child);
+        assert_eq!((ring.stat().written, ring.stat().read), (count, count));
     }
 }
 

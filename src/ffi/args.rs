@@ -170,6 +170,12 @@ pub(super) fn out<T>(out: *mut T, what: &str) -> Result<*mut T> {
     pointer(out, what).map(|_| out)
 }
 
+/// Whether [`out`] lets it pass.
+#[inline(always)]
+pub(super) fn is_out<T>(out: *mut T) -> bool {
+    !out.is_null() && out.is_aligned()
+}
+
 /// The bytes of a required C string.
 ///
 /// # Safety

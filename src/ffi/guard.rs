@@ -73,6 +73,13 @@ fn fail<A: Answer>(error: &Error) -> A {
     A::failure(error.errno())
 }
 
+/// The answer of a call that would have to wait and may not: an expected one, which has no text.
+#[inline(always)]
+pub(super) fn would_block<A: Answer>() -> A {
+    Errno::EAGAIN.set();
+    A::failure(Errno::EAGAIN as i32)
+}
+
 /// Runs one C entry. `poison` is called when it panicked, before the answer is given.
 #[inline(always)]
 pub(super) fn guard_or<A: Answer>(poison: impl FnOnce(), entry: impl FnOnce() -> Result<A>) -> A {

@@ -6,6 +6,7 @@
 mod broadcast;
 mod control;
 mod copy;
+mod demote;
 mod ends;
 mod engine;
 mod handle;
@@ -21,6 +22,7 @@ mod seat;
 mod spsc;
 mod stats;
 mod stopproof;
+mod straight;
 mod transfer;
 mod waiting;
 
@@ -30,3 +32,4 @@ pub use many::{MOST, Source, Wait, wait_any};
 pub use options::{Kind, Options, policy};
 pub use poll::{Canceller, Events};
 pub use stats::{EndState, Stats};
+pub(crate) use straight::Found;

@@ -56,7 +56,9 @@ use super::control::Control;
 use super::copy::{
     copy_blocks_in, copy_blocks_out, copy_in, copy_out, prefetch_run, prefetch_run_to_write,
 };
+use super::demote::{self, Demotion};
 use super::pace::Pace;
+use crate::time::now;
 
 /// One side's private state. All zero means: this end is not held in this process.
 #[derive(Debug)]
@@ -64,16 +66,14 @@ use super::pace::Pace;
 pub(crate) struct Side {
     /// Our own index: items ever pushed, or popped.
     index: Cell<u64>,
-    /// How far `index` may go without another look at the peer's index. Equal to `index` while a
-    /// run is handed out, so that the fast path cannot be taken meanwhile.
+    /// How far `index` may go without another look at the peer's index.
     limit: Cell<u64>,
-    /// `limit` as it is while a run is handed out.
-    limit_beneath: Cell<u64>,
-    /// Items handed out by reserve or peek and not given back yet.
+    /// Items handed out by reserve or peek and not given back yet; meanwhile nothing is ready.
     run: Cell<u64>,
     /// 1 if this process holds the end.
     held: Cell<u32>,
     pace: Pace,
+    demotion: Demotion,
 }
 
 /// The peer's index is impossible.
@@ -88,10 +88,11 @@ impl Side {
     /// Items that may be written, or read, without a look at the peer's index.
     #[inline(always)]
     pub(crate) fn ready(&self) -> u64 {
-        self.limit.get().wrapping_sub(self.index.get())
+        if self.run.get() != 0 { 0 } else { self.limit.get().wrapping_sub(self.index.get()) }
     }
 
     /// Items handed out in place.
+    #[inline(always)]
     pub(crate) fn run(&self) -> u64 {
         self.run.get()
     }
@@ -110,17 +111,16 @@ impl Side {
         self.limit.set(self.index.get());
     }
 
+    #[inline(always)]
     fn hand_out(&self, run: u64) {
-        self.limit_beneath.set(self.limit.get());
-        self.limit.set(self.index.get());
         self.run.set(run);
     }
 
     /// The new index after `count` items of the run were used.
+    #[inline(always)]
     fn take_back(&self, count: u64) -> u64 {
         let index = self.index.get().wrapping_add(count);
         self.index.set(index);
-        self.limit.set(self.limit_beneath.get());
         self.run.set(0);
         index
     }
@@ -132,6 +132,8 @@ pub(crate) struct Core {
     slots: NonNull<u8>,
     mask: u64,
     item_size: usize,
+    /// Whether a consumer looks into demoting the lines of what it has read.
+    demotes: bool,
     control: NonNull<Control>,
 }
 
@@ -150,7 +152,9 @@ impl Core {
         capacity: u64,
         item_size: u32,
     ) -> Self {
-        Self { slots, mask: capacity - 1, item_size: item_size as usize, control }
+        let item_size = item_size as usize;
+        let demotes = demote::is_of_use(capacity, item_size);
+        Self { slots, mask: capacity - 1, item_size, demotes, control }
     }
 
     #[inline(always)]
@@ -184,7 +188,7 @@ impl Core {
     pub(crate) fn take_pop(&self, side: &Side) -> Result<(), Corrupt> {
         // Acquire: pairs with what the predecessor freed, after which its lock was freed.
         side.take(self.control().head.0.load(Ordering::Acquire));
-        self.look_pop(side).map(drop)
+        self.look_pop(side, false).map(drop)
     }
 
     /// Room there is now, by the consumer's index. Pauses in a fast stream that has little of it.
@@ -197,8 +201,12 @@ impl Core {
     }
 
     /// Items there are now, by the producer's index. Pauses in a fast stream that has few of them.
-    pub(crate) fn look_pop(&self, side: &Side) -> Result<u64, Corrupt> {
+    pub(crate) fn look_pop(&self, side: &Side, may_wait: bool) -> Result<u64, Corrupt> {
         let there = self.there(side)?;
+        if may_wait && self.lags(side, there) {
+            let look = || self.there(side);
+            return side.demotion.gather(there, self.capacity(), self.item_size, look);
+        }
         if side.pace.pays(there, self.capacity()) {
             return side.pace.gather(there, self.capacity(), || self.there(side));
         }
@@ -216,15 +224,38 @@ impl Core {
         Ok(self.capacity() - used)
     }
 
+    /// Whether to pause a moment for more than `count`, or, who `may_wait`, some more of them.
+    #[inline(always)]
+    pub(crate) fn keeps_distance(&self, side: &Side, count: u64, may_wait: bool) -> bool {
+        side.pace.pays(count, self.capacity()) || may_wait && self.lags(side, count)
+    }
+
+    /// Whether to let the ring fill first.
+    #[inline(always)]
+    fn lags(&self, side: &Side, count: u64) -> bool {
+        self.demotes && side.demotion.lags(count, self.capacity(), self.item_size)
+    }
+
+    /// Items there are now; `side.ready()` says the same from then on.
     fn there(&self, side: &Side) -> Result<u64, Corrupt> {
+        let there = self.seen(side)?;
+        self.believe(side, there);
+        Ok(there)
+    }
+
+    /// Items there are now, of which `side` takes no note: whoever finds few may want to look again.
+    #[inline(always)]
+    pub(crate) fn seen(&self, side: &Side) -> Result<u64, Corrupt> {
         // Acquire: pairs with the Release store in `commit`: the items' bytes are there.
         let tail = self.control().tail.0.load(Ordering::Acquire);
         let there = tail.wrapping_sub(side.index.get());
-        if there > self.capacity() {
-            return Err(Corrupt);
-        }
-        side.limit.set(tail);
-        Ok(there)
+        if there > self.capacity() { Err(Corrupt) } else { Ok(there) }
+    }
+
+    /// Makes the items that [`Core::seen`] has counted ready.
+    #[inline(always)]
+    pub(crate) fn believe(&self, side: &Side, there: u64) {
+        side.limit.set(side.index.get().wrapping_add(there));
     }
 
     #[inline(always)]
@@ -280,6 +311,9 @@ impl Core {
         unsafe {
             if BLOCKS { copy_blocks_out(item, slot, size) } else { copy_out(item, slot, size) }
         };
+        if !BLOCKS {
+            self.demote(side, 1);
+        }
         self.free(side, index.wrapping_add(1));
     }
 
@@ -395,10 +429,33 @@ impl Core {
                 copy_out(items.add(bytes), self.slots.as_ptr(), rest * self.item_size);
             }
         }
+        self.demote(side, count);
         self.free(side, index.wrapping_add(count));
     }
 
+    /// Before slots are freed: demotes the lines of the `count` items that were read, where that pays.
+    #[inline(always)]
+    pub(crate) fn demote(&self, side: &Side, count: u64) {
+        if self.demotes && count > 0 {
+            self.demote_large(side, count);
+        }
+    }
+
+    #[inline(never)]
+    fn demote_large(&self, side: &Side, count: u64) {
+        if !side.demotion.pays(count, self.capacity(), || now().as_nanos() as u64) {
+            return;
+        }
+        let index = side.index.get();
+        let first = count.min(self.to_end(index));
+        for (at, run) in [(index, first), (index.wrapping_add(first), count - first)] {
+            // SAFETY: both runs lie inside the slots; `demotes` says that the machine can.
+            unsafe { demote::demote(self.slot(at).as_ptr(), run as usize * self.item_size) };
+        }
+    }
+
     /// Hands out a contiguous run of at most `count` slots in place; `side.ready()` is at least 1.
+    #[inline(always)]
     pub(crate) fn hand_out(&self, side: &Side, count: u64) -> (NonNull<u8>, u64) {
         let index = side.index.get();
         let run = count.min(side.ready()).min(self.to_end(index));
@@ -407,6 +464,7 @@ impl Core {
     }
 
     /// Commits the first `count` items of the run that was handed out.
+    #[inline(always)]
     pub(crate) fn commit_run(&self, side: &Side, count: u64) {
         let index = side.take_back(count);
         if count > 0 {
@@ -415,6 +473,7 @@ impl Core {
     }
 
     /// Frees the first `count` items of the run that was handed out.
+    #[inline(always)]
     pub(crate) fn free_run(&self, side: &Side, count: u64) {
         let index = side.take_back(count);
         if count > 0 {
@@ -422,6 +481,7 @@ impl Core {
         }
     }
 
+    #[inline(always)]
     fn to_end(&self, index: u64) -> u64 {
         self.capacity() - (index & self.mask)
     }
@@ -491,14 +551,14 @@ mod tests {
                     unsafe { core.push_one(&hot.push, (&raw const item).cast()) };
                 }
                 assert_eq!(core.look_push(&hot.push), Ok(0));
-                assert_eq!(core.look_pop(&hot.pop), Ok(capacity));
+                assert_eq!(core.look_pop(&hot.pop, true), Ok(capacity));
                 for i in 0..capacity {
                     let mut item = 0_u64;
                     // SAFETY: eight writable bytes.
                     unsafe { core.pop_one(&hot.pop, (&raw mut item).cast()) };
                     assert_eq!(item, round * 100 + i);
                 }
-                assert_eq!(core.look_pop(&hot.pop), Ok(0));
+                assert_eq!(core.look_pop(&hot.pop, true), Ok(0));
             }
         }
     }
@@ -510,7 +570,7 @@ mod tests {
         let items: Vec<u8> = (0..15).collect();
         // SAFETY: five items of three bytes.
         unsafe { core.push_run(&hot.push, items.as_ptr(), 5) };
-        core.look_pop(&hot.pop).unwrap();
+        core.look_pop(&hot.pop, true).unwrap();
         let (_, run) = core.hand_out(&hot.pop, 5);
         assert_eq!((run, hot.pop.ready(), hot.pop.run()), (2, 0, 2));
         core.free_run(&hot.pop, 0);
@@ -524,7 +584,7 @@ mod tests {
     fn an_impossible_index_is_corruption() {
         let Bench { core, hot, .. } = &bench(8, 8, 0);
         core.control().tail.0.store(9, Ordering::Relaxed);
-        assert_eq!(core.look_pop(&hot.pop), Err(Corrupt));
+        assert_eq!(core.look_pop(&hot.pop, true), Err(Corrupt));
         core.control().head.0.store(1, Ordering::Relaxed);
         assert_eq!(core.look_push(&hot.push), Err(Corrupt));
     }

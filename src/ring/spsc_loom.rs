@@ -88,7 +88,7 @@ impl Ring {
     fn pop(&self, most: u64) -> Vec<u64> {
         let (side, mut items) = (&self.hot.pop, [0_u64; 2]);
         if side.ready() < most {
-            self.core.look_pop(side).unwrap();
+            self.core.look_pop(side, true).unwrap();
         }
         let count = side.ready().min(most);
         match count {

@@ -1,232 +1,18 @@
-//! Moving items: the operations of a [`Ring`], each with a fast path that is a look at private
-//! numbers, a copy and one release store.
+//! Moving items: the operations of a [`Ring`], which wait if they have to. What needs no waiting is in
+//! `straight`.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
 use super::control::{CORRUPT, SHUTDOWN};
-use super::copy::is_blocks;
 use super::engine::{Engine, Trouble};
 use super::handle::Ring;
-use super::poll::wake;
+use super::straight::wake_if_room;
 use crate::error::{Error, Result};
 use crate::object::End;
 use crate::time::Timeout;
-
-/// What a C entry does when everything is at hand: nothing here waits, fails or panics, and nothing
-/// but a wake-up leaves these functions.
-impl Ring {
-    /// Whether `count` items can be pushed without a look at the other side.
-    #[inline(always)]
-    pub(crate) fn has_room_for(&self, count: usize) -> bool {
-        // Relaxed: a shutdown that races with a push may come after it.
-        self.hot.push.ready() >= count as u64
-            && self.core.control().flags.0.load(Ordering::Relaxed) == 0
-    }
-
-    /// Whether `count` items can be popped without a look at the other side.
-    #[inline(always)]
-    pub(crate) fn has_items(&self, count: usize) -> bool {
-        self.hot.pop.ready() >= count as u64
-    }
-
-    /// Pushes one item of eight bytes.
-    ///
-    /// # Safety
-    /// `has_room_for(1)`; `item_size` is 8; `item` is readable for eight bytes.
-    #[inline(always)]
-    pub(crate) unsafe fn push_word(&self, item: *const u8) -> i32 {
-        let event = self.event(End::Consumer);
-        // SAFETY: the caller's promise.
-        unsafe { self.core.push_word(&self.hot.push, item) };
-        if event.is_armed() { wake(self, End::Consumer) } else { 0 }
-    }
-
-    /// Pops one item of eight bytes.
-    ///
-    /// # Safety
-    /// `has_items(1)`; `item_size` is 8; `item` is writable for eight bytes.
-    #[inline(always)]
-    pub(crate) unsafe fn pop_word(&self, item: *mut u8) -> i32 {
-        let event = self.event(End::Producer);
-        // SAFETY: the caller's promise.
-        unsafe { self.core.pop_word(&self.hot.pop, item) };
-        if event.is_armed() { wake(self, End::Producer) } else { 0 }
-    }
-
-    /// Whether items are short and made of blocks, which are copied with few registers.
-    #[inline(always)]
-    pub(crate) fn has_blocks(&self) -> bool {
-        is_blocks(self.core.item_size())
-    }
-
-    /// Pushes one item.
-    ///
-    /// # Safety
-    /// `has_room_for(1)`; `item` is readable for an item; `BLOCKS`: `has_blocks()`.
-    #[inline(always)]
-    pub(crate) unsafe fn push_sized<const BLOCKS: bool>(&self, item: *const u8) -> i32 {
-        let event = self.event(End::Consumer);
-        // SAFETY: the caller's promise.
-        unsafe { self.core.push_sized::<BLOCKS>(&self.hot.push, item) };
-        if event.is_armed() { wake(self, End::Consumer) } else { 0 }
-    }
-
-    /// Pops one item.
-    ///
-    /// # Safety
-    /// `has_items(1)`; `item` is writable for an item; `BLOCKS`: `has_blocks()`.
-    #[inline(always)]
-    pub(crate) unsafe fn pop_sized<const BLOCKS: bool>(&self, item: *mut u8) -> i32 {
-        let event = self.event(End::Producer);
-        // SAFETY: the caller's promise.
-        unsafe { self.core.pop_sized::<BLOCKS>(&self.hot.pop, item) };
-        if event.is_armed() { wake(self, End::Producer) } else { 0 }
-    }
-
-    /// Pushes `count` items.
-    ///
-    /// # Safety
-    /// `has_room_for(count)`, at least one; `items` is readable for so many.
-    #[inline(always)]
-    pub(crate) unsafe fn push_at_once(&self, items: *const u8, count: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { self.core.push_run(&self.hot.push, items, count as u64) };
-        self.notify(End::Consumer);
-    }
-
-    /// Pops `count` items.
-    ///
-    /// # Safety
-    /// `has_items(count)`, at least one; `items` is writable for so many.
-    #[inline(always)]
-    pub(crate) unsafe fn pop_at_once(&self, items: *mut u8, count: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { self.core.pop_run(&self.hot.pop, items, count as u64) };
-        self.notify(End::Producer);
-    }
-}
-
-/// The same for rings with many producers and consumers.
-impl Ring {
-    /// Whether trying that makes sense; else it is a broadcast, or the slow way is the shorter one.
-    #[inline(always)]
-    pub(crate) fn goes_straight(&self) -> bool {
-        matches!(self.engine, Engine::Mpmc { .. })
-    }
-
-    /// Pushes one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
-    ///
-    /// # Safety
-    /// `item` is readable for [`Ring::item_size`] bytes; `WORD` is so.
-    #[inline(always)]
-    pub(crate) unsafe fn push_straight<const WORD: bool>(&self, item: *const u8) -> Option<i32> {
-        let seat = &self.hot.seat;
-        let Engine::Mpmc { core, .. } = &self.engine else { return None };
-        let control = core.memory().control();
-        let event = control.event(End::Consumer);
-        // Relaxed: a shutdown that races with a push may come after it.
-        if !seat.push.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
-        // SAFETY: the end is held, which includes being attached; the caller vouches for the item.
-        if !unsafe { core.push_one::<WORD>(seat.me(), item) } {
-            return None;
-        }
-        Some(if event.is_armed() { wake(self, End::Consumer) } else { 0 })
-    }
-
-    /// Pops one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
-    ///
-    /// # Safety
-    /// `item` is writable for [`Ring::item_size`] bytes; `WORD` is so.
-    #[inline(always)]
-    pub(crate) unsafe fn pop_straight<const WORD: bool>(&self, item: *mut u8) -> Option<i32> {
-        let seat = &self.hot.seat;
-        let Engine::Mpmc { core, .. } = &self.engine else { return None };
-        let control = core.memory().control();
-        let event = control.event(End::Producer);
-        if !seat.pop.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
-        // SAFETY: the end is held, which includes being attached; the caller vouches for the buffer.
-        if !unsafe { core.pop_one::<WORD>(seat.me(), item) } {
-            return None;
-        }
-        Some(if event.is_armed() { wake(self, End::Producer) } else { 0 })
-    }
-}
-
-/// The same for broadcasts that wait for their consumers.
-impl Ring {
-    /// Pushes one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
-    ///
-    /// # Safety
-    /// `item` is readable for [`Ring::item_size`] bytes; `WORD` is so.
-    #[inline(always)]
-    pub(crate) unsafe fn push_to_all<const WORD: bool>(&self, item: *const u8) -> Option<i32> {
-        let grip = &self.hot.seat.push;
-        let Engine::Gated(core) = &self.engine else { return None };
-        let control = core.memory().control();
-        let event = control.event(End::Consumer);
-        // Relaxed: a shutdown that races with a push may come after it.
-        if !grip.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
-        // SAFETY: the end is held; the caller vouches for the item.
-        if !unsafe { core.push_one::<WORD>(grip, item) } {
-            return None;
-        }
-        Some(if event.is_armed() { wake(self, End::Consumer) } else { 0 })
-    }
-
-    /// Pops one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
-    ///
-    /// # Safety
-    /// `item` is writable for [`Ring::item_size`] bytes; `WORD` is so.
-    #[inline(always)]
-    pub(crate) unsafe fn pop_as_all<const WORD: bool>(&self, item: *mut u8) -> Option<i32> {
-        let seat = &self.hot.seat;
-        let Engine::Gated(core) = &self.engine else { return None };
-        let control = core.memory().control();
-        let event = control.event(End::Producer);
-        if !seat.pop.is_free() || control.flags.0.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
-        // SAFETY: the end is held, so it has joined; the caller vouches for the buffer.
-        if !unsafe { core.pop_one::<WORD>(seat.me(), &seat.pop, item) } {
-            return None;
-        }
-        Some(if event.is_armed() { wake_if_room(self) } else { 0 })
-    }
-
-    /// After a read: the producer that waits for room is told if there is some. (A broadcast's waits
-    /// for the slowest of its consumers; the others would wake it in vain.)
-    #[inline(always)]
-    fn tell_of_reading(&self) {
-        if self.engine.waits_for_room() && self.event(End::Producer).is_armed() {
-            wake_if_room(self);
-        }
-    }
-}
-
-/// Wakes the producer if it sleeps and can go on. As [`wake`], always 0.
-#[cold]
-#[inline(never)]
-extern "C" fn wake_if_room(ring: &Ring) -> i32 {
-    let lets_push = || {
-        // Pairs with the fence of who arms, where membarrier cannot be had and every reader comes here.
-        fence(Ordering::SeqCst);
-        let polled = ring.control().polled.0.load(Ordering::Relaxed);
-        // Who waits with a descriptor looks at nothing by itself: it hears of every read, and finds out
-        // then whether somebody dead is in its way.
-        ring.event(End::Producer).has_sleeper() && (polled != 0 || ring.engine.lets_push())
-    };
-    let lets_push = std::panic::catch_unwind(std::panic::AssertUnwindSafe(lets_push));
-    if lets_push.unwrap_or(true) { wake(ring, End::Producer) } else { 0 }
-}
 
 impl Ring {
     /// Waits for room for one item and pushes it.
@@ -374,6 +160,15 @@ impl Ring {
         Ok(done as usize)
     }
 
+    /// After a read: the producer that waits for room is told if there is some. (A broadcast's waits
+    /// for the slowest of its consumers; the others would wake it in vain.)
+    #[inline(always)]
+    fn tell_of_reading(&self) {
+        if self.engine.waits_for_room() && self.event(End::Producer).is_armed() {
+            wake_if_room(self);
+        }
+    }
+
     /// After what a consumer of an overwriting broadcast has read, which may be the only sign that
     /// it has of a cut: nothing of what was read meanwhile is handed on.
     #[inline(always)]
@@ -497,6 +292,7 @@ impl Ring {
         }
         let released = match self.engine {
             Engine::Spsc => {
+                self.core.demote(&self.hot.pop, count as u64);
                 self.core.free_run(&self.hot.pop, count as u64);
                 Ok(())
             }

@@ -48,13 +48,16 @@ impl Ring {
         if self.flags()? { Err(self.shut_down()) } else { Ok(()) }
     }
 
-    /// Items that can be moved now, without waiting: `None` for none. Errors that end a stream.
-    fn look(&self, end: End) -> Result<Option<u64>> {
+    /// Items that can be moved now, without waiting: `None` for none. Errors that end a stream. Who
+    /// `may_wait` lets more come first where that pays.
+    fn look(&self, end: End, may_wait: bool) -> Result<Option<u64>> {
         let shut = self.flags()?;
         let count = match end {
             End::Producer if shut => 0,
             End::Producer => self.core.look_push(&self.hot.push).map_err(|c| self.corrupt(c))?,
-            End::Consumer => self.core.look_pop(&self.hot.pop).map_err(|c| self.corrupt(c))?,
+            End::Consumer => {
+                self.core.look_pop(&self.hot.pop, may_wait).map_err(|c| self.corrupt(c))?
+            }
         };
         match count {
             0 if shut => Err(self.shut_down()),
@@ -80,7 +83,7 @@ impl Ring {
             return Ok(true);
         }
         if matches!(self.engine, Engine::Spsc) {
-            return Ok(self.look(end)?.is_some());
+            return Ok(self.look(end, false)?.is_some());
         }
         let shut = self.flags()?;
         if shut && end == End::Producer {
@@ -145,10 +148,11 @@ impl Ring {
         if side.run() != 0 {
             return Err(self.in_hands());
         }
-        if let Some(count) = self.look(end)? {
+        let may_wait = timeout != Timeout::NoWait;
+        if let Some(count) = self.look(end, may_wait)? {
             return Ok(count);
         }
-        self.wait(end, timeout, || self.look(end))
+        self.wait(end, timeout, || self.look(end, may_wait))
     }
 
     fn in_hands(&self) -> Error {

@@ -83,6 +83,12 @@ impl Spinner {
         }
     }
 
+    /// Turns of the first moment of a spin, which may be spent outside of [`Spinner::spin`].
+    #[inline(always)]
+    pub(crate) fn moment(&self) -> u32 {
+        self.turns.get().min(FEWEST_TURNS)
+    }
+
     pub(crate) fn spin<T>(
         &self,
         attempt: &mut impl FnMut() -> Result<Option<T>>,

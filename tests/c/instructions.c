@@ -1,8 +1,9 @@
-/* instructions push|pop|push_many|pop_many OPERATIONS KIND
+/* instructions FUNCTION OPERATIONS KIND
  *
- * Fills a ring of a kind (a number; 3 is a broadcast) and empties it again, by single items of 8
- * bytes or by batches of 32. Nothing waits; only the first call of each kind looks at the other side.
- * Who runs this counts instructions inside one of the four functions. */
+ * Fills a ring of a kind (a number; 3 is a broadcast) and empties it again: by single items of 8 bytes,
+ * by batches of 32 if FUNCTION is push_many or pop_many, in place if it is reserve, commit, peek or
+ * release. Nothing waits; only the first call of each kind looks at the other side. Who runs this counts
+ * instructions inside FUNCTION. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,11 +28,14 @@ int main(int argc, char **argv)
     mdg_ring *ring;
     uint64_t items[BATCH], sent = 0, seen = 0;
 
-    check(argc == 4, "usage: instructions push|pop|push_many|pop_many OPERATIONS KIND");
+    check(argc == 4, "usage: instructions FUNCTION OPERATIONS KIND");
     opts.kind = (uint32_t)atoi(argv[3]);
     opts.flags = opts.kind == MDG_RING_BROADCAST ? MDG_RING_OLDEST : 0;
     size_t operations = strtoul(argv[2], NULL, 10);
     int many = strstr(argv[1], "_many") != NULL;
+    int in_place = strcmp(argv[1], "push") && strcmp(argv[1], "pop") && !many;
+    void *room;
+    const void *item;
     check(operations * (many ? BATCH : 1) < CAPACITY, "too many operations");
     check(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0, "mdg_ring_open");
     for (size_t i = 0; i < operations; i++) {
@@ -39,14 +43,22 @@ int main(int argc, char **argv)
             items[j] = sent + j;
         if (many)
             check(mdg_ring_push_many(ring, items, BATCH, MDG_NOWAIT) == BATCH, "push_many");
-        else
+        else if (in_place) {
+            check(mdg_ring_reserve(ring, &room, 1, MDG_NOWAIT) == 1, "reserve");
+            memcpy(room, items, sizeof items[0]);
+            check(mdg_ring_commit(ring, 1) == 0, "commit");
+        } else
             check(mdg_ring_push(ring, items, MDG_NOWAIT) == 0, "push");
         sent += many ? BATCH : 1;
     }
     for (size_t i = 0; i < operations; i++) {
         if (many)
             check(mdg_ring_pop_many(ring, items, BATCH, MDG_NOWAIT) == BATCH, "pop_many");
-        else
+        else if (in_place) {
+            check(mdg_ring_peek(ring, &item, 1, MDG_NOWAIT) == 1, "peek");
+            memcpy(items, item, sizeof items[0]);
+            check(mdg_ring_release(ring, 1) == 0, "release");
+        } else
             check(mdg_ring_pop(ring, items, MDG_NOWAIT) == 0, "pop");
         for (size_t j = 0; j < (many ? BATCH : 1); j++)
             check(items[j] == seen++, "order");

@@ -1,10 +1,90 @@
-//! Filling and reading items where they lie.
+//! Filling and reading items where they lie. As in pushing and popping, what needs neither waiting nor
+//! failing is in the entries themselves, and makes few stores: each takes a place in the processor's
+//! store buffer from the item that is being filled.
 
 use std::ffi::{c_int, c_void};
 
 use super::super::args;
 use super::{mdg_ring, returned, with};
 use crate::time::Timeout;
+
+/// [`mdg_ring_reserve`] when it has to wait, or to fail, or many push.
+///
+/// # Safety
+/// As for [`mdg_ring_reserve`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn reserve_slowly(
+    ring: *mut mdg_ring,
+    items: *mut *mut c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let out = args::out(items, "mdg_ring_reserve: items")?;
+            let (first, run) = ring.reserve(count, Timeout::from_nanos(timeout_ns))?;
+            out.write(first.as_ptr().cast());
+            Ok(returned(run))
+        })
+    }
+}
+
+/// [`mdg_ring_peek`] when it has to wait, or to fail, or many pop.
+///
+/// # Safety
+/// As for [`mdg_ring_peek`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn peek_slowly(
+    ring: *mut mdg_ring,
+    items: *mut *const c_void,
+    count: usize,
+    timeout_ns: i64,
+) -> libc::ssize_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        with(ring, |ring| {
+            let out = args::out(items, "mdg_ring_peek: items")?;
+            let (first, run) = ring.peek(count, Timeout::from_nanos(timeout_ns))?;
+            out.write(first.as_ptr().cast_const().cast());
+            Ok(returned(run))
+        })
+    }
+}
+
+/// [`mdg_ring_commit`] when it gives a part of the run back, or fails, or many push.
+///
+/// # Safety
+/// As for [`mdg_ring_commit`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn commit_slowly(ring: *mut mdg_ring, count: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { with(ring, |ring| ring.commit(count).map(|()| 0)) }
+}
+
+/// [`mdg_ring_release`] of large items.
+///
+/// # Safety
+/// As for [`mdg_ring_release`], with a live handle whose run has `count` items.
+#[inline(never)]
+unsafe extern "C" fn release_large(ring: *mut mdg_ring, count: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { args::known(ring.cast_const()).release_at_once::<true>(count) }
+}
+
+/// [`mdg_ring_release`] when it leaves a part of the run, or fails, or many pop.
+///
+/// # Safety
+/// As for [`mdg_ring_release`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn release_slowly(ring: *mut mdg_ring, count: usize) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { with(ring, |ring| ring.release(count).map(|()| 0)) }
+}
 
 /// Waits for room for one item, then hands out free slots in place: `*items` receives the address of
 /// a contiguous run of at least 1 and at most `count` items, to be filled and then committed. A run
@@ -28,12 +108,14 @@ pub unsafe extern "C" fn mdg_ring_reserve(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let out = args::out(items, "mdg_ring_reserve: items")?;
-            let (first, run) = ring.reserve(count, Timeout::from_nanos(timeout_ns))?;
-            out.write(first.as_ptr().cast());
-            Ok(returned(run))
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if args::is_out(items) && count > 0 && live.has_room_for(count) => {
+                let (first, run) = live.reserve_at_once(count);
+                items.write(first.as_ptr().cast());
+                returned(run)
+            }
+            _ => reserve_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
@@ -50,7 +132,12 @@ pub unsafe extern "C" fn mdg_ring_reserve(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_ring_commit(ring: *mut mdg_ring, count: usize) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { with(ring, |ring| ring.commit(count).map(|()| 0)) }
+    unsafe {
+        match args::live(ring.cast_const()) {
+            Some(live) if live.commits_at_once(count) => live.commit_at_once(count),
+            _ => commit_slowly(ring, count),
+        }
+    }
 }
 
 /// Waits for one item, then hands out items in place: `*items` receives the address of a contiguous
@@ -78,12 +165,14 @@ pub unsafe extern "C" fn mdg_ring_peek(
 ) -> libc::ssize_t {
     // SAFETY: the caller's promise.
     unsafe {
-        with(ring, |ring| {
-            let out = args::out(items, "mdg_ring_peek: items")?;
-            let (first, run) = ring.peek(count, Timeout::from_nanos(timeout_ns))?;
-            out.write(first.as_ptr().cast_const().cast());
-            Ok(returned(run))
-        })
+        match args::live(ring.cast_const()) {
+            Some(live) if args::is_out(items) && count > 0 && live.has_items(count) => {
+                let (first, run) = live.peek_at_once(count);
+                items.write(first.as_ptr().cast_const().cast());
+                returned(run)
+            }
+            _ => peek_slowly(ring, items, count, timeout_ns),
+        }
     }
 }
 
@@ -100,5 +189,15 @@ pub unsafe extern "C" fn mdg_ring_peek(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_ring_release(ring: *mut mdg_ring, count: usize) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { with(ring, |ring| ring.release(count).map(|()| 0)) }
+    unsafe {
+        match args::live(ring.cast_const()) {
+            Some(live) if live.releases_at_once(count) => {
+                if live.has_large_items() {
+                    return release_large(ring, count);
+                }
+                live.release_at_once::<false>(count)
+            }
+            _ => release_slowly(ring, count),
+        }
+    }
 }

@@ -4,9 +4,11 @@
 use std::ffi::{c_int, c_void};
 
 use super::super::args;
+use super::super::base::MDG_NOWAIT;
+use super::super::guard::would_block;
 use super::{mdg_ring, returned, with};
 use crate::error::Result;
-use crate::ring::Ring;
+use crate::ring::{Found, Ring};
 use crate::time::{Nanos, Timeout};
 
 /// Bytes of `count` items: `EINVAL` for a NULL `items`, `EOVERFLOW` for more than memory has.
@@ -186,7 +188,33 @@ unsafe extern "C" fn push_straight_sized(
     }
 }
 
-/// [`mdg_ring_pop`] where many pop; else it is a broadcast, or the slow way is the right one.
+/// [`mdg_ring_pop`] where one pops, who has gone through all it knew of; else the slow way.
+///
+/// # Safety
+/// As for [`pop_straight`].
+#[inline(never)]
+unsafe extern "C" fn pop_at_heels(
+    ring: *mut mdg_ring,
+    item: *mut c_void,
+    timeout_ns: i64,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let live = args::known(ring.cast_const());
+        if timeout_ns == MDG_NOWAIT {
+            match live.pop_at_heels(item.cast()) {
+                Some(Found::One(done)) => return done,
+                Some(Found::Nothing) => return would_block(),
+                None => {}
+            }
+        } else if let Some(done) = live.pop_in_a_moment(item.cast()) {
+            return done;
+        }
+        pop_slowly(ring, item, timeout_ns)
+    }
+}
+
+/// [`mdg_ring_pop`] where many pop; else it is for two, or a broadcast, or the slow way is the right one.
 ///
 /// # Safety
 /// As for [`mdg_ring_pop`], with a live handle and a buffer.
@@ -199,6 +227,9 @@ unsafe extern "C" fn pop_straight(
     // SAFETY: the caller's promise.
     unsafe {
         let live = args::known(ring.cast_const());
+        if live.is_for_two() {
+            return pop_at_heels(ring, item, timeout_ns);
+        }
         if !live.goes_straight() {
             return pop_as_all(ring, item, timeout_ns);
         }
@@ -308,7 +339,7 @@ unsafe extern "C" fn pop_sized(ring: *mut mdg_ring, item: *mut c_void) -> c_int 
     // SAFETY: the caller's promise.
     unsafe {
         let live: &Ring = args::known(ring.cast_const());
-        if !live.has_blocks() {
+        if !live.has_blocks() || live.has_large_items() {
             return pop_any(ring, item);
         }
         live.pop_sized::<true>(item.cast())
