@@ -251,13 +251,18 @@ def limits(lab):
     return found, memory
 
 
+# Rounds of a run that is neither quick nor smoke, where a row does not say another number.
+FULL = 7
+
+
 def run_all(lab, rows, rounds, options, results, all_pairs):
     began = time.monotonic()
     for number, row in enumerate(rows, 1):
         def say(words, number=number, row=row):
             print(f"[{number}/{len(rows)}] {time.monotonic() - began:4.0f} s  {row.key:12} {words}",
                   flush=True)
-        many = options.rounds or min(rounds, row.rounds or rounds)
+        own = row.rounds or FULL
+        many = options.rounds or (own if rounds == FULL else min(rounds, own))
         if options.smoke:
             row.count, many = min(row.count, 200), 1
             row.peers = row.peers if row.count != 1 else []
@@ -285,7 +290,7 @@ def main():
     if wanted - {r.key for r in rows}:
         sys.exit(f"unknown rows; there are: {' '.join(r.key for r in suite.ROWS + suite.SWEEPS)}")
     rows = [r for r in rows if not wanted or r.key in wanted]
-    rounds = options.rounds or (1 if options.smoke else 2 if options.quick else 7)
+    rounds = options.rounds or (1 if options.smoke else 2 if options.quick else FULL)
     lab = Lab(options.bin, 0.0005 if options.smoke else 0.02 if options.quick else 0.06)
     os.makedirs(options.out, exist_ok=True)
     for name, package in lab.absent.items():

@@ -72,7 +72,7 @@ class Row:
     ours: str = OURS
     count: int = 0  # items per run; 0: as many as take the time of a run
     metrics: tuple = ("ops",)
-    rounds: int = 0  # 0: as many as all rows
+    rounds: int = 0  # of a full run; 0: as many as most rows. More where figures scatter
 
     def footprint(self):
         number = dict(zip(self.args[1:], self.args[2:]))
@@ -111,10 +111,10 @@ ROWS = [
     Row("trip_sleep", "round trip 8 B, both sides sleeping", work("roundtrip --think 60000"),
         SLEEPERS, [Bar(1.05, "futex", "p50")], count=800, metrics=("p50", "p99")),
     Row("mpmc11", "MPMC 8 B, 1 producer, 1 consumer", work("mpmc"), MANY,
-        [Bar(5.0), Bar(0.9, "vyukov")], ["vyukov", "madang_stopproof"]),
+        [Bar(5.0), Bar(0.9, "vyukov")], ["vyukov", "madang_stopproof"], rounds=21),
     Row("mpmc22", "MPMC 8 B, 2 producers, 2 consumers",
         work("mpmc --producers 2 --consumers 2"), MANY,
-        [Bar(5.0), Bar(0.9, "vyukov")], ["vyukov", "madang_stopproof"]),
+        [Bar(5.0), Bar(0.9, "vyukov")], ["vyukov", "madang_stopproof"], rounds=21),
     Row("bcast1", "broadcast 8 B, 1 reader", work("broadcast --readers 1"),
         ["iceoryx2", "zeromq"], [Bar(10.0, "iceoryx2")]),
     Row("bcast3", "broadcast 8 B, 3 readers", work("broadcast --readers 3"),

@@ -38,10 +38,13 @@ const FEWEST_LEFT: u32 = 64;
 const MOST_LEFT: u32 = 4096;
 
 /// Turns of one pause of a consumer that lets the ring fill, 0.8 µs where a turn takes 25 ns, for every
-/// so many bytes of an item. Each pause must bring an item, and all of them take no longer than one
-/// wake-up does.
+/// so many bytes of an item. So many pauses in a row that bring nothing are the last; all of them take no
+/// longer than one wake-up does.
 const TURNS: usize = 32;
 const PER_PAUSE: usize = 4096;
+const BARREN: u32 = 4;
+/// After so many waits in a row in which nothing came, a consumer no longer demotes.
+const VAIN: u32 = 3;
 const MOST_TURNS: usize = 1024;
 
 /// Items that the consumer lags behind then: most of a lap, or so many bytes; larger items not at all.
@@ -71,6 +74,8 @@ pub(super) struct Demotion {
     laps: Cell<u32>,
     /// How many laps were without, last.
     left: Cell<u32>,
+    /// Waits for more in a row in which nothing came.
+    vain: Cell<u32>,
     /// When the measured laps began; then, how long those without took; in nanoseconds.
     began: Cell<u64>,
     without: Cell<u64>,
@@ -108,25 +113,29 @@ impl Demotion {
         mut look: impl FnMut() -> Result<u64, E>,
     ) -> Result<u64, E> {
         let turns = TURNS * (item_size / PER_PAUSE).max(1);
+        let (first, mut barren) = (count, 0);
         for _ in 0..MOST_TURNS / turns {
             for _ in 0..turns {
                 spin_loop();
             }
             let now = look()?;
-            if now == count {
-                // No stream, or not as fast: nothing is kept waiting again for a while.
-                self.leave();
-                break;
-            }
+            barren = if now == count { barren + 1 } else { 0 };
             count = now;
-            if count >= enough(capacity, item_size) {
+            if barren == BARREN || count >= enough(capacity, item_size) {
                 break;
             }
+        }
+        // A producer that was interrupted goes on soon. But where nothing comes time and again there is no
+        // stream, or not as fast, and nothing is kept waiting again for a while.
+        self.vain.set(if count == first { self.vain.get() + 1 } else { 0 });
+        if self.vain.get() == VAIN {
+            self.leave();
         }
         Ok(count)
     }
 
     fn leave(&self) {
+        self.vain.set(0);
         self.left.set((2 * self.left.get()).clamp(FEWEST_LEFT, MOST_LEFT));
         self.phase.set(phase::LEAVE);
         self.laps.set(self.left.get());
@@ -266,7 +275,10 @@ mod tests {
         };
         assert_eq!(demotion.gather(1, 64, 16384, &mut slow), Ok(1 + 8), "no longer than a wake-up");
         assert_eq!(demotion.phase.get(), phase::DEMOTE);
-        assert_eq!(demotion.gather(3, 64, 4096, || Ok::<_, ()>(3)), Ok(3));
+        for vain in 1..=VAIN {
+            assert!(demotion.lags(1, 64, 4096), "{vain}");
+            assert_eq!(demotion.gather(3, 64, 4096, || Ok::<_, ()>(3)), Ok(3));
+        }
         assert!(!demotion.lags(1, 64, 4096), "nothing came: it is no stream");
         assert_eq!(demotion.gather(3, 64, 4096, || Err(())), Err(()));
     }
