@@ -270,6 +270,11 @@ MUTANTS = [
         ("            || control.flags.0.load(Ordering::Acquire) != 0\n            || self.object",
          "            || { let _ = control; false }\n            || self.object")),
     Mutant(
+        "moment-without-cancellation", "a call that waits for a moment does not look whether it was cancelled",
+        STRAIGHT, "wait cancelling_a_busy_exchange",
+        ("                0 if self.is_cancelled() => return None,\n", ""),
+        ("turns == 0 || self.is_cancelled() || self", "turns == 0 || self")),
+    Mutant(
         "word-commit-before-copy-in", "an item of eight bytes is committed before it is copied in",
         SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",
         ("        // SAFETY: as in `push_one`; the masked index is below the capacity.\n",

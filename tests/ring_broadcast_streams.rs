@@ -95,7 +95,7 @@ fn random_kills() {
         let consume = |round: usize| {
             let started = Gate::new();
             let child = fork(|| {
-                let options = Options { oldest: round % 2 == 0, ..Options::default() };
+                let options = Options { oldest: round.is_multiple_of(2), ..Options::default() };
                 let ring = C::open(Some(&name.0), &options, libc::O_RDONLY, 0).unwrap();
                 started.open();
                 loop {

@@ -80,6 +80,8 @@ fn streams<F: Face>() {
             stream::<F>(capacity, size, count);
         }
     }
+    // So many laps that a consumer tries out what to do with the lines that it has read.
+    stream::<F>(64, 1024, 60_000);
 }
 
 /// Large items filled and read in place, enough of them for a consumer to try out, and to keep to,

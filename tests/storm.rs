@@ -274,7 +274,7 @@ fn rage(name: &str, weather: Weather, ledger: &Ledger, seed: u64) {
                 for _ in 0..dice.roll(200) {
                     worker.act(&mut dice, access);
                 }
-                if seed % 3 == 0 {
+                if seed.is_multiple_of(3) {
                     // The kernel takes the handles away with the program.
                     let _ = nix::unistd::execv(c"/bin/true", &[c"true"]);
                 }

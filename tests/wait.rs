@@ -32,6 +32,7 @@ on_both_faces! { Ring, C in turn:
     a_cancellation_stands_until_a_call_waits
     every_waiting_call_is_cancelled
     cancelling_races_with_blocking
+    cancelling_a_busy_exchange
 }
 
 const IN: u32 = MDG_POLL_IN;
@@ -468,6 +469,58 @@ fn cancelling_races_with_blocking<F: Face>() {
         }
     });
     refused_with(ring.pop(&mut [0; 8], 1_000_000), libc::ETIMEDOUT, "");
+}
+
+/// Who asks and gets each answer at once hardly ever waits for long: it hears of a cancellation all the
+/// same, within a few trips.
+fn cancelling_a_busy_exchange<F: Face>() {
+    const ROUNDS: u64 = 40;
+    const FEW: u64 = 1000;
+    let (question, reply): (F, F) = (open(Kind::Spsc, 8), open(Kind::Spsc, 8));
+    let child = fork(|| {
+        let mut item = [0; 8];
+        while question.pop(&mut item, FOREVER).is_ok() {
+            reply.push(&item, FOREVER).unwrap();
+        }
+    });
+    let (trips, heard) = (&AtomicU64::new(0), &AtomicU64::new(0));
+    let shared = &Shared(&reply);
+    let mut rounds = 0;
+    std::thread::scope(|scope| {
+        let canceller = scope.spawn(move || {
+            let wait = |what: &AtomicU64, value| {
+                while what.load(Ordering::Acquire) < value {
+                    std::thread::yield_now();
+                }
+            };
+            let mut most = 0;
+            for _ in 0..ROUNDS {
+                wait(trips, trips.load(Ordering::Acquire) + 500);
+                heard.store(0, Ordering::Release);
+                shared.0.cancel().unwrap();
+                let cancelled = trips.load(Ordering::Acquire);
+                wait(heard, 1);
+                most = most.max(heard.load(Ordering::Acquire).saturating_sub(cancelled));
+            }
+            most
+        });
+        let mut item = [0; 8];
+        while rounds < ROUNDS {
+            let trip = trips.load(Ordering::Relaxed) + 1;
+            question.push(&word(trip), FOREVER).unwrap();
+            while let Err(end) = reply.pop(&mut item, LONG) {
+                assert_eq!(end.code, libc::ECANCELED);
+                heard.store(trip, Ordering::Release);
+                rounds += 1;
+            }
+            assert_eq!(item, word(trip));
+            trips.store(trip, Ordering::Release);
+        }
+        let most = canceller.join().unwrap();
+        assert!(most < FEW, "{most} trips went on after a cancellation");
+    });
+    question.shutdown().unwrap();
+    join(child);
 }
 
 static HANDLE: AtomicPtr<mdg_ring> = AtomicPtr::new(std::ptr::null_mut());

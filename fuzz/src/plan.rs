@@ -132,6 +132,6 @@ impl Image {
     pub fn overlay(&self, plan: &mut Plan<'_>, at: u64) {
         let at = at.min(self.len().saturating_sub(8)) & !3;
         let value = plan.change(self.read(at)).to_ne_bytes();
-        if at % 8 == 0 { self.write(at, &value) } else { self.write(at, &value[..4]) }
+        if at.is_multiple_of(8) { self.write(at, &value) } else { self.write(at, &value[..4]) }
     }
 }

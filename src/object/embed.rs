@@ -138,7 +138,7 @@ fn describe(word: &str, segment: &Shm, offset: usize) -> String {
 
 /// Whether an object may lie there.
 fn check<'a>(segment: &'a Shm, offset: usize, what: &str) -> Result<&'a Arc<OwnedFd>> {
-    if offset as u64 % EMBED_ALIGN != 0 || offset as u64 > lock::BASE {
+    if !(offset as u64).is_multiple_of(EMBED_ALIGN) || offset as u64 > lock::BASE {
         let text = format!("{what}: the offset must be a multiple of {EMBED_ALIGN}");
         return Err(Error::new(Errno::EINVAL, text));
     }

@@ -9,6 +9,7 @@
 
 use std::arch::asm;
 use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Longest run of bytes that is copied here; longer ones are the C library's, which knows the
 /// machine's string instructions and does better from a few KiB on.
@@ -20,7 +21,7 @@ const BLOCK: usize = 32;
 /// Whether a copy of `len` bytes is short and of whole blocks.
 #[inline(always)]
 pub(super) fn is_blocks(len: usize) -> bool {
-    len <= SHORT && len % BLOCK == 0
+    len <= SHORT && len.is_multiple_of(BLOCK)
 }
 
 /// As [`copy_in`], for whole blocks. Leaves out all that other lengths need, and with it the
@@ -147,6 +148,57 @@ pub(super) fn prefetch_run_to_write(at: *mut u8, len: usize) {
         unsafe {
             let at = at.wrapping_add(line);
             asm!("prefetchw byte ptr [{0}]", in(reg) at, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (at, line);
+    }
+}
+
+/// Whether the processor has the instruction of [`flush_run`]. Asking takes long in a virtual machine, so
+/// the answer is kept; no lock is involved, which a fork might leave taken.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn can_flush() -> bool {
+    const UNKNOWN: u8 = 0;
+    const NO: u8 = 1;
+    const YES: u8 = 2;
+    static ANSWER: AtomicU8 = AtomicU8::new(UNKNOWN);
+    // Relaxed: who asks at the same time finds the same.
+    match ANSWER.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            // CLFLUSHOPT: bit 23 of EBX in leaf 7 (Intel SDM, volume 2, CPUID).
+            // SAFETY: every 64-bit x86 processor has CPUID. (It is safe to call since Rust 1.93 or so.)
+            #[allow(unused_unsafe)]
+            let can = unsafe {
+                use std::arch::x86_64::{__cpuid, __cpuid_count};
+                __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx & 1 << 23 != 0
+            };
+            ANSWER.store(if can { YES } else { NO }, Ordering::Relaxed);
+            can
+        }
+        answer => answer == YES,
+    }
+}
+
+/// Elsewhere nobody has measured what such an instruction does.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn can_flush() -> bool {
+    false
+}
+
+/// Pushes the lines of `len` bytes out of all caches, to memory.
+///
+/// # Safety
+/// The bytes are readable, and [`can_flush`] has said yes.
+pub(super) unsafe fn flush_run(at: *const u8, len: usize) {
+    for line in (0..len).step_by(LINE) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: to the program this is a load of one byte inside (Intel SDM, volume 2: CLFLUSHOPT).
+        unsafe {
+            asm!(
+                "clflushopt byte ptr [{0}]",
+                in(reg) at.add(line),
+                options(nostack, preserves_flags, readonly),
+            );
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (at, line);

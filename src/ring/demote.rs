@@ -1,3 +1,4 @@
+#![forbid(unsafe_code)]
 //! Demoting lines: a consumer that has read a large item may push its lines out of the caches near its
 //! processor, so that the producer, a lap later, finds them in memory.
 //!
@@ -11,31 +12,33 @@
 //! So each consumer tries: a few laps of the ring without and a few with, each after
 //! some in which the change takes effect; it keeps to what was faster for a while, and tries again. Where
 //! it gains nothing, the trials get rare. Pushing lines out costs the machine memory traffic, which is
-//! why it must gain a sixteenth.
+//! why it must gain a sixteenth. Streams of less than a byte a nanosecond have other limits.
 //!
 //! (Processors with an instruction that demotes a line to the cache that both share would not need the
 //! way through memory; those at hand have none.)
 //!
 //! Nothing of this has an effect but on speed.
 
-use std::arch::asm;
 use std::cell::Cell;
 use std::hint::spin_loop;
-use std::sync::OnceLock;
 
-/// Bytes of the smallest items that are large.
+use super::copy::can_flush;
+
+/// Bytes of the smallest items that are large, and of the largest whose lines are demoted: that takes
+/// time.
 pub(super) const LARGE: usize = 1024;
+const LARGEST: usize = 256 << 10;
 /// Rings of more bytes fit no cache of one processor.
 const MOST_FOOTPRINT: u64 = 8 << 20;
 /// Items of a lap, at least: times of fewer tell nothing.
 const FEWEST_ITEMS: u64 = 64;
 /// Laps until a change has taken effect, and those measured then.
-const SETTLING: u32 = 4;
-const MEASURED: u32 = 4;
+const SETTLING: u64 = 4;
+const MEASURED: u64 = 4;
 /// Laps for which demoting is kept to, and for which it is left: doubled each time up to the most.
-const KEPT: u32 = 512;
-const FEWEST_LEFT: u32 = 64;
-const MOST_LEFT: u32 = 4096;
+const KEPT: u64 = 512;
+const FEWEST_LEFT: u64 = 64;
+const MOST_LEFT: u64 = 4096;
 
 /// Turns of one pause of a consumer that lets the ring fill, 0.8 µs where a turn takes 25 ns, for every
 /// so many bytes of an item. So many pauses in a row that bring nothing are the last; all of them take no
@@ -55,49 +58,99 @@ fn enough(capacity: u64, item_size: usize) -> u64 {
     (capacity - capacity / 8).min((LAG / item_size) as u64)
 }
 
-/// What a consumer is doing.
+/// What a consumer is doing; 0 before it has read anything.
 mod phase {
-    pub const TRY_WITHOUT: u32 = 1;
-    pub const TRY_WITH: u32 = 2;
-    pub const DEMOTE: u32 = 3;
-    pub const LEAVE: u32 = 4;
+    pub const SETTLE_WITHOUT: u32 = 1;
+    pub const WITHOUT: u32 = 2;
+    pub const SETTLE_WITH: u32 = 3;
+    pub const WITH: u32 = 4;
+    /// That was faster.
+    pub const DEMOTE: u32 = 5;
+    /// It was not.
+    pub const LEAVE: u32 = 6;
 }
 
 /// What a consumer has found out. All zero at first.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Demotion {
-    /// Items of this lap still to come.
-    items: Cell<u32>,
     phase: Cell<u32>,
-    /// Laps of this phase still to come.
-    laps: Cell<u32>,
-    /// How many laps were without, last.
-    left: Cell<u32>,
     /// Waits for more in a row in which nothing came.
     vain: Cell<u32>,
-    /// When the measured laps began; then, how long those without took; in nanoseconds.
+    /// Items of this phase still to come, and those that have come.
+    left: Cell<u64>,
+    seen: Cell<u64>,
+    /// When it began, in nanoseconds.
     began: Cell<u64>,
+    /// Time that an item took without, in 1/256 ns.
     without: Cell<u64>,
+    /// Laps for which demoting was left, last.
+    pause: Cell<u64>,
 }
 
 impl Demotion {
     /// Counts `items` that were read. Whether their lines are to be demoted.
-    pub(super) fn pays(&self, items: u64, capacity: u64, now: impl FnOnce() -> u64) -> bool {
-        let demotes = matches!(self.phase.get(), phase::TRY_WITH | phase::DEMOTE);
-        match u64::from(self.items.get()).checked_sub(items) {
-            Some(items) if items > 0 => self.items.set(items as u32),
-            _ => {
-                self.items.set(capacity.clamp(FEWEST_ITEMS, u64::from(u32::MAX)) as u32);
-                self.end_lap(now());
-            }
+    #[inline]
+    pub(super) fn pays(
+        &self,
+        items: u64,
+        capacity: u64,
+        item_size: usize,
+        now: impl FnOnce() -> u64,
+    ) -> bool {
+        let demotes = self.demotes();
+        self.seen.set(self.seen.get().saturating_add(items));
+        match self.left.get().checked_sub(items) {
+            Some(left) if left > 0 => self.left.set(left),
+            _ => self.end_phase(capacity, item_size, now()),
         }
         demotes
     }
 
+    fn demotes(&self) -> bool {
+        matches!(self.phase.get(), phase::SETTLE_WITH | phase::WITH | phase::DEMOTE)
+    }
+
+    #[cold]
+    fn end_phase(&self, capacity: u64, item_size: usize, now: u64) {
+        let took = now.saturating_sub(self.began.get());
+        let each = took.saturating_mul(256) / self.seen.get().max(1);
+        let (next, laps) = match self.phase.get() {
+            phase::SETTLE_WITHOUT => (phase::WITHOUT, MEASURED),
+            phase::WITHOUT if each > 256 * item_size as u64 => return self.leave(capacity),
+            phase::WITHOUT => {
+                self.without.set(each);
+                (phase::SETTLE_WITH, SETTLING)
+            }
+            phase::SETTLE_WITH => (phase::WITH, MEASURED),
+            phase::WITH if each.saturating_add(each / 16) >= self.without.get() => {
+                return self.leave(capacity);
+            }
+            phase::WITH => {
+                self.pause.set(0);
+                (phase::DEMOTE, KEPT)
+            }
+            _ => (phase::SETTLE_WITHOUT, SETTLING),
+        };
+        self.began.set(now);
+        self.begin(next, laps, capacity);
+    }
+
+    fn leave(&self, capacity: u64) {
+        self.pause.set((2 * self.pause.get()).clamp(FEWEST_LEFT, MOST_LEFT));
+        self.begin(phase::LEAVE, self.pause.get(), capacity);
+    }
+
+    fn begin(&self, phase: u32, laps: u64, capacity: u64) {
+        self.phase.set(phase);
+        self.vain.set(0);
+        self.seen.set(0);
+        self.left.set(capacity.max(FEWEST_ITEMS).saturating_mul(laps));
+    }
+
     /// Whether a look that found `count` is worth a wait for more.
     pub(super) fn lags(&self, count: u64, capacity: u64, item_size: usize) -> bool {
-        matches!(self.phase.get(), phase::TRY_WITH | phase::DEMOTE)
+        self.demotes()
             && item_size <= LARGEST_LAGGED
             && count > 0
             && count < enough(capacity, item_size) / 2
@@ -119,7 +172,7 @@ impl Demotion {
                 spin_loop();
             }
             let now = look()?;
-            barren = if now == count { barren + 1 } else { 0 };
+            barren = if now <= count { barren + 1 } else { 0 };
             count = now;
             if barren == BARREN || count >= enough(capacity, item_size) {
                 break;
@@ -127,131 +180,87 @@ impl Demotion {
         }
         // A producer that was interrupted goes on soon. But where nothing comes time and again there is no
         // stream, or not as fast, and nothing is kept waiting again for a while.
-        self.vain.set(if count == first { self.vain.get() + 1 } else { 0 });
+        self.vain.set(if count <= first { self.vain.get() + 1 } else { 0 });
         if self.vain.get() == VAIN {
-            self.leave();
+            self.leave(capacity);
         }
         Ok(count)
-    }
-
-    fn leave(&self) {
-        self.vain.set(0);
-        self.left.set((2 * self.left.get()).clamp(FEWEST_LEFT, MOST_LEFT));
-        self.phase.set(phase::LEAVE);
-        self.laps.set(self.left.get());
-    }
-
-    #[cold]
-    fn end_lap(&self, now: u64) {
-        let laps = self.laps.get().saturating_sub(1);
-        self.laps.set(laps);
-        if laps == MEASURED {
-            self.began.set(now);
-        }
-        if laps > 0 {
-            return;
-        }
-        let took = now.saturating_sub(self.began.get());
-        let (next, laps) = match self.phase.get() {
-            phase::TRY_WITHOUT => {
-                self.without.set(took);
-                (phase::TRY_WITH, SETTLING + MEASURED)
-            }
-            phase::TRY_WITH if took.saturating_add(took / 16) < self.without.get() => {
-                self.left.set(0);
-                (phase::DEMOTE, KEPT)
-            }
-            phase::TRY_WITH => return self.leave(),
-            _ => (phase::TRY_WITHOUT, SETTLING + MEASURED),
-        };
-        self.phase.set(next);
-        self.laps.set(laps);
     }
 }
 
 /// Whether lines of the slots of such a ring may be demoted on this machine.
 pub(super) fn is_of_use(capacity: u64, item_size: usize) -> bool {
-    item_size >= LARGE && capacity * item_size as u64 <= MOST_FOOTPRINT && has_instruction()
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_instruction() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    // CLFLUSHOPT: bit 23 of EBX in leaf 7 (Intel SDM, volume 2, CPUID).
-    *HAS.get_or_init(|| {
-        use std::arch::x86_64::{__cpuid, __cpuid_count};
-        __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx & 1 << 23 != 0
-    })
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_instruction() -> bool {
-    false
-}
-
-/// Pushes the lines of `len` bytes out of all caches, to memory.
-///
-/// # Safety
-/// The bytes are readable, and [`is_of_use`] has said that the machine has the instruction.
-pub(super) unsafe fn demote(at: *const u8, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..len).step_by(64) {
-        // SAFETY: to the program this is a load of one byte inside (Intel SDM, volume 2: CLFLUSHOPT).
-        unsafe {
-            asm!(
-                "clflushopt byte ptr [{0}]",
-                in(reg) at.add(line),
-                options(nostack, preserves_flags, readonly),
-            );
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, len);
+    (LARGE..=LARGEST).contains(&item_size)
+        && capacity.saturating_mul(item_size as u64) <= MOST_FOOTPRINT
+        && can_flush()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Laps of 64 items, each of which takes so long with and without: how many laps of each there are
-    /// in a row, beginning with those without.
-    fn laps(demotion: &Demotion, with: u64, without: u64, laps: u32) -> Vec<u32> {
-        let (clock, mut runs, mut last) = (Cell::new(1), vec![0], false);
-        for _ in 0..64 * laps {
-            let now = demotion.pays(1, 8, || clock.get());
-            clock.set(clock.get() + if now { with } else { without });
+    /// A consumer's laps of 64 items of a KiB in batches of so many, each item of which takes so long:
+    /// how many laps there are in a row without and with, beginning with those without.
+    fn laps(demotion: &Demotion, without: (u64, u64), with: (u64, u64), laps: u64) -> Vec<u64> {
+        let (clock, mut runs, mut last, mut items) = (Cell::new(1), vec![0], false, 0);
+        while items < 64 * laps {
+            let (batch, each) = if demotion.demotes() { with } else { without };
+            let now = demotion.pays(batch, 8, 1024, || clock.get());
+            clock.set(clock.get() + batch * each);
             if now != last {
                 runs.push(0);
             }
             last = now;
-            *runs.last_mut().unwrap() += 1;
+            *runs.last_mut().unwrap() += batch;
+            items += batch;
         }
-        runs.iter().map(|items: &u32| items.div_ceil(64)).collect()
+        runs.iter().map(|items| (items + 32) / 64).collect()
     }
 
-    const TRIAL: u32 = SETTLING + MEASURED;
+    const TRIAL: u64 = SETTLING + MEASURED;
 
     fn new() -> Demotion {
-        // SAFETY: of integers, for which zero is valid.
-        unsafe { std::mem::zeroed() }
+        // All zero, as in a fresh private page.
+        let (word, long) = (|| Cell::new(0), || Cell::new(0));
+        Demotion {
+            phase: word(),
+            vain: word(),
+            left: long(),
+            seen: long(),
+            began: long(),
+            without: long(),
+            pause: long(),
+        }
     }
 
     #[test]
     fn it_is_tried_and_kept_where_it_is_faster() {
-        let seen = laps(&new(), 100, 200, 2 * (2 * TRIAL + KEPT));
-        // The first item of all ends a lap.
-        assert_eq!(seen[..3], [TRIAL + 1, TRIAL + KEPT, TRIAL]);
-        assert_eq!(seen.len(), 4);
+        for (without, with) in [((1, 200), (1, 100)), ((4, 100), (56, 60)), ((56, 100), (4, 90))] {
+            let seen = laps(&new(), without, with, 2 * (2 * TRIAL + KEPT));
+            assert_eq!(seen.len(), 4, "{seen:?}");
+            let near = |laps: u64, due: u64| laps.abs_diff(due) <= 5;
+            assert!(near(seen[0], TRIAL) && near(seen[1], TRIAL + KEPT), "{seen:?}");
+            assert!(near(seen[2], TRIAL), "{seen:?}");
+        }
     }
 
     #[test]
-    fn it_is_left_where_it_gains_less_than_a_sixteenth_and_tried_less_and_less_often() {
-        for with in [97, 100, 300] {
-            let seen = laps(&new(), with, 100, 6 * TRIAL + 3 * FEWEST_LEFT);
-            let pauses = [TRIAL + 1, FEWEST_LEFT + TRIAL, 2 * FEWEST_LEFT + TRIAL];
-            assert_eq!(seen.iter().copied().step_by(2).collect::<Vec<_>>(), pauses);
-            assert!(seen.iter().skip(1).step_by(2).all(|tried| *tried == TRIAL), "{seen:?}");
+    fn it_is_left_where_it_gains_too_little_and_tried_less_and_less_often() {
+        for (without, with) in [((1, 100), (1, 97)), ((1, 100), (1, 300)), ((56, 100), (4, 110))] {
+            let seen = laps(&new(), without, with, 6 * TRIAL + 3 * FEWEST_LEFT);
+            let near = |laps: u64, due: u64| laps.abs_diff(due) <= 5;
+            let pauses = [0, FEWEST_LEFT, 2 * FEWEST_LEFT];
+            for (laps, pause) in seen.iter().step_by(2).zip(pauses) {
+                assert!(near(*laps, TRIAL + pause), "{seen:?}");
+            }
+            assert!(seen.iter().skip(1).step_by(2).all(|laps| near(*laps, TRIAL)), "{seen:?}");
+            assert!(seen.len() >= 5, "{seen:?}");
         }
+    }
+
+    #[test]
+    fn a_slow_stream_is_left_alone() {
+        assert_eq!(laps(&new(), (1, 1100), (1, 100), 1000), [1000]);
     }
 
     #[test]
@@ -284,23 +293,18 @@ mod tests {
     }
 
     #[test]
-    fn batches_of_any_length_end_laps() {
+    fn batches_of_any_length_end_phases() {
         let demotion = new();
-        for items in [u64::MAX, 1, 1 << 40, 64, 65] {
-            demotion.pays(items, u64::MAX, || 0);
+        for items in [u64::MAX, 1, 1 << 40, u64::MAX, 1] {
+            demotion.pays(items, u64::MAX, 1024, || 0);
         }
-        assert_eq!(demotion.phase.get(), phase::TRY_WITHOUT);
-        assert!(demotion.laps.get() < TRIAL);
+        assert_eq!(demotion.phase.get(), phase::WITHOUT);
     }
 
     #[test]
-    fn bytes_stay_as_they_are() {
-        let bytes: Vec<u8> = (0..5000).map(|i| i as u8).collect();
-        if is_of_use(1, 5000) {
-            // SAFETY: readable, and the machine has the instruction.
-            unsafe { demote(bytes.as_ptr(), bytes.len()) };
-        }
-        assert!(bytes.iter().enumerate().all(|(i, byte)| *byte == i as u8));
-        assert!(!is_of_use(1, LARGE - 1) && !is_of_use(u64::MAX >> 20, LARGE));
+    fn only_large_items_of_rings_that_fit_a_cache_are_tried() {
+        assert!(!is_of_use(1, LARGE - 1) && !is_of_use(1, LARGEST + 1));
+        assert!(!is_of_use(u64::MAX, LARGE) && !is_of_use(8192 + 1, LARGE));
+        assert_eq!(is_of_use(8192, LARGE), can_flush());
     }
 }

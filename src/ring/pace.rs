@@ -6,7 +6,7 @@
 //! each look, and each look costs the leader a stall. A pause of a microsecond or two, and the
 //! follower has hundreds to go through without another look: both run at their own speed.
 //!
-//! It is for streams only. One item is never kept waiting (a request, an answer); a stream that
+//! It is for streams only. One item is never kept waiting here (a request, an answer); a stream that
 //! brings few items in such a pause is left alone for longer and longer. The pause has no effect but
 //! delay, no part in what is promised, and an upper bound.
 

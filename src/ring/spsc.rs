@@ -54,7 +54,8 @@ use std::sync::atomic::Ordering;
 
 use super::control::Control;
 use super::copy::{
-    copy_blocks_in, copy_blocks_out, copy_in, copy_out, prefetch_run, prefetch_run_to_write,
+    copy_blocks_in, copy_blocks_out, copy_in, copy_out, flush_run, prefetch_run,
+    prefetch_run_to_write,
 };
 use super::demote::{self, Demotion};
 use super::pace::Pace;
@@ -75,6 +76,9 @@ pub(crate) struct Side {
     pace: Pace,
     demotion: Demotion,
 }
+
+/// Most bytes whose lines are pushed out at once. No less than the largest item of which that is done.
+const MOST_FLUSHED: usize = 256 << 10;
 
 /// The peer's index is impossible.
 #[derive(Debug, PartialEq, Eq)]
@@ -443,14 +447,21 @@ impl Core {
 
     #[inline(never)]
     fn demote_large(&self, side: &Side, count: u64) {
-        if !side.demotion.pays(count, self.capacity(), || now().as_nanos() as u64) {
+        let clock = || now().as_nanos() as u64;
+        if !side.demotion.pays(count, self.capacity(), self.item_size, clock) {
             return;
         }
+        self.demote_now(side, count);
+    }
+
+    fn demote_now(&self, side: &Side, count: u64) {
+        // A long run would keep its slots from the producer: the first of it will do.
         let index = side.index.get();
+        let count = count.min((MOST_FLUSHED / self.item_size) as u64);
         let first = count.min(self.to_end(index));
         for (at, run) in [(index, first), (index.wrapping_add(first), count - first)] {
             // SAFETY: both runs lie inside the slots; `demotes` says that the machine can.
-            unsafe { demote::demote(self.slot(at).as_ptr(), run as usize * self.item_size) };
+            unsafe { flush_run(self.slot(at).as_ptr(), run as usize * self.item_size) };
         }
     }
 
@@ -578,6 +589,30 @@ mod tests {
         // SAFETY: room for five items.
         unsafe { core.pop_run(&hot.pop, back.as_mut_ptr(), 5) };
         assert_eq!(back[..], items[..]);
+    }
+
+    #[test]
+    fn runs_around_the_end_are_demoted_and_stay_as_they_are() {
+        let Bench { core, hot, .. } = &bench(4, 1024, 2);
+        let item = |i: u64| [i as u8; 1024];
+        for round in 0..2000 {
+            assert_eq!(core.look_push(&hot.push), Ok(4));
+            for i in 0..4 {
+                // SAFETY: an item of that size.
+                unsafe { core.push_one(&hot.push, item(round + i).as_ptr()) };
+            }
+            assert_eq!(core.look_pop(&hot.pop, false), Ok(4));
+            let mut back = [0_u8; 4096];
+            // SAFETY: room for four items.
+            unsafe { core.pop_run(&hot.pop, back.as_mut_ptr(), 4) };
+            for i in 0..4 {
+                assert_eq!(back[i as usize * 1024..][..1024], item(round + i), "{round}");
+            }
+            if core.demotes {
+                // Whatever has been found out: slots that are in use.
+                core.demote_now(&hot.pop, 4);
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! The straight ways: what a C entry does when everything is at hand. Nothing here waits, fails or
-//! panics, and nothing but a wake-up leaves these functions: a look at private numbers, a copy, and one
-//! release store; in kinds that many share, a claim.
+//! The straight ways: what a C entry does when all it needs is at hand, or one look away. Nothing here
+//! sleeps, fails or panics, and nothing but a wake-up leaves these functions: a look at private numbers, a
+//! copy, and one release store; in kinds that many share, a claim. Who has gone through all it knew of
+//! looks at the other side's index once more, or for a moment if it may wait.
 
 use std::hint::spin_loop;
 use std::ptr::NonNull;
@@ -112,7 +113,7 @@ impl Ring {
     #[inline(always)]
     pub(crate) unsafe fn pop_in_a_moment(&self, item: *mut u8) -> Option<i32> {
         let turns = self.spinner.moment();
-        if turns == 0 || self.look_again()? != 0 {
+        if turns == 0 || self.is_cancelled() || self.look_again()? != 0 {
             return None;
         }
         for look in 0..turns {
@@ -121,9 +122,13 @@ impl Ring {
                 spin_loop();
             }
             match self.look_again()? {
+                0 if self.is_cancelled() => return None,
                 0 => {}
-                // SAFETY: a look has found so many; the caller vouches for the buffer.
-                count => return unsafe { self.pop_found(count, item, true) },
+                count => {
+                    self.spinner.helped(look);
+                    // SAFETY: a look has found so many; the caller vouches for the buffer.
+                    return unsafe { self.pop_found(count, item, true) };
+                }
             }
         }
         None

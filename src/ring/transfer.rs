@@ -307,7 +307,7 @@ impl Ring {
     /// How many whole items `bytes` holds; `EMSGSIZE` if that leaves a part of one.
     fn items_in(&self, bytes: usize) -> Result<usize> {
         let size = self.item_size();
-        if bytes % size != 0 {
+        if !bytes.is_multiple_of(size) {
             let text = format!("{bytes} bytes are no whole number of items of {size} bytes");
             return Err(Error::new(Errno::EMSGSIZE, text));
         }

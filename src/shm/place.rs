@@ -28,7 +28,7 @@ impl Place {
     /// It is readable and writable for a `sem_t`, and stays so as long as the result and what is
     /// made of it live.
     pub unsafe fn at(memory: NonNull<u8>) -> Result<Self> {
-        if memory.addr().get() % semaphore::ALIGN != 0 {
+        if !memory.addr().get().is_multiple_of(semaphore::ALIGN) {
             let text = format!("semaphore in memory: must be aligned to {}", semaphore::ALIGN);
             return Err(Error::new(Errno::EINVAL, text));
         }

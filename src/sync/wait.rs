@@ -41,7 +41,7 @@ const EXPLORING_TURNS: u32 = 4 * MOST_TURNS;
 const MOST_YIELDS: u32 = 16;
 const FEWEST_YIELDS: u32 = 4;
 
-/// Giving way ends after this time: others keep the processor for what they do by themselves, and a
+/// Giving way ends once this time has passed, of which one turn may take more: others keep the processor for what they do by themselves, and a
 /// wake-up goes before them sooner. Then so many waits do without.
 const LONGEST_YIELD: Duration = Duration::from_millis(1);
 const STAY: u32 = 8;
@@ -89,6 +89,14 @@ impl Spinner {
         self.turns.get().min(FEWEST_TURNS)
     }
 
+    /// A spin of so many turns has helped.
+    #[inline(always)]
+    pub(crate) fn helped(&self, turns: u32) {
+        self.explore_in.set(EXPLORE);
+        self.explore_after.set(EXPLORE);
+        self.turns.set((2 * turns).clamp(FEWEST_TURNS, self.most));
+    }
+
     pub(crate) fn spin<T>(
         &self,
         attempt: &mut impl FnMut() -> Result<Option<T>>,
@@ -108,9 +116,7 @@ impl Spinner {
             }
             spin_loop();
             if let Some(done) = attempt()? {
-                self.explore_in.set(EXPLORE);
-                self.explore_after.set(EXPLORE);
-                self.turns.set((2 * turn).clamp(FEWEST_TURNS, self.most));
+                self.helped(turn);
                 return Ok(Some(done));
             }
         }
@@ -129,6 +135,7 @@ impl Spinner {
     fn give_way<T>(
         &self,
         deadline: &Deadline,
+        longest: Duration,
         attempt: &mut impl FnMut() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         if self.stay.get() > 0 {
@@ -139,7 +146,7 @@ impl Spinner {
         for turn in 1..=yields {
             yield_now();
             let found = attempt()?;
-            if now().saturating_sub(began) > LONGEST_YIELD {
+            if now().saturating_sub(began) > longest {
                 self.stay.set(STAY);
                 self.yields.set(1);
                 return Ok(found);
@@ -181,7 +188,7 @@ pub(crate) fn wait_until<T>(
         return Ok(done);
     }
     let deadline = Deadline::start(timeout)?;
-    if let Some(done) = spinner.give_way(&deadline, &mut attempt)? {
+    if let Some(done) = spinner.give_way(&deadline, LONGEST_YIELD, &mut attempt)? {
         return Ok(done);
     }
     sleeping();
@@ -306,7 +313,7 @@ mod tests {
         let mut times = 0;
         let mut after = |most: u32| {
             times = 0;
-            let found = spinner.give_way(&forever, &mut || {
+            let found = spinner.give_way(&forever, Duration::MAX, &mut || {
                 times += 1;
                 Ok((times == most).then_some(()))
             });
@@ -331,14 +338,14 @@ mod tests {
             Ok(None::<()>)
         };
         for _ in 0..=STAY {
-            assert_eq!(spinner.give_way(&forever, &mut slow).unwrap(), None);
+            assert_eq!(spinner.give_way(&forever, LONGEST_YIELD, &mut slow).unwrap(), None);
         }
         assert_eq!(times, 1);
         let passed = Deadline::start(Timeout::from_nanos(1)).unwrap();
         while !passed.passed() {}
         let mut times = 0;
         spinner.yields.set(4);
-        let _ = spinner.give_way(&passed, &mut || {
+        let _ = spinner.give_way(&passed, Duration::MAX, &mut || {
             times += 1;
             Ok(None::<()>)
         });

@@ -2,7 +2,8 @@
 //!
 //! A ring is a bounded buffer of items of one size that one process fills and another empties. Items
 //! come out in the order they went in, whole or not at all, and those committed survive the death of
-//! either side. No lock is involved; without anybody sleeping no operation enters the kernel.
+//! either side. No lock is involved, and an operation that need not wait enters the kernel only to wake
+//! somebody who sleeps. (For items of 1 KiB and more it may look at the monotonic clock now and then.)
 
 // The header has the functions in the order of these lines.
 mod open;

@@ -366,10 +366,10 @@ fn run(
     let result = catch_unwind(AssertUnwindSafe(|| {
         plan.script.iter().for_each(|&act| world.act(me, act));
     }));
-    if let Err(panic) = result {
-        if !panic.is::<Killed>() {
-            resume_unwind(panic);
-        }
+    if let Err(panic) = result
+        && !panic.is::<Killed>()
+    {
+        resume_unwind(panic);
     }
     world.memory().left.set(None);
 }
