@@ -282,7 +282,7 @@ MUTANTS = [
          "        // SAFETY: as in `push_one`; the masked index is below the capacity.\n")),
     Mutant(
         "word-free-before-copy-out", "the slot of an item of eight bytes is given back before the copy",
-        SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",
+        SPSC, "model ring::spsc::loom_models::two_by_one_look",
         ("        // SAFETY: as in `pop_one`; the masked index is below the capacity.\n",
          "        self.free(side, index.wrapping_add(1));\n"
          "        // SAFETY: as in `pop_one`; the masked index is below the capacity.\n")),

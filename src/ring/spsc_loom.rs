@@ -87,12 +87,15 @@ impl Ring {
     /// Pops at most `most` items, up to two.
     fn pop(&self, most: u64) -> Vec<u64> {
         let (side, mut items) = (&self.hot.pop, [0_u64; 2]);
-        if side.ready() < most {
+        let looks = side.ready() < most;
+        if looks {
             self.core.look_pop(side, true).unwrap();
         }
         let count = side.ready().min(most);
         match count {
             0 => {}
+            // SAFETY: there is one; eight bytes.
+            1 if !looks => unsafe { self.core.pop_word(side, items.as_mut_ptr().cast()) },
             // SAFETY: there is one; eight bytes.
             1 => unsafe { self.core.pop_first(side, items.as_mut_ptr().cast()) },
             // SAFETY: there are so many; room for two items.
@@ -146,6 +149,33 @@ fn one_by_one_in_one_slot() {
 #[test]
 fn one_by_one_with_room() {
     stream(4, 1);
+}
+
+/// One look finds two items: the second is popped without another.
+#[test]
+fn two_by_one_look() {
+    check(4, Fences::Light, || {
+        let memory = memory(2);
+        let ring = Ring::producer(&memory);
+        assert_eq!(push_runs(&ring, 1, 2), 2);
+        let producer = thread::spawn(move || {
+            let mut next = 3;
+            for _ in 0..3 {
+                next += ring.push(&[next]) as u64;
+            }
+            next
+        });
+        let ring = Ring::consumer(&memory);
+        let mut popped = Vec::new();
+        for _ in 0..3 {
+            popped.extend(ring.pop(1));
+        }
+        let next = producer.join().unwrap();
+        for _ in 0..2 {
+            popped.extend(ring.pop(1));
+        }
+        assert_eq!(popped, (1..next).collect::<Vec<_>>());
+    });
 }
 
 #[test]

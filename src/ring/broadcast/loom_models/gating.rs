@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::*;
 use crate::sync::EventCount;
-use crate::sync::atomic::fence;
 
 type Ring = Gated<Model>;
 
@@ -303,12 +302,9 @@ fn woken_by_the_last(fences: Fences) {
             let (ring, event) = (ring.clone(), event.clone());
             thread::spawn(move || {
                 reader.pop(&ring);
-                // As `wake_if_room` does.
-                if event.is_armed() {
-                    fence(Ordering::SeqCst);
-                    if event.has_sleeper() && ring.lets_push() {
-                        event.notify();
-                    }
+                // As `wake_if_room` does, with one of its two barriers: that of `lets_push`.
+                if event.is_armed() && ring.lets_push() && event.has_sleeper() {
+                    event.notify();
                 }
                 reader
             })
