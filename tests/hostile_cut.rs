@@ -12,9 +12,9 @@ use madang::Access;
 use madang::ring::{Kind, Options, Ring, policy};
 use madang::sem::{UndoOptions, UndoSemaphore};
 use nix::errno::Errno;
-use support::face::{FOREVER, NOWAIT, refused_with};
+use support::face::{FOREVER, Failure, NOWAIT, refused_with};
 use support::hostile::*;
-use support::process::{Gate, as_nobody, fork, is_root, join};
+use support::process::{Gate, as_nobody, fork, is_root, join, shared_words};
 use support::ring_face::{C, CREATE, Face, Named};
 use support::sem_face::CSem;
 use support::undo_face::Undo;
@@ -25,6 +25,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 on_both_faces! { Ring, C in turn:
     rings_that_are_cut_all_the_time
+    large_items_that_are_cut
 }
 
 mod of_semaphores {
@@ -65,6 +66,53 @@ fn use_until_cut<F: Face>(name: &Named, start: Instant, seed: u64) {
         bounded(0, || drop(ring));
     }
     assert!(told() > 0, "it was never told of a cut");
+}
+
+/// The lines of large items are touched once more when they are given back: cut at that moment, too, the
+/// consumer is told, and lives.
+fn large_items_that_are_cut<F: Face>() {
+    const SIZE: usize = 4096;
+    for round in 0..12 {
+        let name = Named::new("cut_large");
+        let options = Options::new(16, SIZE as u32);
+        let ring = F::open(Some(&name.0), &options, CREATE | libc::O_EXCL, 0o600).unwrap();
+        let file = File::options().write(true).open(name.path()).unwrap();
+        let length = file.metadata().unwrap().len();
+        drop(ring);
+        let read = &shared_words(1)[0];
+        let side = |access, each: fn(&F) -> Result<(), Failure>| {
+            let (name, read) = (&name, read);
+            fork(move || {
+                // SAFETY: a plain number.
+                unsafe { libc::alarm(60) };
+                madang::sigbus_guard().unwrap();
+                let ring = F::open(Some(&name.0), &Options::default(), access, 0).unwrap();
+                let refused = loop {
+                    if let Err(refused) = each(&ring) {
+                        break refused;
+                    }
+                    read.fetch_add(u64::from(access == libc::O_RDONLY), Ordering::Relaxed);
+                };
+                assert_eq!(refused.code, libc::EBADMSG, "{}", refused.text);
+            })
+        };
+        let producer = side(libc::O_WRONLY, |ring| {
+            let (room, _) = ring.reserve(1, FOREVER)?;
+            // SAFETY: the reserved slot.
+            unsafe { room.write(1) };
+            ring.commit(1)
+        });
+        let consumer = side(libc::O_RDONLY, |ring| {
+            ring.peek(1, FOREVER)?;
+            ring.release(1)
+        });
+        // About when it tries out what giving lines back brings.
+        while read.load(Ordering::Relaxed) < 500 + 50 * round {
+            std::hint::spin_loop();
+        }
+        file.set_len(if round % 2 == 0 { length / 2 } else { length - SIZE as u64 }).unwrap();
+        [producer, consumer].into_iter().for_each(join);
+    }
 }
 
 fn rings_that_are_cut_all_the_time<F: Face>() {

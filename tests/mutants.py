@@ -271,7 +271,7 @@ MUTANTS = [
          "            || { let _ = control; false }\n            || self.object")),
     Mutant(
         "moment-without-cancellation", "a call that waits for a moment does not look whether it was cancelled",
-        STRAIGHT, "wait cancelling_a_busy_exchange",
+        STRAIGHT, "wait_cancel cancelling_a_busy_exchange",
         ("                0 if self.is_cancelled() => return None,\n", ""),
         ("turns == 0 || self.is_cancelled() || self", "turns == 0 || self")),
     Mutant(

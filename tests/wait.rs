@@ -1,16 +1,14 @@
-//! Waiting for any of many rings and descriptors, and waits that are cancelled.
+//! Waiting for any of many rings and descriptors.
 
 mod support;
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use madang::ffi::ring::*;
 use madang::ffi::wait::*;
 use madang::ring::{Kind, Options, Ring};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use support::confine::with_own_shm;
 use support::face::{FOREVER, NOWAIT, answer, refused, refused_with};
 use support::process::{Gate, fork, interrupted, join, kill};
@@ -29,10 +27,6 @@ on_both_faces! { Ring, C in turn:
     what_the_dead_left_in_the_way
     the_programs_own_descriptor_stays_readable
     where_no_descriptor_can_be_made
-    a_cancellation_stands_until_a_call_waits
-    every_waiting_call_is_cancelled
-    cancelling_races_with_blocking
-    cancelling_a_busy_exchange
 }
 
 const IN: u32 = MDG_POLL_IN;
@@ -352,206 +346,4 @@ fn where_no_descriptor_can_be_made<F: Face>() {
         push(&rings[2], 1);
         assert_eq!(found(&[(&rings[2], IN)], FOREVER), [IN]);
     });
-}
-
-fn a_cancellation_stands_until_a_call_waits<F: Face>() {
-    for kind in [Kind::Spsc, Kind::Mpmc] {
-        let ring: F = open(kind, 1);
-        for _ in 0..3 {
-            ring.cancel().unwrap();
-        }
-        // These need not wait, or must not.
-        push(&ring, 1);
-        refused_with(ring.push(&word(2), NOWAIT), libc::EAGAIN, "");
-        ring.pop(&mut [0; 8], FOREVER).unwrap();
-        refused_with(ring.pop(&mut [0; 8], NOWAIT), libc::EAGAIN, "");
-        refused_with(F::wait_any(&mut [Entry::ring(&ring, IN)], NOWAIT), libc::EAGAIN, "");
-        // This one would, and then it is over.
-        refused_with(ring.pop(&mut [0; 8], FOREVER), libc::ECANCELED, "cancelled");
-        refused_with(ring.pop(&mut [0; 8], 1_000_000), libc::ETIMEDOUT, "");
-        ring.cancel().unwrap();
-        refused_with(ring.pop(&mut [0; 8], 1), libc::ECANCELED, "cancelled");
-        ring.cancel().unwrap();
-        let other: F = open(kind, 1);
-        let mut entries = [Entry::ring(&other, IN), Entry::ring(&ring, IN)];
-        refused_with(F::wait_any(&mut entries, FOREVER), libc::ECANCELED, "cancelled");
-        refused_with(F::wait_any(&mut entries, 1_000_000), libc::ETIMEDOUT, "");
-        // A child does not inherit it.
-        ring.cancel().unwrap();
-        join(fork(|| {
-            let other = ring.dup(libc::O_RDWR).unwrap();
-            drop(other);
-            if kind == Kind::Mpmc {
-                refused_with(ring.pop(&mut [0; 8], 1_000_000), libc::ETIMEDOUT, "");
-            }
-        }));
-    }
-}
-
-/// A handle that another thread may cancel, as the header says.
-struct Shared<'a, F>(&'a F);
-// SAFETY: only `cancel` is called from the other thread.
-unsafe impl<F> Send for Shared<'_, F> {}
-// SAFETY: as above.
-unsafe impl<F> Sync for Shared<'_, F> {}
-
-fn every_waiting_call_is_cancelled<F: Face>() {
-    type Call<F> = fn(&F) -> Result<(), support::face::Failure>;
-    let empty: [Call<F>; 4] = [
-        |ring| ring.pop(&mut [0; 8], FOREVER),
-        |ring| ring.pop_many(&mut [0; 16], 8, FOREVER).map(drop),
-        |ring| ring.peek(1, FOREVER).map(drop),
-        |ring| F::wait_any(&mut [Entry::ring(ring, IN)], FOREVER).map(drop),
-    ];
-    let full: [Call<F>; 4] = [
-        |ring| ring.push(&[0; 8], FOREVER),
-        |ring| ring.push_many(&[0; 16], 8, FOREVER).map(drop),
-        |ring| ring.reserve(1, FOREVER).map(drop),
-        |ring| F::wait_any(&mut [Entry::ring(ring, OUT)], FOREVER).map(drop),
-    ];
-    for kind in [Kind::Spsc, Kind::Mpmc] {
-        for (items, calls) in [(0, empty), (1, full)] {
-            let ring: F = open(kind, 1);
-            for _ in 0..items {
-                push(&ring, 1);
-            }
-            for call in calls {
-                let asleep = Duration::from_millis(20);
-                let shared = Shared(&ring);
-                std::thread::scope(|scope| {
-                    scope.spawn(move || {
-                        let shared = shared;
-                        // Most likely asleep by then; if not, it comes to the same.
-                        std::thread::sleep(asleep);
-                        shared.0.cancel().unwrap();
-                    });
-                    refused_with(call(&ring), libc::ECANCELED, "cancelled");
-                });
-            }
-            assert_eq!(ring.stat().length, items);
-        }
-    }
-}
-
-/// 10,000 times a thread cancels at about the moment when another begins to wait. Each cancellation
-/// ends one call; none is lost, none counts twice.
-fn cancelling_races_with_blocking<F: Face>() {
-    const ROUNDS: u64 = 10_000;
-    let ring: F = open(Kind::Spsc, 1);
-    let round = AtomicU64::new(0);
-    let shared = Shared(&ring);
-    let (round, shared) = (&round, &shared);
-    let mut late = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let mut state = 1_u64;
-            for next in 1..=ROUNDS {
-                while round.load(Ordering::Acquire) < next {
-                    std::thread::yield_now();
-                }
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                for _ in 0..(state >> 40) % 2000 {
-                    std::hint::spin_loop();
-                }
-                shared.0.cancel().unwrap();
-            }
-        });
-        for next in 1..=ROUNDS {
-            let begin = Instant::now();
-            round.store(next, Ordering::Release);
-            let ended = match next % 4 {
-                0 => F::wait_any(&mut [Entry::ring(&ring, IN)], LONG).map(drop),
-                _ => ring.pop(&mut [0; 8], LONG),
-            };
-            refused_with(ended, libc::ECANCELED, "cancelled");
-            late += u64::from(begin.elapsed() >= SLICE);
-            assert!(late * 50 < ROUNDS, "{late} of {next} waits were ended by their slice");
-        }
-    });
-    refused_with(ring.pop(&mut [0; 8], 1_000_000), libc::ETIMEDOUT, "");
-}
-
-/// Who asks and gets each answer at once hardly ever waits for long: it hears of a cancellation all the
-/// same, within a few trips.
-fn cancelling_a_busy_exchange<F: Face>() {
-    const ROUNDS: u64 = 40;
-    const FEW: u64 = 1000;
-    let (question, reply): (F, F) = (open(Kind::Spsc, 8), open(Kind::Spsc, 8));
-    let child = fork(|| {
-        let mut item = [0; 8];
-        while question.pop(&mut item, FOREVER).is_ok() {
-            reply.push(&item, FOREVER).unwrap();
-        }
-    });
-    let (trips, heard) = (&AtomicU64::new(0), &AtomicU64::new(0));
-    let shared = &Shared(&reply);
-    let mut rounds = 0;
-    std::thread::scope(|scope| {
-        let canceller = scope.spawn(move || {
-            let wait = |what: &AtomicU64, value| {
-                while what.load(Ordering::Acquire) < value {
-                    std::thread::yield_now();
-                }
-            };
-            let mut most = 0;
-            for _ in 0..ROUNDS {
-                wait(trips, trips.load(Ordering::Acquire) + 500);
-                heard.store(0, Ordering::Release);
-                shared.0.cancel().unwrap();
-                let cancelled = trips.load(Ordering::Acquire);
-                wait(heard, 1);
-                most = most.max(heard.load(Ordering::Acquire).saturating_sub(cancelled));
-            }
-            most
-        });
-        let mut item = [0; 8];
-        while rounds < ROUNDS {
-            let trip = trips.load(Ordering::Relaxed) + 1;
-            question.push(&word(trip), FOREVER).unwrap();
-            while let Err(end) = reply.pop(&mut item, LONG) {
-                assert_eq!(end.code, libc::ECANCELED);
-                heard.store(trip, Ordering::Release);
-                rounds += 1;
-            }
-            assert_eq!(item, word(trip));
-            trips.store(trip, Ordering::Release);
-        }
-        let most = canceller.join().unwrap();
-        assert!(most < FEW, "{most} trips went on after a cancellation");
-    });
-    question.shutdown().unwrap();
-    join(child);
-}
-
-static HANDLE: AtomicPtr<mdg_ring> = AtomicPtr::new(std::ptr::null_mut());
-
-extern "C" fn cancel_it(_: i32) {
-    // SAFETY: a live handle while the handler is installed.
-    unsafe { mdg_ring_cancel(HANDLE.load(Ordering::Relaxed)) };
-}
-
-/// A timer's handler, with SA_RESTART, cancels what its own thread waits in.
-#[test]
-fn a_signal_handler_cancels() {
-    let _turn = support::process::serial();
-    join(fork(|| {
-        let ring: C = open(Kind::Spsc, 1);
-        HANDLE.store(ring.0, Ordering::Relaxed);
-        let action =
-            SigAction::new(SigHandler::Handler(cancel_it), SaFlags::SA_RESTART, SigSet::empty());
-        // SAFETY: the handler calls what may be called in one.
-        unsafe { sigaction(Signal::SIGALRM, &action) }.unwrap();
-        for round in 0..300 {
-            let soon = libc::timeval { tv_sec: 0, tv_usec: 1 + round * 7 % 900 };
-            let never = libc::timeval { tv_sec: 0, tv_usec: 0 };
-            let timer = libc::itimerval { it_interval: never, it_value: soon };
-            // SAFETY: a live timer value.
-            unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
-            let ended = match round % 2 {
-                0 => ring.pop(&mut [0; 8], LONG),
-                _ => C::wait_any(&mut [Entry::ring(&ring, IN)], LONG).map(drop),
-            };
-            refused_with(ended, libc::ECANCELED, "cancelled");
-        }
-    }));
 }
