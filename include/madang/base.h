@@ -31,8 +31,8 @@
  * waits and answers -EAGAIN, MDG_FOREVER (any negative number) waits without limit, else -ETIMEDOUT.
  * A caught signal ends every wait with -EINTR, whatever SA_RESTART says, with nothing done; what was
  * done already is returned as a count instead. A signal caught just before a wait begins, or
- * while it spins, gives way or looks around between two sleeps, does not end it: a program that waits for
- * signals in MDG_FOREVER calls must be ready for that, with a timeout for instance.
+ * while it spins, gives way or looks around between two sleeps, does not end it: a program that
+ * waits for signals in MDG_FOREVER calls must be ready for that, with a timeout for instance.
  *
  * Options structures begin with size_t size, which the caller sets to sizeof the structure. Zero
  * means default, NULL means all defaults. A non-zero field that this version of the library does not

@@ -9,10 +9,10 @@
 //! other way round. It helps, above all, a producer that fills the lines soon after, so a consumer that
 //! demotes them also lets the ring fill first, and then lags behind by most of a lap.
 //!
-//! So each consumer tries: a few laps of the ring without and a few with, each after
-//! some in which the change takes effect; it keeps to what was faster for a while, and tries again. Where
-//! it gains nothing, the trials get rare. Pushing lines out costs the machine memory traffic, which is
-//! why it must gain a sixteenth. Streams of less than a byte a nanosecond have other limits.
+//! So each consumer tries: a few laps of the ring without and a few with, each after some in which the
+//! change takes effect; it keeps to what was faster for a while, and tries again. Where it gains nothing,
+//! the trials get rare. Pushing lines out costs the machine memory traffic, which is why it must gain a
+//! sixteenth. Streams of less than a byte a nanosecond have other limits.
 //!
 //! (Processors with an instruction that demotes a line to the cache that both share would not need the
 //! way through memory; those at hand have none.)

@@ -81,3 +81,46 @@ pub struct Stats {
     /// The ring had a name that is gone.
     pub unlinked: bool,
 }
+
+/// Looks at counters that do not stand still, before a look is taken as it is.
+const STEADY: u32 = 64;
+
+/// Counters, and a look at other words in whose midst none of them moved: they belong together.
+pub(super) fn steady<C: PartialEq, L>(
+    counters: impl Fn() -> C,
+    mut look: impl FnMut() -> L,
+) -> (C, L) {
+    let (mut counted, mut seen) = (counters(), look());
+    for _ in 0..STEADY {
+        let now = counters();
+        if now == counted {
+            break;
+        }
+        (counted, seen) = (now, look());
+    }
+    (counted, seen)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_look_during_which_a_counter_moved_is_taken_again() {
+        let (counter, looks) = (Cell::new(0), Cell::new(0));
+        let look = |moves: u32| {
+            looks.set(looks.get() + 1);
+            if looks.get() <= moves {
+                counter.set(counter.get() + 1);
+            }
+            looks.get()
+        };
+        assert_eq!(steady(|| counter.get(), || look(3)), (3, 4));
+        assert_eq!(steady(|| counter.get(), || look(0)), (3, 5), "steady at once");
+        looks.set(0);
+        steady(|| counter.get(), || look(u32::MAX));
+        assert_eq!(looks.get(), 1 + STEADY, "not for ever");
+    }
+}

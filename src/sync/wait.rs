@@ -41,8 +41,8 @@ const EXPLORING_TURNS: u32 = 4 * MOST_TURNS;
 const MOST_YIELDS: u32 = 16;
 const FEWEST_YIELDS: u32 = 4;
 
-/// Giving way ends once this time has passed, of which one turn may take more: others keep the processor for what they do by themselves, and a
-/// wake-up goes before them sooner. Then so many waits do without.
+/// Giving way ends once this time has passed, of which one turn may take more: others keep the processor
+/// for what they do by themselves, and a wake-up goes before them sooner. Then so many waits do without.
 const LONGEST_YIELD: Duration = Duration::from_millis(1);
 const STAY: u32 = 8;
 

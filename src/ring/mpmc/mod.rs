@@ -65,6 +65,7 @@ pub(crate) use recover::Blocked;
 use word::{Cell, Intent, Laps, MAX_RUN};
 
 use super::spsc::Corrupt;
+use super::stats::steady;
 use crate::object::End;
 use crate::sync::atomic::Ordering;
 
@@ -75,9 +76,6 @@ const PATIENCE: u32 = 10_000;
 /// Runs of tombstones that one pop takes off the ring before it says that it would have to wait: an
 /// end, if somebody puts up new ones all the time.
 const MOST_BURIED: u32 = 1 << 20;
-
-/// Looks at counters that do not stand still, before a look is taken as it is.
-const STEADY: u32 = 64;
 
 /// Turns of the straight way, before the one that can tell why it is not straight. The straight way
 /// for words takes one, which needs the fewest registers, and then the other straight way.
@@ -511,16 +509,8 @@ impl<M: Memory> Core<M> {
             let all = [memory.buried(), memory.dropped(), memory.lost(), memory.redelivered()];
             all.map(|counter| counter.load(Ordering::Acquire))
         };
-        let (mut seen, mut head) = (counters(), memory.head().load(Ordering::Acquire));
-        for _ in 0..STEADY {
-            // Unchanged around the look at the head: they belong together.
-            let now = counters();
-            if now == seen {
-                break;
-            }
-            (seen, head) = (now, memory.head().load(Ordering::Acquire));
-        }
-        let [buried, dropped, lost, redelivered] = seen;
+        let (counted, head) = steady(counters, || memory.head().load(Ordering::Acquire));
+        let [buried, dropped, lost, redelivered] = counted;
         let tail = self.memory.tail().load(Ordering::Acquire);
         let inside = tail.wrapping_sub(head).min(self.memory.capacity());
         let (mut length, mut pending) = (0, 0);

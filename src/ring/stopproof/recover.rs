@@ -2,12 +2,10 @@
 //! What the dead leave in a stop-proof ring: cells, in nobody's way. They are freed when the dead
 //! one's slot is taken again; until then they are told apart by asking who lives.
 
+use super::super::stats::steady;
 use super::word::{Cell, FREE, Place, position_near};
 use super::{Core, Memory};
 use crate::sync::atomic::Ordering;
-
-/// Looks at counters that do not stand still, before a look is taken as it is.
-const STEADY: u32 = 64;
 
 /// What is inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,16 +97,7 @@ impl<M: Memory> Core<M> {
         }
         // The ends last: whatever was counted as gone had been popped before.
         let dropped = || self.memory.dropped().load(Ordering::SeqCst);
-        let (mut seen, mut ends) = (dropped(), self.ends());
-        for _ in 0..STEADY {
-            // Unchanged around the look at the ends: they belong together.
-            let now = dropped();
-            if now == seen {
-                break;
-            }
-            (seen, ends) = (now, self.ends());
-        }
-        let (dropped, (first, end)) = (seen, ends);
+        let (dropped, (first, end)) = steady(dropped, || self.ends());
         let lost = lost.wrapping_add(gone);
         let read = first.wrapping_sub(dropped).wrapping_sub(lost);
         // More than there are places is what a scribbler has written.
