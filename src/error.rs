@@ -24,8 +24,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     /// An error with a full explanation.
-    pub(crate) fn new(errno: Errno, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { errno: errno as i32, text: text.into() }
+    pub(crate) fn new(errno: Errno, text: impl fmt::Display) -> Self {
+        Self { errno: errno as i32, text: Cow::Owned(text.to_string()) }
     }
 
     /// An expected answer: no text, no allocation.
@@ -61,7 +61,7 @@ impl Error {
         };
         match code {
             Errno::EINTR => Self::interrupted(),
-            _ => Self::new(code, format!("{what}: {}", why.desc())),
+            _ => Self::new(code, format_args!("{what}: {}", why.desc())),
         }
     }
 

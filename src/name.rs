@@ -80,7 +80,7 @@ impl Name {
         let bare = name.strip_prefix(b"/").unwrap_or(name);
         let shown = || format!("{} name \"{}\"", kind.word(), name.escape_ascii());
         if bare.is_empty() || bare == b"." || bare == b".." {
-            return Err(Error::new(Errno::EINVAL, format!("{}: names nothing", shown())));
+            return Err(Error::new(Errno::EINVAL, format_args!("{}: names nothing", shown())));
         }
         if bare.contains(&b'/') || bare.contains(&0) {
             let text = format!("{}: only one leading slash may stand in it", shown());

@@ -61,7 +61,7 @@ pub fn receive(socket: BorrowedFd<'_>, timeout: Timeout) -> Result<(OwnedFd, Pee
     let what = "receiving a descriptor";
     let peer = socket::peer(socket).map_err(|errno| refused(errno, what))?;
     match wait_for(socket, PollFlags::POLLIN, timeout, what, || socket::receive(socket))? {
-        Came::End => Err(Error::new(Errno::EPIPE, format!("{what}: the other end is closed"))),
+        Came::End => Err(Error::new(Errno::EPIPE, format_args!("{what}: the other end is closed"))),
         Came::Descriptors(Some(fd), 1) => Ok((fd, peer)),
         Came::Descriptors(_, count) => {
             let text =

@@ -52,10 +52,12 @@ fn not_live<O: Opaque>(tag: Option<u64>) -> Error {
     match tag {
         Some(POISONED) => Error::new(
             Errno::ENOTRECOVERABLE,
-            format!("{}: an earlier call failed inside", O::NAME),
+            format_args!("{}: an earlier call failed inside", O::NAME),
         ),
-        Some(CLOSED) => Error::new(Errno::EBADF, format!("{}: the handle was closed", O::NAME)),
-        _ => Error::new(Errno::EBADF, format!("{}: not a handle of this kind", O::NAME)),
+        Some(CLOSED) => {
+            Error::new(Errno::EBADF, format_args!("{}: the handle was closed", O::NAME))
+        }
+        _ => Error::new(Errno::EBADF, format_args!("{}: not a handle of this kind", O::NAME)),
     }
 }
 
@@ -149,7 +151,7 @@ pub(super) unsafe fn close<O: Opaque>(handle: *mut O) {
 #[cold]
 #[inline(never)]
 fn null(what: &str) -> Error {
-    Error::new(Errno::EINVAL, format!("{what}: NULL where a pointer is required"))
+    Error::new(Errno::EINVAL, format_args!("{what}: NULL where a pointer is required"))
 }
 
 /// Checks a required pointer to a `T`.
@@ -159,7 +161,7 @@ pub(super) fn pointer<T>(pointer: *const T, what: &str) -> Result<*const T> {
         return Err(null(what));
     }
     if !pointer.is_aligned() {
-        return Err(Error::new(Errno::EINVAL, format!("{what}: misaligned pointer")));
+        return Err(Error::new(Errno::EINVAL, format_args!("{what}: misaligned pointer")));
     }
     Ok(pointer)
 }
@@ -204,7 +206,10 @@ pub(super) unsafe fn path<'a>(text: *const c_char, what: &str) -> Result<&'a CSt
 #[inline(always)]
 pub(super) fn length(len: usize, what: &str) -> Result<usize> {
     if len > isize::MAX as usize {
-        return Err(Error::new(Errno::EOVERFLOW, format!("{what}: a length beyond SSIZE_MAX")));
+        return Err(Error::new(
+            Errno::EOVERFLOW,
+            format_args!("{what}: a length beyond SSIZE_MAX"),
+        ));
     }
     Ok(len)
 }
@@ -309,14 +314,16 @@ pub(super) fn oflag(oflag: c_int, also: c_int, what: &str) -> Result<OpenFlags> 
         libc::O_RDONLY => Access::ReadOnly,
         libc::O_WRONLY => Access::WriteOnly,
         libc::O_RDWR => Access::ReadWrite,
-        _ => return Err(Error::new(Errno::EINVAL, format!("{what}: oflag has no access mode"))),
+        _ => {
+            return Err(Error::new(Errno::EINVAL, format_args!("{what}: oflag has no access mode")));
+        }
     };
     let creation = match (oflag & libc::O_CREAT != 0, oflag & libc::O_EXCL != 0) {
         (false, false) => Creation::OpenOnly,
         (true, false) => Creation::CreateOrOpen,
         (true, true) => Creation::CreateNew,
         (false, true) => {
-            return Err(Error::new(Errno::EINVAL, format!("{what}: O_EXCL without O_CREAT")));
+            return Err(Error::new(Errno::EINVAL, format_args!("{what}: O_EXCL without O_CREAT")));
         }
     };
     Ok(OpenFlags { access, creation })

@@ -30,7 +30,7 @@ pub struct mdg_fd_peer {
 
 fn borrowed<'a>(fd: c_int, what: &str) -> Result<BorrowedFd<'a>> {
     if fd < 0 {
-        return Err(Error::new(Errno::EBADF, format!("{what}: descriptor {fd}")));
+        return Err(Error::new(Errno::EBADF, format_args!("{what}: descriptor {fd}")));
     }
     // SAFETY: not -1; the kernel says EBADF if it is not open, and it is borrowed for this call.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })

@@ -52,7 +52,7 @@ impl Opaque for mdg_cond {
 
 fn memory_of(memory: *mut c_void, what: &str) -> Result<NonNull<u8>> {
     NonNull::new(memory.cast())
-        .ok_or_else(|| Error::new(Errno::EINVAL, format!("{what}: memory is NULL")))
+        .ok_or_else(|| Error::new(Errno::EINVAL, format_args!("{what}: memory is NULL")))
 }
 
 fn told(locked: Locked) -> Result<c_int> {

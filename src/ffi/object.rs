@@ -89,7 +89,7 @@ pub struct mdg_object_info {
 
 fn mechanism(number: u32, what: &str) -> Result<Mechanism> {
     Mechanism::from_number(number)
-        .ok_or_else(|| Error::new(Errno::EINVAL, format!("{what}: no mechanism {number}")))
+        .ok_or_else(|| Error::new(Errno::EINVAL, format_args!("{what}: no mechanism {number}")))
 }
 
 fn state(state: State) -> u32 {

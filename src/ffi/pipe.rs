@@ -25,7 +25,7 @@ const _: () = assert!(MDG_PIPE_MESSAGE_MAX == pipe::MESSAGE_MAX);
 /// If `fd` is open, it stays open and the same file during the call.
 unsafe fn descriptor<'fd>(fd: c_int) -> Result<BorrowedFd<'fd>> {
     if fd < 0 {
-        return Err(Error::new(Errno::EBADF, format!("descriptor {fd} is negative")));
+        return Err(Error::new(Errno::EBADF, format_args!("descriptor {fd} is negative")));
     }
     // SAFETY: not -1; a number that is not open only makes the kernel answer EBADF.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })

@@ -141,7 +141,7 @@ pub unsafe extern "C" fn mdg_sem_open(
 }
 
 fn unknown_kind(kind: u32, what: &str) -> Error {
-    Error::new(Errno::EINVAL, format!("{what}: unknown kind {kind}"))
+    Error::new(Errno::EINVAL, format_args!("{what}: unknown kind {kind}"))
 }
 
 /// Options of kind MDG_SEM_UNDO.
@@ -156,7 +156,7 @@ fn undo_options(opts: Option<mdg_sem_opts>, what: &str) -> Result<UndoOptions> {
 
 fn memory_of(memory: *mut c_void, what: &str) -> Result<NonNull<u8>> {
     NonNull::new(memory.cast())
-        .ok_or_else(|| Error::new(Errno::EINVAL, format!("{what}: memory is NULL")))
+        .ok_or_else(|| Error::new(Errno::EINVAL, format_args!("{what}: memory is NULL")))
 }
 
 /// Makes an unnamed semaphore with `value` permits in `memory`, which is a sem_t inside memory that

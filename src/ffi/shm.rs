@@ -134,10 +134,13 @@ pub unsafe extern "C" fn mdg_shm_from_fd(shm: *mut *mut mdg_shm, fd: c_int, ofla
         let out = args::out(shm, "mdg_shm_from_fd: shm")?;
         let flags = args::oflag(oflag, MDG_SEALED, what)?;
         if flags.creation != Creation::OpenOnly {
-            return Err(Error::new(Errno::EINVAL, format!("{what}: O_CREAT makes no sense here")));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: O_CREAT makes no sense here"),
+            ));
         }
         if fd < 0 {
-            return Err(Error::new(Errno::EBADF, format!("{what}: descriptor {fd}")));
+            return Err(Error::new(Errno::EBADF, format_args!("{what}: descriptor {fd}")));
         }
         let seals = if oflag & MDG_SEALED != 0 { Seals::Required } else { Seals::Unchecked };
         // SAFETY: not -1; the kernel says EBADF if it is not open, and it is borrowed for this call.

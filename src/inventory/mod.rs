@@ -36,5 +36,5 @@ fn look(mechanism: Mechanism, name: &[u8]) -> Result<Look> {
 }
 
 fn missing(what: &str) -> Error {
-    Error::new(Errno::ENOENT, format!("{what}: does not exist"))
+    Error::new(Errno::ENOENT, format_args!("{what}: does not exist"))
 }

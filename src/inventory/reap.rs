@@ -184,9 +184,9 @@ pub(super) fn stands(path: &Name) -> Result<()> {
 }
 
 pub(super) fn foreign(what: &str) -> Error {
-    Error::new(Errno::EPROTO, format!("{what}: not a file of this library"))
+    Error::new(Errno::EPROTO, format_args!("{what}: not a file of this library"))
 }
 
 fn in_use(what: &str) -> Error {
-    Error::new(Errno::EBUSY, format!("{what}: a living process uses it"))
+    Error::new(Errno::EBUSY, format_args!("{what}: a living process uses it"))
 }

@@ -24,7 +24,7 @@ fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 fn foreign(what: &str, which: &str) -> Error {
-    Error::new(Errno::EPROTO, format!("{what}: these bytes are no {which}"))
+    Error::new(Errno::EPROTO, format_args!("{what}: these bytes are no {which}"))
 }
 
 /// A mutex; `EPROTO` if it is none, `EBADMSG` for an impossible word.

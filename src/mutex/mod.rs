@@ -156,7 +156,10 @@ impl Mutex {
 
     fn existing(area: Area<MutexArea>, what: String) -> Result<Self> {
         if !area.tag.is(TAG) || !area.mutex.is_one() {
-            return Err(Error::new(Errno::EPROTO, format!("{what}: these bytes are no mutex")));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: these bytes are no mutex"),
+            ));
         }
         prepare(&area.event);
         Ok(Self { area, what })
@@ -172,7 +175,7 @@ impl Mutex {
             Errno::EINVAL => "it is consistent, or not held",
             errno => errno.desc(),
         };
-        Error::new(errno, format!("{}: {why}", self.what))
+        Error::new(errno, format_args!("{}: {why}", self.what))
     }
 
     fn try_lock(&self) -> Result<Option<Locked>> {

@@ -63,7 +63,7 @@ impl Object {
         let anchor = Anchor::new(Arc::clone(file), offset).map_err(refused)?;
         // A description of its own: dropping it, when `build` has come back, frees the byte.
         let _admin = anchor.lock_for_now(lock::ADMIN).map_err(refused)?.ok_or_else(|| {
-            Error::new(Errno::EBUSY, format!("{what}: another process is making one there"))
+            Error::new(Errno::EBUSY, format_args!("{what}: another process is making one there"))
         })?;
         let in_use = || {
             let text = format!("{what}: living handles use one there");
@@ -75,7 +75,7 @@ impl Object {
         let region = Region::new(Mapping::part(file, offset, size as usize, true)?);
         let place = region.bytes(0, size);
         let (Some(head), Some(first)) = (region.view::<Head>(0), place) else {
-            return Err(Error::new(Errno::EINVAL, format!("{what}: too short")));
+            return Err(Error::new(Errno::EINVAL, format_args!("{what}: too short")));
         };
         // An object that is there ends with its magic number. Who attaches to it takes a lock, then
         // looks at the number again (`still_there`); this takes the number away, then looks at the
@@ -143,10 +143,10 @@ fn check<'a>(segment: &'a Shm, offset: usize, what: &str) -> Result<&'a Arc<Owne
         return Err(Error::new(Errno::EINVAL, text));
     }
     if !segment.is_writable() {
-        return Err(Error::new(Errno::EACCES, format!("{what}: mapped read-only")));
+        return Err(Error::new(Errno::EACCES, format_args!("{what}: mapped read-only")));
     }
     if !named::is_regular(&named::status(segment.as_fd(), what)?) {
-        return Err(Error::new(Errno::EPROTO, format!("{what}: a device has no locks")));
+        return Err(Error::new(Errno::EPROTO, format_args!("{what}: a device has no locks")));
     }
     Ok(segment.file())
 }

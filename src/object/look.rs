@@ -92,7 +92,7 @@ impl Look {
 
     /// `EBADMSG`: what was found is impossible.
     pub(crate) fn corrupt(&self, why: impl std::fmt::Display) -> Error {
-        Error::new(Errno::EBADMSG, format!("{}: {why}", self.what))
+        Error::new(Errno::EBADMSG, format_args!("{}: {why}", self.what))
     }
 
     /// Fills `bytes` from `offset` on, after everything that was read before.
@@ -103,7 +103,7 @@ impl Look {
         fence(Ordering::SeqCst);
         done.map_err(|errno| match errno {
             Errno::ENODATA => {
-                Error::new(Errno::EPROTO, format!("{}: it was cut off meanwhile", self.what))
+                Error::new(Errno::EPROTO, format_args!("{}: it was cut off meanwhile", self.what))
             }
             errno => Error::from_kernel(errno, &self.what),
         })

@@ -163,7 +163,10 @@ impl Object {
             require_seal(fd, what)?;
         }
         if !named::is_regular(&named::status(fd, what)?) {
-            return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: not a file that has a size"),
+            ));
         }
         let copy = fd.try_clone_to_owned().map_err(|error| no_descriptor(&error, what))?;
         let object = Self::existing(copy, Place::Anonymous, true, what)?;
@@ -340,14 +343,17 @@ pub(crate) fn wait_for_removal(anchor: &Anchor, what: &str) -> Result<()> {
 }
 
 fn stopped_remover(what: &str) -> Error {
-    Error::new(Errno::EBUSY, format!("{what}: another process is removing it and was stopped"))
+    Error::new(Errno::EBUSY, format_args!("{what}: another process is removing it and was stopped"))
 }
 
 /// Why a file's first bytes could not be read: it is no object, unless the device has failed.
 pub(super) fn no_superblock(errno: Errno, size: u64, what: &str) -> Error {
     match errno {
         Errno::EIO => Error::from_kernel(errno, what),
-        _ => Error::new(Errno::EPROTO, format!("{what}: {size} bytes are too few for an object")),
+        _ => Error::new(
+            Errno::EPROTO,
+            format_args!("{what}: {size} bytes are too few for an object"),
+        ),
     }
 }
 
@@ -408,7 +414,7 @@ pub(crate) fn unlink(name: &Name) -> Result<()> {
                 return named::unlink(name.path(), &what);
             }
             Ok(None) => {
-                return Err(Error::new(Errno::ENOENT, format!("{what}: does not exist")));
+                return Err(Error::new(Errno::ENOENT, format_args!("{what}: does not exist")));
             }
             Err(error) => return Err(error),
         };

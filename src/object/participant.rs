@@ -197,7 +197,7 @@ impl Participant {
         let all = geometry.max_handles;
         Err(Error::new(
             Errno::EMFILE,
-            format!("{what}: all {all} handles it was made for are open"),
+            format_args!("{what}: all {all} handles it was made for are open"),
         ))
     }
 

@@ -261,7 +261,7 @@ impl Role {
                 return Ok(Some(Self { token }));
             }
         }
-        Err(Error::new(Errno::EBADMSG, format!("{what}: its role word changes all the time")))
+        Err(Error::new(Errno::EBADMSG, format_args!("{what}: its role word changes all the time")))
     }
 
     /// Gives the role back: marks it closed, then frees the byte.

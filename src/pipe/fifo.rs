@@ -174,9 +174,9 @@ fn require_fifo(path: &Path, stat: &FileStat) -> Result<()> {
     match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFIFO => Ok(()),
         SFlag::S_IFLNK => {
-            Err(Error::new(Errno::ELOOP, format!("{path:?} is a symbolic link, not a FIFO")))
+            Err(Error::new(Errno::ELOOP, format_args!("{path:?} is a symbolic link, not a FIFO")))
         }
-        _ => Err(Error::new(Errno::EPROTO, format!("{path:?} is not a FIFO"))),
+        _ => Err(Error::new(Errno::EPROTO, format_args!("{path:?} is not a FIFO"))),
     }
 }
 

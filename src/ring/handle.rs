@@ -130,9 +130,9 @@ impl Ring {
         let what = "ring in a segment";
         options.validate(what)?;
         let bytes = object::footprint(&options.geometry(what)?);
-        bytes
-            .map(|bytes| bytes as usize)
-            .ok_or_else(|| Error::new(Errno::EOVERFLOW, format!("{what}: larger than any memory")))
+        bytes.map(|bytes| bytes as usize).ok_or_else(|| {
+            Error::new(Errno::EOVERFLOW, format_args!("{what}: larger than any memory"))
+        })
     }
 
     /// Makes a ring in a segment, at `offset`, a multiple of 4096, where [`Ring::footprint`] bytes
@@ -219,8 +219,9 @@ impl Ring {
     pub(super) fn detached(object: Object, access: Access, start: Start) -> Result<Self> {
         let hot = Wiped::<Hot>::new()
             .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
-        let (core, engine) = cores(&object)
-            .ok_or_else(|| Error::new(Errno::EPROTO, format!("{}: too short", object.what())))?;
+        let (core, engine) = cores(&object).ok_or_else(|| {
+            Error::new(Errno::EPROTO, format_args!("{}: too short", object.what()))
+        })?;
         if !object.is_light() && object.region().is_writable() {
             core.control().not_empty.0.set_heavy();
             core.control().not_full.0.set_heavy();
@@ -320,7 +321,7 @@ impl Ring {
     }
 
     pub(super) fn refuse(&self, errno: Errno, why: impl std::fmt::Display) -> Error {
-        Error::new(errno, format!("{}: {why}", self.object.what()))
+        Error::new(errno, format_args!("{}: {why}", self.object.what()))
     }
 
     #[cold]

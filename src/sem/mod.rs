@@ -77,7 +77,7 @@ impl Semaphore {
         let file = File::from(file);
         file.read_exact_at(&mut bytes, 0).map_err(|error| match error.raw_os_error() {
             Some(libc::EIO) => Error::from_kernel(Errno::EIO, what),
-            _ => Error::new(Errno::EPROTO, format!("{what}: cut short")),
+            _ => Error::new(Errno::EPROTO, format_args!("{what}: cut short")),
         })?;
         check_image(&bytes, what)?;
         Ok(Self { place: Place::of(Mapping::new(&file, semaphore::SIZE, true)?)? })

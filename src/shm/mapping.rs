@@ -42,7 +42,7 @@ impl Mapping {
     /// Maps `len` bytes from `offset`, a multiple of the page size, under the same conditions.
     pub(crate) fn part(file: impl AsFd, offset: u64, len: usize, writable: bool) -> Result<Self> {
         if len == 0 || len > isize::MAX as usize {
-            return Err(Error::new(Errno::EOVERFLOW, format!("{len} bytes cannot be mapped")));
+            return Err(Error::new(Errno::EOVERFLOW, format_args!("{len} bytes cannot be mapped")));
         }
         let mut options = MmapOptions::new();
         options.offset(offset).len(len);

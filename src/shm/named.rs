@@ -54,7 +54,10 @@ pub(crate) fn open_regular(path: &CStr, write: bool, what: &str) -> Result<Optio
 }
 
 fn not_regular(what: &str) -> Error {
-    Error::new(Errno::EPROTO, format!("{what}: what stands under the name is not a regular file"))
+    Error::new(
+        Errno::EPROTO,
+        format_args!("{what}: what stands under the name is not a regular file"),
+    )
 }
 
 /// fstat(2).
@@ -149,7 +152,7 @@ impl Unpublished {
                 Err(errno) => return Err(Error::from_kernel(errno, what)),
             }
         }
-        Err(Error::new(Errno::EEXIST, format!("{what}: no free temporary name")))
+        Err(Error::new(Errno::EEXIST, format_args!("{what}: no free temporary name")))
     }
 
     /// The file, to be filled before it is published.
@@ -211,7 +214,7 @@ pub(crate) fn create_or_open<T>(
     mut found: impl FnMut(&CStr) -> Result<Option<T>>,
     mut make: impl FnMut(&CStr) -> Result<Option<T>>,
 ) -> Result<T> {
-    let exists = || Error::new(Errno::EEXIST, format!("{what}: exists already"));
+    let exists = || Error::new(Errno::EEXIST, format_args!("{what}: exists already"));
     if creation == Creation::CreateNew {
         // A look first, so that a name that is taken does not cost the making of the object.
         if lstat(path).is_ok() {
@@ -225,7 +228,7 @@ pub(crate) fn create_or_open<T>(
         }
         if creation == Creation::OpenOnly {
             if lstat(path).is_err() {
-                return Err(Error::new(Errno::ENOENT, format!("{what}: does not exist")));
+                return Err(Error::new(Errno::ENOENT, format_args!("{what}: does not exist")));
             }
         } else if let Some(object) = make(path)? {
             return Ok(object);
@@ -240,7 +243,9 @@ pub(crate) fn unlink(path: &CStr, what: &str) -> Result<()> {
     match unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir) {
         Ok(()) => Ok(()),
         Err(Errno::EISDIR) => Err(not_regular(what)),
-        Err(Errno::ENOENT) => Err(Error::new(Errno::ENOENT, format!("{what}: does not exist"))),
+        Err(Errno::ENOENT) => {
+            Err(Error::new(Errno::ENOENT, format_args!("{what}: does not exist")))
+        }
         Err(errno) => Err(Error::from_kernel(errno, format_args!("{what}: removing the name"))),
     }
 }

@@ -96,7 +96,7 @@ impl Shm {
     pub fn anonymous(size: usize, inherit: bool) -> Result<Self> {
         let what = "anonymous segment";
         if size == 0 {
-            return Err(Error::new(Errno::EINVAL, format!("{what}: size 0")));
+            return Err(Error::new(Errno::EINVAL, format_args!("{what}: size 0")));
         }
         let file = sealed_memory(c"madang", size as u64, inherit, what)?;
         let mapping = Mapping::new(&file, size, true)?;
@@ -112,7 +112,10 @@ impl Shm {
             require_seal(fd, what)?;
         }
         if !named::is_regular(&status) {
-            return Err(Error::new(Errno::EPROTO, format!("{what}: not a file that has a size")));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: not a file that has a size"),
+            ));
         }
         let copy = fd.try_clone_to_owned().map_err(|error| {
             let errno = error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw);
@@ -127,7 +130,7 @@ impl Shm {
     pub fn map_file(path: &CStr, size: usize, flags: OpenFlags, mode: u32) -> Result<Self> {
         let what = format!("file \"{}\"", path.to_bytes().escape_ascii());
         if path.is_empty() {
-            return Err(Error::new(Errno::ENOENT, format!("{what}: an empty path")));
+            return Err(Error::new(Errno::ENOENT, format_args!("{what}: an empty path")));
         }
         let writable = writable(flags.access, &what)?;
         let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
@@ -191,17 +194,17 @@ impl Shm {
         let what = format!("resizing {}", self.what);
         let what = what.as_str();
         if size == 0 {
-            return Err(Error::new(Errno::EINVAL, format!("{what}: size 0")));
+            return Err(Error::new(Errno::EINVAL, format_args!("{what}: size 0")));
         }
         if !self.mapping.is_writable() {
-            return Err(Error::new(Errno::EACCES, format!("{what}: it is mapped read-only")));
+            return Err(Error::new(Errno::EACCES, format_args!("{what}: it is mapped read-only")));
         }
         if size > isize::MAX as usize {
-            return Err(Error::new(Errno::EOVERFLOW, format!("{what}: {size} bytes")));
+            return Err(Error::new(Errno::EOVERFLOW, format_args!("{what}: {size} bytes")));
         }
         let status = named::status(&self.file, what)?;
         if !named::is_regular(&status) {
-            return Err(Error::new(Errno::EINVAL, format!("{what}: a device has no size")));
+            return Err(Error::new(Errno::EINVAL, format_args!("{what}: a device has no size")));
         }
         let old = status.st_size as u64;
         if size as u64 > old { self.grow(old, size, what) } else { self.shrink(size, what) }
@@ -258,7 +261,7 @@ pub(crate) fn require_seal(fd: BorrowedFd<'_>, what: &str) -> Result<()> {
     if SealFlag::from_bits_truncate(found).contains(SealFlag::F_SEAL_SHRINK) {
         return Ok(());
     }
-    Err(Error::new(Errno::EPROTO, format!("{what}: not sealed against shrinking")))
+    Err(Error::new(Errno::EPROTO, format_args!("{what}: not sealed against shrinking")))
 }
 
 /// Memory of a fixed size that nobody can truncate, not even its owner.
@@ -284,7 +287,7 @@ fn writable(access: Access, what: &str) -> Result<bool> {
 }
 
 fn unmappable(what: &str) -> Error {
-    Error::new(Errno::EPROTO, format!("{what}: not a file or device that can be mapped"))
+    Error::new(Errno::EPROTO, format_args!("{what}: not a file or device that can be mapped"))
 }
 
 /// How many bytes of a file or device with this status to map when `asked` were asked for.
@@ -294,7 +297,7 @@ fn size_to_map(status: &FileStat, asked: usize, what: &str) -> Result<usize> {
         SFlag::S_IFREG => {}
         SFlag::S_IFCHR | SFlag::S_IFBLK if asked > 0 => return Ok(asked),
         SFlag::S_IFCHR | SFlag::S_IFBLK => {
-            return Err(Error::new(Errno::EINVAL, format!("{what}: a device needs a size")));
+            return Err(Error::new(Errno::EINVAL, format_args!("{what}: a device needs a size")));
         }
         _ => return Err(unmappable(what)),
     }
@@ -308,7 +311,7 @@ fn size_to_map(status: &FileStat, asked: usize, what: &str) -> Result<usize> {
         return Err(Error::new(Errno::EPROTO, text));
     }
     let all = usize::try_from(there)
-        .map_err(|_| Error::new(Errno::EOVERFLOW, format!("{what}: {there} bytes")))?;
+        .map_err(|_| Error::new(Errno::EOVERFLOW, format_args!("{what}: {there} bytes")))?;
     Ok(if asked == 0 { all } else { asked })
 }
 

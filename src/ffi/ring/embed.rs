@@ -124,7 +124,7 @@ pub unsafe extern "C" fn mdg_ring_from_fd(
         let access = access(oflag & !MDG_SEALED, what)?;
         let seals = if oflag & MDG_SEALED != 0 { Seals::Required } else { Seals::Unchecked };
         if fd < 0 {
-            return Err(Error::new(Errno::EBADF, format!("{what}: descriptor {fd}")));
+            return Err(Error::new(Errno::EBADF, format_args!("{what}: descriptor {fd}")));
         }
         // SAFETY: not -1; the kernel says EBADF if it is not open, and it is borrowed for this call.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };

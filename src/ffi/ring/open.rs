@@ -13,13 +13,13 @@ use crate::ring::{Kind, Options, Ring};
 
 pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
     let Some(opts) = opts else { return Ok(Options::default()) };
-    let kind = match opts.kind {
-        0 => None,
-        kind => Some(
-            Kind::from_number(kind)
-                .ok_or_else(|| Error::new(Errno::EINVAL, format!("unknown ring kind {kind}")))?,
-        ),
-    };
+    let kind =
+        match opts.kind {
+            0 => None,
+            kind => Some(Kind::from_number(kind).ok_or_else(|| {
+                Error::new(Errno::EINVAL, format_args!("unknown ring kind {kind}"))
+            })?),
+        };
     let flags = args::flags(opts.flags, MDG_RING_OLDEST, "mdg_ring_opts")?;
     if opts.reserved != 0 {
         return Err(Error::new(Errno::EINVAL, "mdg_ring_opts: reserved must be 0"));

@@ -118,7 +118,8 @@ impl UndoSemaphore {
     /// Bytes that a semaphore takes up in a segment: a multiple of 4096.
     pub fn footprint(options: &UndoOptions) -> Result<usize> {
         let bytes = object::footprint(&options.geometry(IN_SEGMENT)?);
-        let none = || Error::new(Errno::EOVERFLOW, format!("{IN_SEGMENT}: larger than any memory"));
+        let none =
+            || Error::new(Errno::EOVERFLOW, format_args!("{IN_SEGMENT}: larger than any memory"));
         bytes.map(|bytes| bytes as usize).ok_or_else(none)
     }
 
@@ -156,7 +157,7 @@ impl UndoSemaphore {
             .map_err(|errno| Error::from_kernel(errno, "memory for a semaphore's handle"))?;
         let (initial, what) = (object.geometry().policy, object.what().to_owned());
         let memory = Mapped::new(object)
-            .ok_or_else(|| Error::new(Errno::EPROTO, format!("{what}: no semaphore")))?;
+            .ok_or_else(|| Error::new(Errno::EPROTO, format_args!("{what}: no semaphore")))?;
         if !memory.object().is_light() {
             memory.event().set_heavy();
         }
@@ -356,7 +357,7 @@ impl UndoSemaphore {
 
 pub(super) fn check(found: &Superblock, max_handles: u32, what: &str) -> Result<()> {
     let there = &found.geometry;
-    let refused = |text: String| Err(Error::new(Errno::EPROTO, format!("{what}: {text}")));
+    let refused = |text: String| Err(Error::new(Errno::EPROTO, format_args!("{what}: {text}")));
     if there.kind != KIND_SEM {
         return refused(format!("is of kind {}, which is no semaphore", there.kind));
     }
