@@ -2,6 +2,7 @@
 //! and of other users. The living are never taken for dead, the dead are noticed, and what is told of
 //! them is what is documented.
 
+#[macro_use]
 mod support;
 
 use std::ffi::c_int;
@@ -11,12 +12,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use madang::Timeout;
+use madang::mutex::Mutex;
 use madang::ring::{Kind, Options, policy};
 use madang::sem::UndoOptions;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
 use support::Dir;
-use support::face::{FOREVER, NOWAIT, refused};
+use support::face::{FOREVER, NOWAIT, Outcome, refused, refused_with};
 use support::mutex_face::{CMutex, Locks};
 use support::pipe_face::{C as Pipes, Face as _};
 use support::process::{Child, Gate, as_nobody, fork, is_root, join, kill, leave, serial, skip};
@@ -61,6 +63,14 @@ fn elsewhere(end: &Gate, body: impl FnOnce()) -> Child {
         });
         end.pass();
         kill(inner);
+    })
+}
+
+/// The same for a body that is to end; it is not killed.
+fn elsewhere_once(end: &Gate, body: impl FnOnce()) -> Child {
+    elsewhere(end, || {
+        body();
+        end.open();
     })
 }
 
@@ -176,6 +186,114 @@ fn holders_of_the_same_number() {
     Undo::wait(&sem, FOREVER).unwrap();
     join(second);
     <CSem as Undo>::unlink(&name).unwrap();
+}
+
+on_both_faces!(Mutex, CMutex in turn:
+    a_mutex_belongs_to_one_pid_namespace
+    an_inherited_mutex_is_refused_in_another_pid_namespace);
+
+/// Asserts that every operation on `mutex` says what to use instead, and does nothing.
+fn all_is_refused<M: Locks>(mutex: &M, cond: &M::Cond) {
+    let wrong = |outcome: Outcome<()>| refused_with(outcome, libc::EOPNOTSUPP, "MDG_SEM_UNDO");
+    wrong(mutex.lock(NOWAIT).map(drop));
+    wrong(mutex.lock(FOREVER).map(drop));
+    wrong(mutex.unlock());
+    wrong(mutex.consistent());
+    wrong(mutex.wait(cond, FOREVER).map(drop));
+}
+
+/// Two threads of the same number would be taken for one another. Whoever has it open last decides.
+fn a_mutex_belongs_to_one_pid_namespace<M: Locks + std::fmt::Debug>() {
+    if !may_have_namespaces() {
+        return;
+    }
+    let (name, second) = (unique("namespace"), unique("namespace"));
+    let memory = CShm::open(second.as_bytes(), 4096, NEW, 0o600).unwrap();
+    // SAFETY: writable memory of a page, as long as the result.
+    let inside = unsafe { M::init(memory.addr()) }.unwrap();
+    let (ready, end) = (Gate::new(), Gate::new());
+    let other = elsewhere(&end, || {
+        let mutex = M::open(&name, NEW, 0o600).unwrap();
+        assert!(!mutex.lock(NOWAIT).unwrap());
+        // SAFETY: as above.
+        refused_with(unsafe { M::attach(memory.addr()) }, libc::EOPNOTSUPP, "MDG_SEM_UNDO");
+        ready.open();
+        std::mem::forget(mutex);
+    });
+    ready.pass();
+    refused_with(M::open(&name, NEW, 0o600), libc::EOPNOTSUPP, "MDG_SEM_UNDO");
+    let third = Gate::new();
+    join(elsewhere_once(&third, || {
+        refused_with(M::open(&name, NEW, 0o600), libc::EOPNOTSUPP, "PID namespace");
+        refused_with(M::open(&name, NEW, 0o600), libc::EOPNOTSUPP, &name);
+    }));
+    end.open();
+    join(other);
+    // Nobody has it open any more: it comes to this namespace, with what its holder left.
+    let (mutex, again) = (M::open(&name, NEW, 0o600).unwrap(), M::open(&name, NEW, 0o600).unwrap());
+    assert!(mutex.lock(NOWAIT).unwrap(), "told of the death");
+    mutex.consistent().unwrap();
+    assert_eq!(refused(again.lock(NOWAIT)) as c_int, libc::EDEADLK);
+    join(elsewhere_once(&third, || {
+        refused_with(M::open(&name, NEW, 0o600), libc::EOPNOTSUPP, "MDG_SEM_UNDO");
+    }));
+    mutex.unlock().unwrap();
+    inside.lock(NOWAIT).unwrap();
+    inside.unlock().unwrap();
+    M::unlink(&name).unwrap();
+    CShm::unlink(second.as_bytes()).unwrap();
+}
+
+fn an_inherited_mutex_is_refused_in_another_pid_namespace<M: Locks>() {
+    if !may_have_namespaces() {
+        return;
+    }
+    let name = unique("namespace");
+    let mutex = M::open(&name, NEW, 0o600).unwrap();
+    let cond = M::open_cond(&name, NEW, 0o600).unwrap();
+    mutex.lock(NOWAIT).unwrap();
+    let end = Gate::new();
+    join(elsewhere_once(&end, || {
+        all_is_refused(&mutex, &cond);
+        // An event is nobody's: this wakes who waits, wherever.
+        M::broadcast(&cond);
+    }));
+    // An ordinary child is none of that.
+    join(fork(|| assert_eq!(refused(mutex.lock(NOWAIT)) as c_int, libc::EAGAIN)));
+    mutex.unlock().unwrap();
+    join(fork(|| mutex.lock(NOWAIT).and_then(|_| mutex.unlock()).unwrap()));
+    M::unlink(&name).unwrap();
+    M::unlink_cond(&name).unwrap();
+}
+
+/// Two processes of the same number: that one shuts a stream down does not make the other's death an
+/// orderly end.
+#[test]
+fn a_shutdown_by_another_of_the_same_number() {
+    let _turn = serial();
+    if !may_have_namespaces() {
+        return;
+    }
+    for options in kinds() {
+        let ring = C::open(None, &options, libc::O_RDWR, 0).unwrap();
+        let (ready, end, shut) = (Gate::new(), Gate::new(), Gate::new());
+        let producer = elsewhere(&end, || {
+            ring.push(&[7; 8], NOWAIT).unwrap();
+            ready.open();
+        });
+        ready.pass();
+        join(elsewhere_once(&shut, || {
+            let mut item = [0; 8];
+            // As a participant of its own; a consumer of a broadcast finds nothing new.
+            let _ = ring.pop(&mut item, NOWAIT);
+            ring.shutdown().unwrap();
+            drop(ring.dup(libc::O_RDWR).unwrap());
+        }));
+        let before = ring.stat().recovered;
+        end.open();
+        join(producer);
+        assert_eq!(ring.stat().recovered, before + 1, "{options:?}");
+    }
 }
 
 /// A descriptor that comes from a process that is not visible here is said to come from process 0.

@@ -190,6 +190,7 @@ def role(reader, offset, lock, slot_lives, shared):
         "claims": word >> 16 & 0xFFFFFF,
         "deaths": word >> 40,
         "pid": reader.native("I", CONTROL + offset + 8),
+        "process": reader.native("Q", CONTROL + offset + 16),
         "locked": locked,
     }
 
@@ -259,6 +260,7 @@ def participants(reader, count, head, tail):
             "uid": reader.native("I", at + 0x0C),
             "start_time": reader.native("Q", at + 0x10),
             "pid_namespace": reader.native("Q", at + 0x18),
+            "process": reader.native("Q", at + 0x28),
             "ends": reader.native("I", at + 0x20) if in_use else 0,
             "poll": reader.native("I", at + 0x24),
             "pushes": intent(reader.native("Q", at + 0x40), tail),

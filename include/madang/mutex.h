@@ -7,8 +7,10 @@
  * pthread_mutex_t. A lock belongs to the thread that took it.
  *
  * Processes that share one must trust each other: the C library keeps addresses of the holder's in
- * it. They must see the same process numbers, too (one PID namespace): that is how the kernel knows
- * a holder.
+ * it. They must be in one PID namespace, as the kernel knows a holder by its number there: every call
+ * on a mutex of another namespace is refused with -EOPNOTSUPP and does nothing. A named mutex belongs to
+ * the namespace of those who have it open, one in memory to that of its maker. A semaphore of kind
+ * MDG_SEM_UNDO with value 1 works between namespaces.
  */
 
 #ifndef MADANG_MUTEX_H
@@ -55,8 +57,8 @@ extern "C" {
  * Returns 0, or: -EINVAL (NULL, a bad name, an unknown oflag or mode bit); -ENAMETOOLONG (more than
  * 245 bytes); -ENOENT; -EEXIST; -EACCES; -ELOOP (a symbolic link under the name); -EPROTO (what
  * stands there is no mutex); -ENOSPC; -ENOMEM; -EMFILE; -ENFILE; -EROFS; -ESTALE (others removed
- * and made it again all the time); -EBUSY (a process that was removing it was stopped). Thread-safe; not
- * async-signal-safe.
+ * and made it again all the time); -EBUSY (a process that was removing or opening it was stopped);
+ * -EOPNOTSUPP (processes of another PID namespace have it open). Thread-safe; not async-signal-safe.
  */
 int mdg_mutex_open(struct mdg_mutex **mutex,
                    const char *name,
@@ -79,8 +81,8 @@ int mdg_mutex_init(struct mdg_mutex **mutex,
 /**
  * Uses a mutex that mdg_mutex_init made in memory, which stays mapped as for mdg_mutex_init.
  *
- * Returns 0, or: -EINVAL (NULL, misaligned memory); -EPROTO (no mutex there); -ENOMEM. Thread-safe;
- * not async-signal-safe.
+ * Returns 0, or: -EINVAL (NULL, misaligned memory); -EPROTO (no mutex there); -ENOMEM; -EOPNOTSUPP
+ * (made in another PID namespace). Thread-safe; not async-signal-safe.
  */
 int mdg_mutex_attach(struct mdg_mutex **mutex,
                      void *memory);
@@ -93,8 +95,9 @@ int mdg_mutex_attach(struct mdg_mutex **mutex,
  * ended, or was killed, without unlocking. Mend what the mutex protects, call mdg_mutex_consistent,
  * go on. Else it is not held: -EAGAIN (MDG_NOWAIT); -ETIMEDOUT; -EINTR (a signal was caught);
  * -EDEADLK (this thread holds it); -ENOTRECOVERABLE (a thread that was told of a death unlocked it
- * without mdg_mutex_consistent: nobody gets it any more); -EINVAL (NULL); -EBADF. A death while
- * others wait is noticed within 100 ms. Thread-safe; not async-signal-safe; not a cancellation point.
+ * without mdg_mutex_consistent: nobody gets it any more); -EOPNOTSUPP (a child in another PID namespace);
+ * -EINVAL (NULL); -EBADF. A death while others wait is noticed within 100 ms. Thread-safe; not
+ * async-signal-safe; not a cancellation point.
  */
 int mdg_mutex_lock(struct mdg_mutex *mutex,
                    int64_t timeout_ns);
@@ -102,15 +105,16 @@ int mdg_mutex_lock(struct mdg_mutex *mutex,
 /**
  * Lets go of the mutex and wakes who waits for it.
  *
- * Returns 0, or: -EPERM (this thread does not hold it); -EINVAL (NULL); -EBADF. Thread-safe; not
- * async-signal-safe.
+ * Returns 0, or: -EPERM (this thread does not hold it); -EOPNOTSUPP (as mdg_mutex_lock); -EINVAL (NULL);
+ * -EBADF. Thread-safe; not async-signal-safe.
  */
 int mdg_mutex_unlock(struct mdg_mutex *mutex);
 
 /**
  * Declares what the mutex protects whole again, after -EOWNERDEAD and before unlocking.
  *
- * Returns 0, or: -EINVAL (NULL, nobody died with it); -EBADF. Thread-safe; not async-signal-safe.
+ * Returns 0, or: -EINVAL (NULL, nobody died with it); -EOPNOTSUPP (as mdg_mutex_lock); -EBADF.
+ * Thread-safe; not async-signal-safe.
  */
 int mdg_mutex_consistent(struct mdg_mutex *mutex);
 
@@ -160,8 +164,9 @@ int mdg_cond_attach(struct mdg_cond **cond,
  *
  * Returns, with the mutex held: 0; -EAGAIN (MDG_NOWAIT: it was let go for a moment only); -ETIMEDOUT;
  * -EINTR (a signal handler ran); -EOWNERDEAD (as mdg_mutex_lock; whatever the wait came to). With
- * nothing done: -EPERM (the caller does not hold the mutex); -EINVAL (NULL); -EBADF. With the mutex
- * lost: -ENOTRECOVERABLE. Thread-safe; not async-signal-safe; not a cancellation point.
+ * nothing done: -EPERM (the caller does not hold the mutex); -EOPNOTSUPP (as mdg_mutex_lock); -EINVAL
+ * (NULL); -EBADF. With the mutex lost: -ENOTRECOVERABLE. Thread-safe; not async-signal-safe; not a
+ * cancellation point.
  */
 int mdg_cond_wait(struct mdg_cond *cond,
                   struct mdg_mutex *mutex,

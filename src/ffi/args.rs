@@ -315,7 +315,10 @@ pub(super) fn oflag(oflag: c_int, also: c_int, what: &str) -> Result<OpenFlags> 
         libc::O_WRONLY => Access::WriteOnly,
         libc::O_RDWR => Access::ReadWrite,
         _ => {
-            return Err(Error::new(Errno::EINVAL, format_args!("{what}: oflag has no access mode")));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: oflag has no access mode"),
+            ));
         }
     };
     let creation = match (oflag & libc::O_CREAT != 0, oflag & libc::O_EXCL != 0) {

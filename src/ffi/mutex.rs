@@ -5,8 +5,10 @@
 //! pthread_mutex_t. A lock belongs to the thread that took it.
 //!
 //! Processes that share one must trust each other: the C library keeps addresses of the holder's in
-//! it. They must see the same process numbers, too (one PID namespace): that is how the kernel knows
-//! a holder.
+//! it. They must be in one PID namespace, as the kernel knows a holder by its number there: every call
+//! on a mutex of another namespace is refused with -EOPNOTSUPP and does nothing. A named mutex belongs to
+//! the namespace of those who have it open, one in memory to that of its maker. A semaphore of kind
+//! MDG_SEM_UNDO with value 1 works between namespaces.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::NonNull;
@@ -74,8 +76,8 @@ fn told(locked: Locked) -> Result<c_int> {
 /// Returns 0, or: -EINVAL (NULL, a bad name, an unknown oflag or mode bit) · -ENAMETOOLONG (more than
 /// 245 bytes) · -ENOENT · -EEXIST · -EACCES · -ELOOP (a symbolic link under the name) · -EPROTO (what
 /// stands there is no mutex) · -ENOSPC · -ENOMEM · -EMFILE · -ENFILE · -EROFS · -ESTALE (others removed
-/// and made it again all the time) · -EBUSY (a process that was removing it was stopped). Thread-safe; not
-/// async-signal-safe.
+/// and made it again all the time) · -EBUSY (a process that was removing or opening it was stopped) ·
+/// -EOPNOTSUPP (processes of another PID namespace have it open). Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `mutex` is NULL or writable; `name` is NULL or a C string.
@@ -126,8 +128,8 @@ pub unsafe extern "C" fn mdg_mutex_init(mutex: *mut *mut mdg_mutex, memory: *mut
 
 /// Uses a mutex that mdg_mutex_init made in `memory`, which stays mapped as for mdg_mutex_init.
 ///
-/// Returns 0, or: -EINVAL (NULL, misaligned memory) · -EPROTO (no mutex there) · -ENOMEM. Thread-safe;
-/// not async-signal-safe.
+/// Returns 0, or: -EINVAL (NULL, misaligned memory) · -EPROTO (no mutex there) · -ENOMEM · -EOPNOTSUPP
+/// (made in another PID namespace). Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `mutex` is NULL or writable; `memory` is NULL or writable for MDG_MUTEX_SIZE bytes.
@@ -154,8 +156,9 @@ pub unsafe extern "C" fn mdg_mutex_attach(
 /// ended, or was killed, without unlocking. Mend what the mutex protects, call mdg_mutex_consistent,
 /// go on. Else it is not held: -EAGAIN (MDG_NOWAIT) · -ETIMEDOUT · -EINTR (a signal was caught) ·
 /// -EDEADLK (this thread holds it) · -ENOTRECOVERABLE (a thread that was told of a death unlocked it
-/// without mdg_mutex_consistent: nobody gets it any more) · -EINVAL (NULL) · -EBADF. A death while
-/// others wait is noticed within 100 ms. Thread-safe; not async-signal-safe; not a cancellation point.
+/// without mdg_mutex_consistent: nobody gets it any more) · -EOPNOTSUPP (a child in another PID namespace)
+/// · -EINVAL (NULL) · -EBADF. A death while others wait is noticed within 100 ms. Thread-safe; not
+/// async-signal-safe; not a cancellation point.
 ///
 /// # Safety
 /// `mutex` is NULL or a handle.
@@ -170,8 +173,8 @@ pub unsafe extern "C" fn mdg_mutex_lock(mutex: *mut mdg_mutex, timeout_ns: i64) 
 
 /// Lets go of the mutex and wakes who waits for it.
 ///
-/// Returns 0, or: -EPERM (this thread does not hold it) · -EINVAL (NULL) · -EBADF. Thread-safe; not
-/// async-signal-safe.
+/// Returns 0, or: -EPERM (this thread does not hold it) · -EOPNOTSUPP (as mdg_mutex_lock) · -EINVAL (NULL) ·
+/// -EBADF. Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `mutex` is NULL or a handle.
@@ -183,7 +186,8 @@ pub unsafe extern "C" fn mdg_mutex_unlock(mutex: *mut mdg_mutex) -> c_int {
 
 /// Declares what the mutex protects whole again, after -EOWNERDEAD and before unlocking.
 ///
-/// Returns 0, or: -EINVAL (NULL, nobody died with it) · -EBADF. Thread-safe; not async-signal-safe.
+/// Returns 0, or: -EINVAL (NULL, nobody died with it) · -EOPNOTSUPP (as mdg_mutex_lock) · -EBADF.
+/// Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `mutex` is NULL or a handle.
@@ -289,8 +293,9 @@ pub unsafe extern "C" fn mdg_cond_attach(cond: *mut *mut mdg_cond, memory: *mut 
 ///
 /// Returns, with the mutex held: 0 · -EAGAIN (MDG_NOWAIT: it was let go for a moment only) · -ETIMEDOUT
 /// · -EINTR (a signal handler ran) · -EOWNERDEAD (as mdg_mutex_lock; whatever the wait came to). With
-/// nothing done: -EPERM (the caller does not hold the mutex) · -EINVAL (NULL) · -EBADF. With the mutex
-/// lost: -ENOTRECOVERABLE. Thread-safe; not async-signal-safe; not a cancellation point.
+/// nothing done: -EPERM (the caller does not hold the mutex) · -EOPNOTSUPP (as mdg_mutex_lock) · -EINVAL
+/// (NULL) · -EBADF. With the mutex lost: -ENOTRECOVERABLE. Thread-safe; not async-signal-safe; not a
+/// cancellation point.
 ///
 /// # Safety
 /// `cond` and `mutex` are NULL or handles.

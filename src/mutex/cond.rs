@@ -1,11 +1,12 @@
 #![forbid(unsafe_code)]
 //! [`Cond`]: waiting, with a mutex let go meanwhile, for somebody to say that something changed.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::{Locked, Mutex, open_file, prepare};
+use super::{Locked, Mutex, open_file, prepare, share};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{Kind, Name};
@@ -29,9 +30,11 @@ impl Cond {
     /// Opens, or makes, the condition variable `name`.
     pub fn open(name: &[u8], creation: Creation, mode: u32) -> Result<Self> {
         let name = Name::new(Kind::Cond, name)?;
-        let make = |mapping| Self::init(Area::of(mapping)?).map(drop);
-        let mapping = open_file(&name, COND_SIZE, creation, mode, &make)?;
-        Self::existing(Area::of(mapping)?, &name.to_string())
+        let make = |area| Self::init(area).map(drop);
+        // It knows nobody by a number, so nobody ever has one alone.
+        let open = |_: &CondArea, file: BorrowedFd<'_>, what: &str| share(file, what).map(drop);
+        let area = open_file(&name, COND_SIZE, creation, mode, &make, &open)?;
+        Self::existing(area, &name.to_string())
     }
 
     /// Makes a condition variable in memory that processes share, where none is in use.

@@ -31,11 +31,12 @@ mod cond;
 pub(crate) mod inspect;
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
 
 pub use crate::object::{Area, CondArea, MutexArea};
 pub use cond::Cond;
@@ -43,12 +44,13 @@ pub use cond::Cond;
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{Kind, Name};
-use crate::object::{self, MUTEX_SIZE};
+use crate::object::{self, MUTEX_SIZE, Shared};
 use crate::shm::{Mapping, named};
 use crate::sync::{EventCount, Spinner, wait_until};
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 use crate::sys::mutex::Taken;
+use crate::sys::process;
 use crate::time::Timeout;
 
 /// States of a mutex. The C library keeps the same, but (glibc 2.36 for one) a
@@ -58,6 +60,9 @@ const WHOLE: u32 = 0;
 const HALF_DONE: u32 = 1;
 /// Unlocked in that state; for good.
 const LOST: u32 = 2;
+
+/// How many milliseconds to wait for another opener that has a mutex alone.
+const PATIENCE: u32 = 1000;
 
 const TAG: u64 = u64::from_le_bytes(*b"MDGmutex");
 
@@ -90,51 +95,115 @@ fn prepare(event: &EventCount) {
     }
 }
 
-/// Opens the file of `size` bytes under a name, or has `make` fill a new one, and maps it. As long as
-/// the mapping, and what forks have made of it, the file says that somebody has it open; see
-/// `inventory::reap`, which this waits for as every opener does.
-fn open_file(
+/// Opens the file of `size` bytes under a name, or has `make` fill a new one, and maps it. `share` then
+/// locks the byte of those who have it open. As long as the mapping, and what forks have made of it, the
+/// file says that somebody has it open; see `inventory::reap`, which this waits for as every opener does.
+fn open_file<T: Shared>(
     name: &Name,
     size: usize,
     creation: Creation,
     mode: u32,
-    make: &dyn Fn(Mapping) -> Result<()>,
-) -> Result<Mapping> {
+    make: &dyn Fn(Area<T>) -> Result<()>,
+    share: &dyn Fn(&T, BorrowedFd<'_>, &str) -> Result<()>,
+) -> Result<Area<T>> {
     let what = name.to_string();
-    let map = |file: &OwnedFd| {
-        let shared = lock::share(file.as_fd(), lock::BASE + lock::USERS);
-        shared.map_err(|errno| Error::from_kernel(errno, &what))?;
-        Mapping::new(file, size, true)
-    };
-    let existing = |path: &CStr| -> Result<Option<Mapping>> {
+    let map = |file: &OwnedFd| Area::of(Mapping::new(file, size, true)?);
+    let existing = |path: &CStr| -> Result<Option<Area<T>>> {
         let Some(file) = named::open_regular(path, true, &what)? else { return Ok(None) };
         let status = named::status(&file, &what)?;
         if status.st_size != size as i64 {
-            let text = format!("{what}: {} bytes, where {size} must be", status.st_size);
+            let text = format_args!("{what}: {} bytes, where {size} must be", status.st_size);
             return Err(Error::new(Errno::EPROTO, text));
         }
         let anchor = Anchor::new(Arc::new(file), 0);
         let anchor = anchor.map_err(|errno| Error::from_kernel(errno, &what))?;
-        let mapping = map(anchor.file())?;
+        let area = map(anchor.file())?;
+        share(&area, anchor.file().as_fd(), &what)?;
         object::wait_for_removal(&anchor, &what)?;
-        Ok(named::still_names(path, &status).then_some(mapping))
+        Ok(named::still_names(path, &status).then_some(area))
     };
-    let new = |path: &CStr| -> Result<Option<Mapping>> {
+    let new = |path: &CStr| -> Result<Option<Area<T>>> {
         let new = named::Unpublished::new(path, size as u64, mode, &what)?;
         make(map(new.file())?)?;
-        let mapping = map(new.file())?;
-        Ok(new.publish(path, &what)?.map(|_file| mapping))
+        let area = map(new.file())?;
+        share(&area, new.file().as_fd(), &what)?;
+        Ok(new.publish(path, &what)?.map(|_file| area))
     };
     named::create_or_open(name.path(), creation, &what, existing, new)
 }
 
+/// Locks the byte of those who have a file open, as any number of them may. `false` if somebody has it for
+/// himself alone.
+fn share(file: BorrowedFd<'_>, what: &str) -> Result<bool> {
+    match lock::share(file, lock::BASE + lock::USERS) {
+        Ok(()) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(Error::from_kernel(errno, what)),
+    }
+}
+
+/// The same for a mutex. One of another PID namespace, which nobody has open any more, first comes to
+/// belong to this process's: who does that has the byte alone for this moment, and shares it from then on,
+/// without a moment in between in which it is free. `EBUSY` if another process was stopped in that moment.
+fn share_mutex(area: &MutexArea, file: BorrowedFd<'_>, what: &str) -> Result<()> {
+    for _ in 0..PATIENCE {
+        if !is_ours(area) {
+            let alone = lock::try_lock(file, lock::BASE + lock::USERS);
+            if alone.map_err(|errno| Error::from_kernel(errno, what))? {
+                settle_here(area);
+            }
+        }
+        // What it says now it says as long as this has it open.
+        if share(file, what)? {
+            return check_namespace(area, what);
+        }
+        let _ = poll(&mut [], PollTimeout::from(1_u8));
+    }
+    let text = format_args!("{what}: another process was stopped while it opened it");
+    Err(Error::new(Errno::EBUSY, text))
+}
+
+/// Whether this process and those that use a mutex know a thread by the same number. What is not known is
+/// no reason to refuse.
+fn is_ours(area: &MutexArea) -> bool {
+    // Relaxed: it is one number, and stays the same as long as anybody has the mutex open.
+    let theirs = area.pid_namespace.load(Ordering::Relaxed);
+    theirs == 0 || process::pid_namespace().is_none_or(|ours| ours == theirs)
+}
+
+/// Has a mutex that nobody else has open belong to this process's PID namespace.
+fn settle_here(area: &MutexArea) {
+    // Relaxed: the lock on the file, or whatever tells others of the memory, is what they see it by.
+    area.pid_namespace.store(process::pid_namespace().unwrap_or(0), Ordering::Relaxed);
+}
+
+/// `EOPNOTSUPP` in a process to which the others' numbers mean other threads. A handle can get there by
+/// fork(2), so this is asked before each operation.
+fn check_namespace(area: &MutexArea, what: &str) -> Result<()> {
+    if is_ours(area) { Ok(()) } else { Err(foreign(area, what)) }
+}
+
+#[cold]
+fn foreign(area: &MutexArea, what: &str) -> Error {
+    let theirs = area.pid_namespace.load(Ordering::Relaxed);
+    let ours = process::pid_namespace().unwrap_or(0);
+    Error::new(
+        Errno::EOPNOTSUPP,
+        format_args!(
+            "{what}: it belongs to PID namespace {theirs} and this process to {ours}, where another \
+             thread may have its holder's number; use a semaphore of kind MDG_SEM_UNDO with value 1, \
+             which works between them"
+        ),
+    )
+}
+
 impl Mutex {
-    /// Opens, or makes, the mutex `name`.
+    /// Opens, or makes, the mutex `name`. `EOPNOTSUPP` if processes of another PID namespace have it open.
     pub fn open(name: &[u8], creation: Creation, mode: u32) -> Result<Self> {
         let name = Name::new(Kind::Mutex, name)?;
-        let make = |mapping| Self::init(Area::of(mapping)?).map(drop);
-        let mapping = open_file(&name, MUTEX_SIZE, creation, mode, &make)?;
-        Self::existing(Area::of(mapping)?, name.to_string())
+        let make = |area| Self::init(area).map(drop);
+        let area = open_file(&name, MUTEX_SIZE, creation, mode, &make, &share_mutex)?;
+        Self::existing(area, name.to_string())
     }
 
     /// Makes a mutex in memory that processes share, where none is in use.
@@ -142,6 +211,7 @@ impl Mutex {
         let what = "mutex in memory";
         area.tag.set(0);
         area.mark.store(0, Ordering::Relaxed);
+        settle_here(&area);
         area.state.store(WHOLE, Ordering::Relaxed);
         area.event.reset();
         area.mutex.make().map_err(|errno| Error::from_kernel(errno, what))?;
@@ -149,7 +219,8 @@ impl Mutex {
         Self::existing(area, what.to_owned())
     }
 
-    /// Uses a mutex that [`Mutex::init`] made in memory; `EPROTO` if there is none.
+    /// Uses a mutex that [`Mutex::init`] made in memory; `EPROTO` if there is none, `EOPNOTSUPP` if it was
+    /// made in another PID namespace.
     pub fn attach(area: Area<MutexArea>) -> Result<Self> {
         Self::existing(area, "mutex in memory".to_owned())
     }
@@ -161,8 +232,13 @@ impl Mutex {
                 format_args!("{what}: these bytes are no mutex"),
             ));
         }
+        check_namespace(&area, &what)?;
         prepare(&area.event);
         Ok(Self { area, what })
+    }
+
+    fn check_namespace(&self) -> Result<()> {
+        check_namespace(&self.area, &self.what)
     }
 
     fn error(&self, errno: Errno) -> Error {
@@ -179,6 +255,7 @@ impl Mutex {
     }
 
     fn try_lock(&self) -> Result<Option<Locked>> {
+        self.check_namespace()?;
         // Acquire: pairs with the Release in `unlock`: lost for ever, and nothing else follows from it.
         if self.area.state.load(Ordering::Acquire) == LOST {
             return Err(self.error(Errno::ENOTRECOVERABLE));
@@ -216,6 +293,7 @@ impl Mutex {
 
     /// Lets go of it. `EPERM` if this thread does not have it.
     pub fn unlock(&self) -> Result<()> {
+        self.check_namespace()?;
         if self.is_mine_and_half_done() {
             // Release: pairs with the Acquire in `try_lock`.
             self.area.state.store(LOST, Ordering::Release);
@@ -232,6 +310,7 @@ impl Mutex {
     /// Declares what the mutex protects whole again, after [`Locked::OwnerDied`]. `EINVAL` if nobody
     /// died with it, or this thread does not have it.
     pub fn consistent(&self) -> Result<()> {
+        self.check_namespace()?;
         if !self.is_mine_and_half_done() {
             return Err(self.error(Errno::EINVAL));
         }
@@ -249,7 +328,8 @@ impl Mutex {
 
 impl Drop for Mutex {
     fn drop(&mut self) {
-        if self.area.mark.load(Ordering::Relaxed) as u32 == std::process::id() {
+        let mark = self.area.mark.load(Ordering::Relaxed) as u32;
+        if mark == std::process::id() && self.check_namespace().is_ok() {
             self.area.keep();
         }
     }

@@ -48,7 +48,10 @@ pub struct MutexArea {
     /// 0 if none does. In the upper half how often it was taken: who has let go of it clears the lower
     /// half only if nobody has taken it since.
     pub(crate) mark: AtomicU64,
-    reserved_line: [AtomicU64; 3],
+    /// The inode number of the PID namespace whose processes may use it: the kernel knows a holder by its
+    /// number as that namespace counts it. 0 if it is not known. Changes only when nobody has it open.
+    pub(crate) pid_namespace: AtomicU64,
+    reserved_line: [AtomicU64; 2],
     pub(crate) mutex: RobustMutex,
 }
 

@@ -6,7 +6,7 @@
 //! intents say where), then the slot. Killed at any point of attaching, clearing away or closing, a
 //! process leaves either a clean slot or a corpse whose intents still stand.
 //!
-//! The identity in a slot is for messages and dumps only.
+//! The identity in a slot is for messages and dumps; by `process` alone does a process know its own slots.
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sys::identity::Identity;
 use crate::sys::lock::{Anchor, Token};
+use crate::sys::process;
 
 /// Lock byte of slot 0; slot X has `SLOT_BYTE + 2 * X`. Beyond the end of any file: nothing is
 /// stored there.
@@ -57,7 +58,9 @@ pub(crate) struct Slot {
     /// Which readiness its handle waits for with a descriptor: [`End::bit`]; and, in the bits above
     /// those, how often it has armed. See `ring/poll.rs`.
     pub poll: AtomicU32,
-    reserved: [AtomicU64; 3],
+    /// The process that has the slot: [`process::tag`].
+    process: AtomicU64,
+    reserved: [AtomicU64; 2],
     /// Positions that a push is about to claim, or has claimed.
     pub push_intent: AtomicU64,
     /// Positions that a pop is about to claim, or has claimed.
@@ -122,6 +125,11 @@ impl Slot {
         self.uid.load(Ordering::Relaxed)
     }
 
+    /// Whether the process with this [`process::tag`] has the slot.
+    pub(crate) fn is_of(&self, process: u64) -> bool {
+        self.is_in_use() && self.process.load(Ordering::Relaxed) == process
+    }
+
     /// The process that has the slot, as it saw itself; for messages and lists.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
@@ -161,6 +169,7 @@ impl Participant {
         mine: &dyn Fn() -> Result<()>,
         sweep: &dyn Fn(u32, &Slot) -> bool,
     ) -> Result<Self> {
+        let process = process::tag().map_err(|errno| Error::from_kernel(errno, what))?;
         // Somebody may hold the last free byte just to look, or to clear away after its owner.
         for pass in 0..=PATIENCE {
             if pass > 0 {
@@ -188,6 +197,7 @@ impl Participant {
                 slot.uid.store(me.uid, Ordering::Relaxed);
                 slot.start_time.store(me.start_time, Ordering::Relaxed);
                 slot.pid_namespace.store(me.pid_namespace, Ordering::Relaxed);
+                slot.process.store(process, Ordering::Relaxed);
                 slot.generation.fetch_add(1, Ordering::Relaxed);
                 // Release: pairs with the Acquire in `is_in_use`.
                 slot.state.store(IN_USE, Ordering::Release);

@@ -31,6 +31,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 use crate::sys::lock::{Anchor, Token};
+use crate::sys::process;
 
 /// The two ends of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,11 +140,13 @@ impl Fields {
 /// the pid that was stored before it, and of one who left all that it did. Who holds a role is not decided
 /// by that, but by the lock byte, which the kernel orders.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RoleWord {
     word: AtomicU64,
     /// Of the last holder, for messages: its slot may be another's by now. Written under the byte.
     pid: AtomicU32,
+    /// The same as [`process::tag`]: a number that in another PID namespace nobody else has.
+    process: AtomicU64,
 }
 
 impl RoleWord {
@@ -165,11 +168,16 @@ impl RoleWord {
     /// For an end that many may hold, where the word tells of the last who came or went: notes that
     /// this process has joined it.
     pub(crate) fn joined(&self, participant: u32) {
-        self.pid.store(std::process::id(), Ordering::Relaxed);
+        self.note_this_process(process::tag().unwrap_or(0));
         self.turn(|fields| {
             let claims = fields.claims + 1;
             Fields { state: HELD, participant, claims, ..fields }
         });
+    }
+
+    fn note_this_process(&self, process: u64) {
+        self.pid.store(std::process::id(), Ordering::Relaxed);
+        self.process.store(process, Ordering::Relaxed);
     }
 
     /// For an end that many may hold: one of them has closed.
@@ -221,7 +229,8 @@ impl RoleWord {
     pub(crate) fn end_by_this_process(&self) {
         let seen = self.word.load(Ordering::Acquire);
         let fields = Fields::of(seen);
-        if fields.state == HELD && self.pid() == std::process::id() {
+        let mine = || process::tag().is_ok_and(|mine| self.process.load(Ordering::Relaxed) == mine);
+        if fields.state == HELD && mine() {
             let ended = Fields { state: ENDED, ..fields }.word();
             // Fails if it was released or claimed anew meanwhile: then that stands.
             let _ = self.word.compare_exchange(seen, ended, Ordering::AcqRel, Ordering::Acquire);
@@ -244,10 +253,11 @@ impl Role {
         file: &Anchor,
         what: &str,
     ) -> Result<Option<Self>> {
-        let token = Token::acquire(file, end.byte());
-        let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
+        let refused = |errno| Error::from_kernel(errno, what);
+        let process = process::tag().map_err(refused)?;
+        let token = Token::acquire(file, end.byte()).map_err(refused)?;
         let Some(token) = token else { return Ok(None) };
-        word.pid.store(std::process::id(), Ordering::Relaxed);
+        word.note_this_process(process);
         // The byte is ours; only a prober may still change the word, from HELD to DEAD or from
         // ENDED to CLOSED, to what is counted here too. Bounded against a scribbler.
         for _ in 0..64 {
@@ -284,7 +294,7 @@ mod tests {
 
     fn object() -> (Anchor, RoleWord) {
         let file = memfd_create(c"role", MFdFlags::MFD_CLOEXEC).unwrap();
-        let word = RoleWord { word: AtomicU64::new(0), pid: AtomicU32::new(0) };
+        let word = RoleWord::default();
         (Anchor::new(file.into(), 0).unwrap(), word)
     }
 

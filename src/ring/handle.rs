@@ -26,6 +26,7 @@ use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
 use crate::sys::fifo::Fifo;
+use crate::sys::process;
 use crate::sys::wipe::Wiped;
 
 /// One handle on a ring. It belongs to one thread at a time ([`Ring::duplicate`] makes another);
@@ -439,10 +440,11 @@ impl Ring {
         control.producer.0.end_by_this_process();
         control.consumer.0.end_by_this_process();
         // Where many hold an end, the same: nothing that this process leaves is a death any more.
-        let mine = std::process::id();
+        // One that has no tag has attached to nothing.
+        let mine = process::tag().unwrap_or(0);
         for index in 0..self.object.geometry().max_handles {
             let Some(slot) = self.object.slot(index) else { break };
-            if slot.is_in_use() && slot.pid() == mine && slot.ends.load(Ordering::Acquire) != 0 {
+            if slot.is_of(mine) && slot.ends.load(Ordering::Acquire) != 0 {
                 slot.ends.fetch_or(ENDED, Ordering::AcqRel);
             }
         }

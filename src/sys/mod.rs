@@ -13,6 +13,7 @@ pub(crate) mod lock;
 pub(crate) mod membarrier;
 pub(crate) mod mutex;
 pub(crate) mod pipe;
+pub(crate) mod process;
 pub(crate) mod semaphore;
 pub(crate) mod sigbus;
 pub(crate) mod socket;
