@@ -277,9 +277,12 @@ impl Ring {
             done => Ok(done),
         };
         if self.is_readable_only() {
-            return look_until(&self.spinner, timeout, attempt, || match self.probe(peer) {
-                Holder::Dead => Err(self.peer_died(peer)),
-                _ => Ok(()),
+            let position = self.hot.seat.grip(end).position.get();
+            return look_until(&self.spinner, position, timeout, attempt, || {
+                match self.probe(peer) {
+                    Holder::Dead => Err(self.peer_died(peer)),
+                    _ => Ok(()),
+                }
             });
         }
         let waits = match end {

@@ -14,8 +14,10 @@ use crate::sys::futex::{self, Wake};
 use crate::sys::many_processors;
 use crate::time::{Deadline, Timeout, now};
 
-/// Shortest and longest nap of one whom nobody can wake.
-const NAPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
+/// Shortest and longest nap of a waiter that nobody can wake. In between, a nap is this part of the
+/// time that it has been idle: the longest one begins after 80 ms.
+const NAPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(10));
+const NAP_PART: u32 = 8;
 
 /// Longest sleep without a look at the counterpart's life. A death in the middle of one is noticed
 /// at its end, that is within 100 ms; it also bounds what a lost notifier can cost.
@@ -64,6 +66,10 @@ pub(crate) struct Spinner {
     explore_in: Cell<u32>,
     /// How many there were last.
     explore_after: Cell<u32>,
+    /// How long a waiter that nobody can wake has napped since it last found something, and how far
+    /// it had come then.
+    idle: Cell<Duration>,
+    position: Cell<u64>,
     most: u32,
 }
 
@@ -79,6 +85,8 @@ impl Spinner {
             stay: Cell::new(0),
             explore_in: Cell::new(EXPLORE),
             explore_after: Cell::new(EXPLORE),
+            idle: Cell::new(Duration::ZERO),
+            position: Cell::new(0),
             most,
         }
     }
@@ -217,10 +225,13 @@ pub(crate) fn wait_until<T>(
     }
 }
 
-/// As [`wait_until`], for one who cannot announce that it sleeps, as it may not store anything:
-/// spins, then looks again after naps that grow to a millisecond.
+/// As [`wait_until`], for a waiter that cannot announce that it sleeps, as it may not store anything:
+/// spins, then looks again after naps. They grow with the time for which it has found nothing, over
+/// any number of calls, and are short again once it has: in a wait, or, which its `position` tells,
+/// without one.
 pub(crate) fn look_until<T>(
     spinner: &Spinner,
+    position: u64,
     timeout: Timeout,
     mut attempt: impl FnMut() -> Result<Option<T>>,
     mut alive: impl FnMut() -> Result<()>,
@@ -228,17 +239,29 @@ pub(crate) fn look_until<T>(
     if timeout == Timeout::NoWait {
         return Err(Error::would_block());
     }
+    if spinner.position.replace(position) != position {
+        spinner.idle.set(Duration::ZERO);
+    }
+    let mut attempt = || {
+        let found = attempt();
+        if !matches!(found, Ok(None)) {
+            spinner.idle.set(Duration::ZERO);
+        }
+        found
+    };
     if let Some(done) = spinner.spin(&mut attempt)? {
         return Ok(done);
     }
     let deadline = Deadline::start(timeout)?;
-    let (mut nap, mut looked) = (NAPS.0, now());
+    let mut looked = now();
     // A word of our own: the nap ends with its time, or with a signal.
     let word = AtomicU32::new(0);
     loop {
+        let idle = spinner.idle.get();
+        let nap = (idle / NAP_PART).clamp(NAPS.0, NAPS.1);
         let Some(longest) = deadline.left(nap) else { return Err(Error::timed_out()) };
         let wake = futex::wait(&word, 0, longest);
-        nap = (2 * nap).min(NAPS.1);
+        spinner.idle.set(idle.saturating_add(longest));
         let mut verdict = Ok(());
         if now().saturating_sub(looked) >= SLICE || deadline.passed() {
             verdict = alive();
@@ -304,6 +327,41 @@ mod tests {
         assert_eq!(spinner.turns.get(), 200);
         assert!(spinner.spin(&mut after(0)).unwrap().is_some());
         assert_eq!(spinner.turns.get(), FEWEST_TURNS);
+    }
+
+    /// Naps are counted, not timed: an idle waiter looks again 100 times a second, however its
+    /// waits are cut into calls, and at once after news.
+    #[test]
+    fn naps_grow_while_nothing_comes() {
+        let spinner = Spinner::up_to(0);
+        let looks = Cell::new(0);
+        let position = Cell::new(7);
+        let idle = |timeout: i64, longest: u32| {
+            let before = looks.get();
+            let attempt = || {
+                looks.set(looks.get() + 1);
+                Ok((looks.get() - before > longest).then_some(()))
+            };
+            let (at, timeout) = (position.get(), Timeout::from_nanos(timeout));
+            let ended = look_until(&spinner, at, timeout, attempt, || Ok(()));
+            (looks.get() - before, ended.is_ok())
+        };
+        // 20 µs, 8 times; then growing by an eighth: 60 looks in the first 80 ms.
+        let (first, found) = idle(100_000_000, 100);
+        assert!(!found && first < 75, "{first}");
+        // From then on one in 10 ms, or one for each call.
+        let (more, found) = idle(200_000_000, 100);
+        assert!(!found && more < 23, "{more}");
+        let in_short_calls: u32 = (0..20).map(|_| idle(1_000_000, 100).0).sum();
+        assert!(in_short_calls <= 20, "{in_short_calls}");
+        assert!(spinner.idle.get() / NAP_PART > NAPS.1);
+        assert_eq!(idle(-1, 0), (1, true));
+        assert_eq!(spinner.idle.get(), Duration::ZERO, "news make the naps short again");
+        idle(100_000_000, 100);
+        assert!(spinner.idle.get() / NAP_PART > NAPS.1);
+        // So does an item that was popped without a wait.
+        position.set(8);
+        assert!(idle(3_000_000, 100).0 > 3);
     }
 
     #[test]
