@@ -2,35 +2,99 @@
 //! The one error type: a positive errno and, where it helps, a sentence for a person.
 //!
 //! The expected answers (`EAGAIN`, `ETIMEDOUT`, `EINTR`) carry no text, so that nothing is
-//! allocated or formatted on paths that a busy program takes all the time.
+//! allocated or formatted on paths that a busy program takes all the time. The text of any other
+//! error is formatted into a buffer on the stack and kept in memory of its own. If that cannot be
+//! allocated, the text goes to a fixed buffer of the thread, which holds one.
 
-use std::borrow::Cow;
-use std::fmt;
+use std::cell::Cell;
+use std::fmt::{self, Write};
 
 use nix::errno::Errno;
+
+/// Longest text of an error in bytes; a longer one is cut.
+pub(crate) const TEXT_MAX: usize = 1023;
+
+thread_local! {
+    // The text of the last error of this thread for which no memory could be allocated. Constant
+    // initialisation and no destructor: usable at any time in a thread's life, without allocation.
+    static SPILL: Cell<Buffer> = const { Cell::new(Buffer::new()) };
+    // How many texts were spilled, which tells whether an error's text is still there.
+    static SPILLED: Cell<u32> = const { Cell::new(0) };
+}
 
 /// What a failed operation has to say.
 ///
 /// The code is a positive errno value; its meaning is the same in every module and is listed in
 /// `include/madang/base.h`. The text names the call, the object, what was found and what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Making an error never fails: where no memory can be allocated for its text, [`Error::text`] is
+/// the fixed words of its code.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Error {
     errno: i32,
-    text: Cow<'static, str>,
+    text: Text,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Text {
+    None,
+    Owned(String),
+    /// In [`SPILL`] of the thread that made the error, as long as no other has replaced it.
+    Spilled(u32),
 }
 
 /// Shorthand for the result of every fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Text of bounded length without allocation; what does not fit is cut between two characters.
+#[derive(Clone, Copy)]
+pub(crate) struct Buffer {
+    bytes: [u8; TEXT_MAX],
+    len: u16,
+    cut: bool,
+}
+
+impl Buffer {
+    pub(crate) const fn new() -> Self {
+        Self { bytes: [0; TEXT_MAX], len: 0, cut: false }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        // Never an error: only whole characters are stored.
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("")
+    }
+}
+
+impl fmt::Write for Buffer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.cut {
+            return Ok(());
+        }
+        let at = usize::from(self.len);
+        let mut count = text.len().min(TEXT_MAX - at);
+        while !text.is_char_boundary(count) {
+            count -= 1;
+        }
+        self.cut = count < text.len();
+        self.bytes[at..at + count].copy_from_slice(&text.as_bytes()[..count]);
+        self.len = (at + count) as u16;
+        Ok(())
+    }
+}
+
 impl Error {
-    /// An error with a full explanation.
+    /// An error with a full explanation. Allocates for the text if that is possible.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn new(errno: Errno, text: impl fmt::Display) -> Self {
-        Self { errno: errno as i32, text: Cow::Owned(text.to_string()) }
+        let mut buffer = Buffer::new();
+        // A buffer takes everything, and a `Display` that fails has written what it could.
+        let _ = write!(buffer, "{text}");
+        Self { errno: errno as i32, text: Text::keep(&buffer) }
     }
 
     /// An expected answer: no text, no allocation.
     pub(crate) const fn expected(errno: Errno) -> Self {
-        Self { errno: errno as i32, text: Cow::Borrowed("") }
+        Self { errno: errno as i32, text: Text::None }
     }
 
     /// `EAGAIN`: the call would have to wait.
@@ -75,15 +139,75 @@ impl Error {
         Errno::from_raw(self.errno)
     }
 
-    /// The full explanation; empty for `EAGAIN`, `ETIMEDOUT` and `EINTR`.
+    /// The full explanation; empty for `EAGAIN`, `ETIMEDOUT` and `EINTR`. The fixed words of the
+    /// code if there was no memory for it.
     pub fn text(&self) -> &str {
-        &self.text
+        match &self.text {
+            Text::None => "",
+            Text::Owned(text) => text,
+            Text::Spilled(_) => words(self.errno),
+        }
+    }
+
+    /// Hands the full explanation to `f`, also one for which there was no memory; nothing happens
+    /// for an expected answer. `f` makes no errors.
+    pub(crate) fn with_text<T>(&self, f: impl FnOnce(&str) -> T) -> Option<T> {
+        match &self.text {
+            Text::None => None,
+            Text::Owned(text) => Some(f(text)),
+            Text::Spilled(number) => Some(with_spilled(*number, self.errno, f)),
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn with_spilled<T>(number: u32, errno: i32, f: impl FnOnce(&str) -> T) -> T {
+    if SPILLED.try_with(Cell::get) != Ok(number) {
+        return f(words(errno));
+    }
+    match SPILL.try_with(Cell::get) {
+        Ok(buffer) => f(buffer.as_str()),
+        Err(_) => f(words(errno)),
+    }
+}
+
+impl Text {
+    fn keep(buffer: &Buffer) -> Self {
+        let (text, mut owned) = (buffer.as_str(), String::new());
+        if owned.try_reserve_exact(text.len()).is_ok() {
+            owned.push_str(text);
+            return Self::Owned(owned);
+        }
+        Self::spill(buffer)
+    }
+
+    #[cold]
+    fn spill(buffer: &Buffer) -> Self {
+        let _ = SPILL.try_with(|spill| spill.set(*buffer));
+        let number = SPILLED.try_with(|spilled| {
+            spilled.set(spilled.get().wrapping_add(1));
+            spilled.get()
+        });
+        Self::Spilled(number.unwrap_or(0))
+    }
+}
+
+impl Clone for Error {
+    fn clone(&self) -> Self {
+        match self.text {
+            Text::None => Self { errno: self.errno, text: Text::None },
+            _ => Self::new(self.code(), self),
+        }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.text.is_empty() { f.write_str(words(self.errno)) } else { f.write_str(&self.text) }
+        match self.with_text(|text| f.write_str(text)) {
+            Some(written) => written,
+            None => f.write_str(words(self.errno)),
+        }
     }
 }
 
@@ -91,7 +215,7 @@ impl std::error::Error for Error {}
 
 impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
-        if error.text.is_empty() {
+        if error.text().is_empty() {
             return Self::from_raw_os_error(error.errno);
         }
         Self::new(Self::from_raw_os_error(error.errno).kind(), error)
@@ -168,6 +292,21 @@ mod tests {
         assert_eq!((quota.errno(), quota.text()), (libc::ENOSPC, "x: Quota exceeded"));
         assert_eq!(Error::from_kernel(Errno::ENOLCK, "x").errno(), libc::ENOMEM);
         assert_eq!(Error::timed_out().to_string(), "timed out");
+    }
+
+    #[test]
+    fn a_text_without_memory_is_kept_by_its_thread() {
+        let spill = |text: &str| {
+            let mut buffer = Buffer::new();
+            let _ = buffer.write_str(text);
+            Error { errno: libc::ENOMEM, text: Text::spill(&buffer) }
+        };
+        let first = spill("first");
+        assert_eq!((first.text(), first.to_string().as_str()), ("out of memory", "first"));
+        let second =
+            spill(&Error::new(Errno::EIO, format_args!("second, after {first}")).to_string());
+        assert_eq!(second.to_string(), "second, after first");
+        assert_eq!(first.to_string(), "out of memory");
     }
 
     #[test]

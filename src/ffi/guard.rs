@@ -6,15 +6,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TEXT_MAX};
 use crate::sys::cancel;
 
-/// Longest text that `mdg_last_error` returns, with its NUL; longer ones are cut.
-const TEXT_MAX: usize = 1024;
+/// Room for the text that `mdg_last_error` returns, with its NUL.
+const ROOM: usize = TEXT_MAX + 1;
 
 thread_local! {
     // Constant initialisation and no destructor: usable at any time in a thread's life.
-    static LAST_ERROR: UnsafeCell<[u8; TEXT_MAX]> = const { UnsafeCell::new([0; TEXT_MAX]) };
+    static LAST_ERROR: UnsafeCell<[u8; ROOM]> = const { UnsafeCell::new([0; ROOM]) };
 }
 
 /// This thread's last failure in words; an empty string before the first.
@@ -24,19 +24,13 @@ pub(super) fn last_error() -> *const c_char {
 
 /// Keeps the text of `error` for `mdg_last_error`; expected answers carry none and change nothing.
 fn remember(error: &Error) {
-    let text = error.text();
-    if text.is_empty() {
-        return;
-    }
-    let mut end = text.len().min(TEXT_MAX - 1);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let _ = LAST_ERROR.try_with(|last| {
-        // SAFETY: the cell belongs to this thread and no reference to its contents is ever kept.
-        let last = unsafe { &mut *last.get() };
-        last[..end].copy_from_slice(&text.as_bytes()[..end]);
-        last[end] = 0;
+    error.with_text(|text| {
+        let _ = LAST_ERROR.try_with(|last| {
+            // SAFETY: the cell belongs to this thread and no reference to its contents is ever kept.
+            let last = unsafe { &mut *last.get() };
+            last[..text.len()].copy_from_slice(text.as_bytes());
+            last[text.len()] = 0;
+        });
     });
 }
 
@@ -176,6 +170,6 @@ mod tests {
         let _: c_int = guard(|| Err(Error::new(Errno::EINVAL, "\u{b9c8}".repeat(500))));
         // SAFETY: last_error returns a C string of this thread.
         let text = unsafe { std::ffi::CStr::from_ptr(last_error()) };
-        assert_eq!(text.to_str().unwrap().chars().count(), (TEXT_MAX - 1) / 3);
+        assert_eq!(text.to_str().unwrap().chars().count(), TEXT_MAX / 3);
     }
 }
