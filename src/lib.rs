@@ -11,6 +11,12 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("madang needs Linux: futexes, OFD locks, memfd");
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("madang needs a 64-bit processor: indices in shared memory are 64-bit atomics");
+
+#[cfg(not(target_endian = "little"))]
+compile_error!("madang needs a little-endian processor: shared memory is laid out in that order");
+
 mod error;
 pub mod fd;
 pub mod ffi;
