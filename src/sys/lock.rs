@@ -19,7 +19,6 @@
 //! lives. fork(2) waits for that to be over.
 
 use std::ffi::c_void;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::{Mode, fstat};
 
-use super::{fork, no_memory};
+use super::{fork, no_memory, page};
 
 /// Where an object's lock bytes begin, behind the end of any file; further on for an object that
 /// does not begin where its file does.
@@ -41,8 +40,6 @@ pub(crate) const ADMIN: u64 = 0;
 /// The lock byte that all who have a mutex or a condition variable open share: by the description that
 /// they have mapped, so it is held as long as any process, forked ones too, has that mapping.
 pub(crate) const USERS: u64 = 1;
-
-const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 fn byte(kind: libc::c_int, offset: u64) -> libc::flock {
     libc::flock {
@@ -166,11 +163,14 @@ impl Token {
             return Ok(None);
         }
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let page = unsafe { mmap(None, PAGE, ProtFlags::PROT_NONE, MapFlags::MAP_SHARED, &own, 0) };
-        let page = page.map_err(no_memory)?;
+        let mapped = unsafe {
+            mmap(None, page::size(), ProtFlags::PROT_NONE, MapFlags::MAP_SHARED, &own, 0)
+        };
+        let page = mapped.map_err(no_memory)?;
         let token = Self { page };
         // SAFETY: the page is this token's own.
-        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_DONTFORK) }.map_err(no_memory)?;
+        unsafe { madvise(page, page::size().get(), MmapAdvise::MADV_DONTFORK) }
+            .map_err(no_memory)?;
         Ok(Some(token))
     }
 
@@ -184,6 +184,6 @@ impl Drop for Token {
     /// Unmapping closes the description and so drops the lock.
     fn drop(&mut self) {
         // SAFETY: `acquire` mapped this page for this value alone, in this process.
-        let _ = unsafe { munmap(self.page, PAGE.get()) };
+        let _ = unsafe { munmap(self.page, page::size().get()) };
     }
 }

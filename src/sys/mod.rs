@@ -12,6 +12,7 @@ pub(crate) mod latch;
 pub(crate) mod lock;
 pub(crate) mod membarrier;
 pub(crate) mod mutex;
+pub(crate) mod page;
 pub(crate) mod pipe;
 pub(crate) mod process;
 pub(crate) mod semaphore;

@@ -3,7 +3,6 @@
 //! State whose all-zero value means "nothing held in this process" lives here: a child finds it
 //! out on the path that it takes anyway, without a fork handler and without a check of its own.
 
-use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
@@ -11,9 +10,7 @@ use std::sync::atomic::AtomicU32;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::latch::Latch;
-use super::no_memory;
-
-const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+use super::{no_memory, page};
 
 /// A `T` in a page of its own.
 #[derive(Debug)]
@@ -38,14 +35,20 @@ unsafe impl<T: Zeroed + Sync> Sync for Wiped<T> {}
 impl<T: Zeroed> Wiped<T> {
     /// A new, all-zero value.
     pub(crate) fn new() -> nix::Result<Self> {
-        const { assert!(size_of::<T>() <= PAGE.get() && align_of::<T>() <= PAGE.get()) };
+        const {
+            assert!(
+                size_of::<T>() <= page::SMALLEST.get() && align_of::<T>() <= page::SMALLEST.get()
+            )
+        };
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh private mapping at an address of the kernel's choice.
-        let page = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_PRIVATE) };
-        let page = page.map_err(no_memory)?;
+        let mapped =
+            unsafe { mmap_anonymous(None, page::size(), protection, MapFlags::MAP_PRIVATE) };
+        let page = mapped.map_err(no_memory)?;
         let this = Self { at: page.cast() };
         // SAFETY: the page is this value's own and holds only zeros so far.
-        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK) }.map_err(no_memory)?;
+        unsafe { madvise(page, page::size().get(), MmapAdvise::MADV_WIPEONFORK) }
+            .map_err(no_memory)?;
         Ok(this)
     }
 }
@@ -64,6 +67,6 @@ impl<T> Deref for Wiped<T> {
 impl<T> Drop for Wiped<T> {
     fn drop(&mut self) {
         // SAFETY: `new` mapped this page for this value alone; `T` needs no drop.
-        let _ = unsafe { munmap(self.at.cast(), PAGE.get()) };
+        let _ = unsafe { munmap(self.at.cast(), page::size().get()) };
     }
 }
