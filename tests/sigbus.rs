@@ -11,22 +11,23 @@ use madang::{Access, Timeout};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::sys::wait::WaitStatus;
 use support::face::{FOREVER, NOWAIT, open_flags, refused_with};
+use support::page;
 use support::process::{Gate, as_nobody, fork, is_root, join, serial};
 use support::ring_face::{C, CREATE, Face, Named};
 
 fn segment() -> (Shm, String) {
     let name = support::unique("bus");
     let flags = open_flags(libc::O_RDWR | libc::O_CREAT);
-    let segment = Shm::open(name.as_bytes(), 3 * 4096, flags, 0o600).unwrap();
+    let segment = Shm::open(name.as_bytes(), 3 * page(), flags, 0o600).unwrap();
     Shm::unlink(name.as_bytes()).unwrap();
     (segment, name)
 }
 
 /// Cuts `segment` to a page and touches what is gone.
 fn touch_what_is_gone(segment: &Shm) -> u8 {
-    nix::unistd::ftruncate(segment, 4096).unwrap();
+    nix::unistd::ftruncate(segment, page() as i64).unwrap();
     // SAFETY: mapped; whether it can be touched is the question.
-    unsafe { segment.as_ptr().add(2 * 4096).read_volatile() }
+    unsafe { segment.as_ptr().add(2 * page()).read_volatile() }
 }
 
 #[test]
@@ -48,15 +49,15 @@ fn with_the_guard_it_is_zeros_and_an_answer() {
         assert_eq!(mdg_sigbus_guard(), 0);
         assert_eq!(mdg_sigbus_guard(), 0);
         // SAFETY: three mapped pages.
-        unsafe { segment.as_ptr().write_bytes(7, 3 * 4096) };
+        unsafe { segment.as_ptr().write_bytes(7, 3 * page()) };
         assert!(!segment.is_cut());
         assert_eq!(touch_what_is_gone(&segment), 0);
         assert!(segment.is_cut());
         // SAFETY: mapped again, by the guard.
         unsafe {
             assert_eq!(segment.as_ptr().read(), 7, "what is still there is untouched");
-            segment.as_ptr().add(2 * 4096).write_volatile(1);
-            segment.as_ptr().add(4096).write_volatile(1);
+            segment.as_ptr().add(2 * page()).write_volatile(1);
+            segment.as_ptr().add(page()).write_volatile(1);
         }
         // Another mapping of this process has nothing to do with it.
         assert!(!self::segment().0.is_cut());
@@ -140,9 +141,9 @@ fn other_signals_go_where_they_went() {
     let file = std::fs::File::from(
         nix::sys::memfd::memfd_create(c"cut", nix::sys::memfd::MFdFlags::empty()).unwrap(),
     );
-    file.set_len(4096).unwrap();
+    file.set_len(page() as u64).unwrap();
     // SAFETY: the test's own file, which it cuts on purpose.
-    let map = memmap2::MmapOptions::new().len(4096).map_raw(&file).unwrap();
+    let map = memmap2::MmapOptions::new().len(page()).map_raw(&file).unwrap();
     died(&|| {
         file.set_len(0).unwrap();
         // SAFETY: mapped, and meant to fault: it is no mapping of the library.
@@ -178,7 +179,7 @@ fn a_ring_that_may_only_be_read_is_cut() {
     });
     joined.pass();
     let file = std::fs::OpenOptions::new().write(true).open(name.path()).unwrap();
-    file.set_len(file.metadata().unwrap().len() - 4096).unwrap();
+    file.set_len(file.metadata().unwrap().len() - page() as u64).unwrap();
     // Closing stores only in what is left.
     drop(ring);
     cut.open();
@@ -205,4 +206,97 @@ fn the_table_of_mappings_is_kept_while_it_is_used() {
             }
         });
     }));
+}
+
+/// Once a call has met what is gone, no later one succeeds, though it had seen room or items before.
+fn only_the_call_in_progress_succeeds<F: Face>() {
+    let overwrite = policy::OVERWRITE;
+    let kinds = [
+        (Kind::Spsc, 0),
+        (Kind::Mpmc, 0),
+        (Kind::Mpmc, policy::STOPPROOF),
+        (Kind::Broadcast, 0),
+        (Kind::Broadcast, overwrite),
+    ];
+    for ((kind, bits), size) in kinds.into_iter().flat_map(|kind| [(kind, 8), (kind, page() / 2)]) {
+        let mut options =
+            Options { kind: Some(kind), policy: bits, ..Options::new(256, size as u32) };
+        options.max_handles = 4;
+        let count = 4 * page() / size;
+        options.capacity = count as u64;
+        for way in 0..4 {
+            let name = Named::new("cut-on");
+            join(fork(|| {
+                let ring = F::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
+                let mut item = vec![7; size];
+                if kind == Kind::Broadcast {
+                    // It joins.
+                    refused_with(ring.pop(&mut item, NOWAIT), libc::EAGAIN, "");
+                }
+                for _ in 0..if way % 2 == 0 { count } else { 3 } {
+                    ring.push(&item, NOWAIT).unwrap();
+                }
+                ring.pop(&mut item, NOWAIT).unwrap();
+                assert_eq!(item, vec![7; size]);
+                madang::sigbus_guard().unwrap();
+                let file = std::fs::File::options().write(true).open(name.path()).unwrap();
+                // Most of the items are gone; or all, and the indices with them. (A stop-proof ring has
+                // spare cells.)
+                let gone = if bits == policy::STOPPROOF { 7 } else { 3 } * page();
+                let length = file.metadata().unwrap().len() as usize;
+                let rest = (length - gone).next_multiple_of(page());
+                file.set_len(if way < 2 { rest as u64 } else { 0 }).unwrap();
+                let mut after = 0;
+                for _ in 0..count {
+                    let done = if way % 2 == 0 {
+                        item.fill(7);
+                        let done = ring.pop(&mut item, NOWAIT);
+                        // What is not gone is delivered.
+                        after += usize::from(done.is_ok() && item != vec![7; size]);
+                        done
+                    } else {
+                        ring.push(&item, NOWAIT)
+                    };
+                    let Err(refused) = done else { continue };
+                    // A word of zeros says that nothing is there: in the call in progress, and no more.
+                    if refused.code == libc::EAGAIN {
+                        after += 1;
+                        continue;
+                    }
+                    assert_eq!(refused.code, libc::EBADMSG, "{}", refused.text);
+                    break;
+                }
+                assert!(after <= 1, "{kind:?} {bits} {size}: {after} calls");
+                let last = match way {
+                    0 | 2 => ring.pop(&mut item, NOWAIT),
+                    _ => ring.push(&item, NOWAIT),
+                };
+                let code = last.map_err(|refused| refused.code);
+                assert_eq!(code, Err(libc::EBADMSG), "{kind:?} {bits} {size} {way}");
+            }));
+        }
+    }
+}
+
+/// As above, where items are read in place.
+fn items_in_place_of_what_is_gone<F: Face>() {
+    let name = Named::new("cut-place");
+    join(fork(|| {
+        let options = Options::new(16, page() as u32);
+        let ring = F::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
+        (0..16).for_each(|_| ring.push(&vec![7; page()], NOWAIT).unwrap());
+        madang::sigbus_guard().unwrap();
+        let (item, _) = ring.peek(1, NOWAIT).unwrap();
+        std::fs::File::options().write(true).open(name.path()).unwrap().set_len(0).unwrap();
+        // SAFETY: handed out in place.
+        assert_eq!(unsafe { item.add(page() / 2).read_volatile() }, 0);
+        refused_with(ring.release(1), libc::EBADMSG, "shorter");
+        refused_with(ring.peek(1, NOWAIT), libc::EBADMSG, "shorter");
+        refused_with(ring.push(&vec![7; page()], NOWAIT), libc::EBADMSG, "shorter");
+    }));
+}
+
+on_both_faces! { Ring, C in turn:
+    only_the_call_in_progress_succeeds
+    items_in_place_of_what_is_gone
 }

@@ -148,8 +148,10 @@ int mdg_shm_resize(struct mdg_shm *shm,
 /**
  * Installs a handler of SIGBUS in this process, once; calling it again changes nothing. Where a peer
  * has made the file behind a segment or a named ring shorter, touching it is SIGBUS, whose default is
- * death. With the guard it gives pages of zeros, private to this process, and says so: calls on a ring
- * are -EBADMSG from the next one that looks at its peers, mdg_shm_intact is -EBADMSG. Any other SIGBUS
+ * death. With the guard it gives pages of zeros, private to this process. The call on a ring that
+ * has met such a page first may return success, with zeros; every later call returns -EBADMSG, and so
+ * does mdg_shm_intact. Bytes behind the new end of the file on its last page are zeros without SIGBUS,
+ * which nothing notices; a page has 4 KiB on x86, up to 64 KiB elsewhere. Any other SIGBUS
  * goes to the handler that was there before, or kills as it would have. Nothing in the library installs
  * it but this call; a program that installs a handler of its own later replaces it. Up to 4096 mappings
  * are guarded at once. Sealed memory (mdg_shm_anonymous, anonymous rings) needs no guard.

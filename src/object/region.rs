@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use crate::shm::Mapping;
 use crate::sync::EventCount;
 use crate::sync::atomic::AtomicU64;
+use crate::sys::sigbus::Stops;
 
 /// A structure of the shared layout.
 ///
@@ -34,6 +35,15 @@ impl Region {
     /// Whether the object was found shorter than it was: see `sys::sigbus`.
     pub(crate) fn is_cut(&self) -> bool {
         self.mapping.is_cut()
+    }
+
+    /// What the guard against SIGBUS sets when the object has become shorter.
+    ///
+    /// # Safety
+    /// The words outlive the last access to this region.
+    pub(crate) unsafe fn on_cut(&self, stops: &Stops<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.mapping.on_cut(stops) };
     }
 
     /// Whether the bytes may be written. If not, a store through a view of them is SIGSEGV.

@@ -27,6 +27,7 @@ use crate::sync::{EventCount, Spinner};
 use crate::sys::cancel;
 use crate::sys::fifo::Fifo;
 use crate::sys::process;
+use crate::sys::sigbus::{self, Stops};
 use crate::sys::wipe::Wiped;
 
 /// One handle on a ring. It belongs to one thread at a time ([`Ring::duplicate`] makes another);
@@ -40,6 +41,8 @@ use crate::sys::wipe::Wiped;
 /// In a forked child the handle is a new participant: its first operation attaches it. What the
 /// parent holds stays the parent's.
 pub struct Ring {
+    /// Dropped first: the handler of SIGBUS stores to `hot` while the object is mapped.
+    pub(super) object: Object,
     pub(super) core: Core,
     pub(super) engine: Engine,
     /// Wiped by a fork: what follows from being attached in *this* process.
@@ -51,7 +54,6 @@ pub struct Ring {
     /// Taken out and put back by value, never borrowed: a fork in another thread may copy it at any
     /// moment.
     pub(super) held: Cell<Held>,
-    pub(super) object: Object,
 }
 
 /// How often one call asks the kernel who lives, on behalf of the words of the ring: more than the
@@ -227,6 +229,10 @@ impl Ring {
             core.control().not_empty.0.set_heavy();
             core.control().not_full.0.set_heavy();
         }
+        let flags = object.region().is_writable().then_some(&core.control().flags.0);
+        let flags = flags.map(|flags| NonNull::from(flags).cast());
+        // SAFETY: the flags are in the mapping itself; `hot` is dropped after the object.
+        unsafe { object.region().on_cut(&Stops { flags, run: hot.pop.mark() }) };
         let held = Cell::new(Held::default());
         let spinner = Spinner::new();
         Ok(Self { core, engine, hot, access, start, spinner, held, object })
@@ -523,6 +529,9 @@ fn cores(object: &Object) -> Option<(Core, Engine)> {
     };
     Some((core, engine))
 }
+
+// What the handler of SIGBUS sets is what the fast paths look at.
+const _: () = assert!(sigbus::FLAGS == CORRUPT);
 
 // Moving between threads is part of the contract of Ring, Producer and Consumer.
 const _: () = {

@@ -50,7 +50,7 @@
 
 use std::cell::Cell;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::control::Control;
 use super::copy::{
@@ -59,6 +59,7 @@ use super::copy::{
 };
 use super::demote::{self, Demotion};
 use super::pace::Pace;
+use crate::sys::sigbus::CUT;
 use crate::time::now;
 
 /// One side's private state. All zero means: this end is not held in this process.
@@ -69,8 +70,10 @@ pub(crate) struct Side {
     index: Cell<u64>,
     /// How far `index` may go without another look at the peer's index.
     limit: Cell<u64>,
-    /// Items handed out by reserve or peek and not given back yet; meanwhile nothing is ready.
-    run: Cell<u64>,
+    /// Items handed out by reserve or peek and not given back yet; meanwhile nothing is ready. The
+    /// handler of SIGBUS adds [`CUT`] when the ring's memory has lost a page: nothing is ready then,
+    /// ever.
+    run: AtomicU64,
     /// 1 if this process holds the end.
     held: Cell<u32>,
     pace: Pace,
@@ -92,32 +95,51 @@ impl Side {
     /// Items that may be written, or read, without a look at the peer's index.
     #[inline(always)]
     pub(crate) fn ready(&self) -> u64 {
-        if self.run.get() != 0 { 0 } else { self.limit.get().wrapping_sub(self.index.get()) }
+        if self.run.load(Ordering::Relaxed) != 0 {
+            0
+        } else {
+            self.limit.get().wrapping_sub(self.index.get())
+        }
     }
 
     /// Items handed out in place.
     #[inline(always)]
     pub(crate) fn run(&self) -> u64 {
-        self.run.get()
+        self.run.load(Ordering::Relaxed)
+    }
+
+    /// As [`Side::run`], whether the ring is whole or not.
+    pub(crate) fn handed_out(&self) -> u64 {
+        self.run() & !CUT
+    }
+
+    /// What the handler of SIGBUS marks.
+    pub(crate) fn mark(&self) -> &AtomicU64 {
+        &self.run
+    }
+
+    /// Whether the handler of SIGBUS has marked it.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.run() & CUT != 0
     }
 
     fn take(&self, index: u64) {
         self.index.set(index);
         self.limit.set(index);
-        self.run.set(0);
+        self.run.store(self.run() & CUT, Ordering::Relaxed);
         self.held.set(1);
     }
 
     /// Lets go of the end in this process.
     pub(crate) fn let_go(&self) {
         self.held.set(0);
-        self.run.set(0);
+        self.run.store(self.run() & CUT, Ordering::Relaxed);
         self.limit.set(self.index.get());
     }
 
     #[inline(always)]
     fn hand_out(&self, run: u64) {
-        self.run.set(run);
+        self.run.store(run, Ordering::Relaxed);
     }
 
     /// The new index after `count` items of the run were used.
@@ -125,7 +147,7 @@ impl Side {
     fn take_back(&self, count: u64) -> u64 {
         let index = self.index.get().wrapping_add(count);
         self.index.set(index);
-        self.run.set(0);
+        self.run.store(self.run() & CUT, Ordering::Relaxed);
         index
     }
 }
@@ -469,7 +491,9 @@ impl Core {
     #[inline(always)]
     pub(crate) fn hand_out(&self, side: &Side, count: u64) -> (NonNull<u8>, u64) {
         let index = side.index.get();
-        let run = count.min(side.ready()).min(self.to_end(index));
+        // `side.ready()`, of which there is something.
+        let ready = side.limit.get().wrapping_sub(index);
+        let run = count.min(ready).min(self.to_end(index));
         side.hand_out(run);
         (self.slot(index), run)
     }

@@ -236,7 +236,7 @@ impl Ring {
     /// Items of the run that is handed out at `end`.
     fn run(&self, end: End) -> u64 {
         match self.engine {
-            Engine::Spsc => self.side(end).run(),
+            Engine::Spsc => self.side(end).handed_out(),
             _ => self.hot.seat.grip(end).run.get().handed_out(),
         }
     }
@@ -300,6 +300,9 @@ impl Ring {
         };
         self.tell_of_reading();
         self.tell_of_an_end();
+        if self.hot.pop.is_cut() {
+            return Err(self.cut());
+        }
         self.still_whole()?;
         released.map_err(|trouble| self.trouble(trouble))
     }

@@ -145,6 +145,9 @@ impl Ring {
         if !side.is_held() {
             self.claim(end)?;
         }
+        if side.is_cut() {
+            self.flags()?;
+        }
         if side.run() != 0 {
             return Err(self.in_hands());
         }

@@ -7,7 +7,7 @@ use memmap2::{MmapOptions, MmapRaw, RemapOptions};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::sys::sigbus::Guarded;
+use crate::sys::sigbus::{Guarded, Stops};
 
 /// A shared mapping of a file, from its start where nothing else is said.
 ///
@@ -81,6 +81,15 @@ impl Mapping {
     /// Whether the file was found shorter than the mapping, by the guard against SIGBUS.
     pub(crate) fn is_cut(&self) -> bool {
         self.guarded.is_cut()
+    }
+
+    /// What the guard sets when it finds the file shorter.
+    ///
+    /// # Safety
+    /// The words outlive the last access to this mapping.
+    pub(crate) unsafe fn on_cut(&self, stops: &Stops<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.guarded.stop(stops) };
     }
 
     /// Writes changed pages of a file to its storage, and waits for it.

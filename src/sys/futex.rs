@@ -68,6 +68,27 @@ pub(crate) fn wake(word: &AtomicU32, most: u32) -> u32 {
     })
 }
 
+/// Sets bits, at most twelve low ones, in a word, by way of the kernel, which answers with an error, here
+/// false, where a store would be a fault. For words on which nobody sleeps. Changes errno.
+pub(crate) fn set_bits(word: *mut AtomicU32, bits: u32) -> bool {
+    // FUTEX_OP(FUTEX_OP_OR, bits, FUTEX_OP_CMP_EQ, 0)
+    const OR: u32 = 1 << 29;
+    // SAFETY: FUTEX_WAKE_OP accesses the word as a user's instruction would, and reports a fault. None is
+    // to be woken at the first word; one at the second, at which nobody sleeps.
+    let woken = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word,
+            libc::FUTEX_WAKE_OP,
+            0,
+            ptr::null::<libc::timespec>(),
+            word,
+            OR | bits << 12,
+        )
+    };
+    woken >= 0
+}
+
 #[cfg(test)]
 mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};

@@ -13,13 +13,13 @@
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 
-const PAGE: usize = 4096;
+use super::{futex, page};
 
 /// Mappings that can be guarded at once in a process; those beyond are not.
 const MOST: usize = 4096;
@@ -32,6 +32,9 @@ struct Entry {
     end: AtomicUsize,
     /// 1 once a page was replaced.
     cut: AtomicU32,
+    /// The words of [`Stops`]; null where there is none.
+    flags: AtomicPtr<AtomicU32>,
+    run: AtomicPtr<AtomicU64>,
     /// Taken by a mapping.
     taken: AtomicBool,
 }
@@ -41,12 +44,29 @@ static TABLE: [Entry; MOST] = [const {
         start: AtomicUsize::new(0),
         end: AtomicUsize::new(0),
         cut: AtomicU32::new(0),
+        flags: AtomicPtr::new(ptr::null_mut()),
+        run: AtomicPtr::new(ptr::null_mut()),
         taken: AtomicBool::new(false),
     }
 }; MOST];
 
 /// Entries in use lie below this.
 static HIGH: AtomicUsize = AtomicUsize::new(0);
+
+/// Words in which the handler sets bits when a mapping has lost a page, so that fast paths, which look
+/// at these words anyway, end with the call that was in progress.
+#[derive(Debug)]
+pub(crate) struct Stops<'a> {
+    /// In the mapping, if that may be written. The bits are [`FLAGS`].
+    pub flags: Option<NonNull<AtomicU32>>,
+    /// In private memory. The bit is [`CUT`].
+    pub run: &'a AtomicU64,
+}
+
+/// Set in [`Stops::flags`]: a ring's "found corrupt", in shared memory.
+pub(crate) const FLAGS: u32 = 0x2;
+/// Set in [`Stops::run`].
+pub(crate) const CUT: u64 = 1 << 63;
 
 /// A mapping's entry, for as long as it is mapped at that place.
 #[derive(Debug)]
@@ -62,7 +82,12 @@ impl Guarded {
             }
             HIGH.fetch_max(number + 1, Ordering::Relaxed);
             entry.cut.store(0, Ordering::Relaxed);
-            entry.end.store(start + len.next_multiple_of(PAGE), Ordering::Relaxed);
+            entry.flags.store(ptr::null_mut(), Ordering::Relaxed);
+            entry.run.store(ptr::null_mut(), Ordering::Relaxed);
+            // All of the pages, though the mapping may begin and end in the midst of one.
+            let page = page::size().get();
+            let (end, start) = ((start + len).next_multiple_of(page), start & !(page - 1));
+            entry.end.store(end, Ordering::Relaxed);
             // Release: pairs with the handler's Acquire.
             entry.start.store(start, Ordering::Release);
             return Self(number as u32);
@@ -72,6 +97,18 @@ impl Guarded {
 
     fn entry(&self) -> Option<&'static Entry> {
         TABLE.get(self.0 as usize)
+    }
+
+    /// Has the handler set bits in `stops` once the mapping has lost a page.
+    ///
+    /// # Safety
+    /// The words outlive the last access to this mapping.
+    pub(crate) unsafe fn stop(&self, stops: &Stops<'_>) {
+        let Some(entry) = self.entry() else { return };
+        let flags = stops.flags.map_or(ptr::null_mut(), NonNull::as_ptr);
+        // Release, both: pair with the handler's Acquires.
+        entry.flags.store(flags, Ordering::Release);
+        entry.run.store(ptr::from_ref(stops.run).cast_mut(), Ordering::Release);
     }
 
     /// Whether the file was found shorter than the mapping.
@@ -123,7 +160,7 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     let errno = Errno::last_raw();
     // SAFETY: the kernel hands a valid siginfo to an SA_SIGINFO handler.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
-    if code == libc::BUS_ADRERR && repair(address) {
+    if code == libc::BUS_ADRERR && repair(address, page::size().get()) {
         Errno::set_raw(errno);
         return;
     }
@@ -158,9 +195,9 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     Errno::set_raw(errno);
 }
 
-/// Puts a page of zeros where a guarded mapping has lost its own.
-fn repair(address: usize) -> bool {
-    let page = address & !(PAGE - 1);
+/// Puts a page of zeros, of `size` bytes, where a guarded mapping has lost its own.
+fn repair(address: usize, size: usize) -> bool {
+    let page = address & !(size - 1);
     for entry in &TABLE[..HIGH.load(Ordering::Relaxed)] {
         // Acquire: pairs with `new`.
         let start = entry.start.load(Ordering::Acquire);
@@ -168,13 +205,77 @@ fn repair(address: usize) -> bool {
             continue;
         }
         entry.cut.store(1, Ordering::Relaxed);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: replaces one page of a mapping of ours, which nobody can use as it is: touching it
-        // faults. A raw system call, which a handler may make.
-        let mapped =
-            unsafe { libc::syscall(libc::SYS_mmap, page, PAGE, protection, flags, -1_i64, 0_i64) };
-        return mapped == page as i64;
+        if !replace(page, size) {
+            return false;
+        }
+        // SAFETY: `stop`'s contract: an instruction accesses the mapping at this very moment.
+        unsafe { stop(entry, size) };
+        return true;
     }
     false
+}
+
+/// Replaces one page of a mapping.
+fn replace(page: usize, size: usize) -> bool {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: replaces one page of a mapping of ours, which nobody can use as it is: touching it
+    // faults. A raw system call, which a handler may make.
+    let mapped =
+        unsafe { libc::syscall(libc::SYS_mmap, page, size, protection, flags, -1_i64, 0_i64) };
+    mapped == page as i64
+}
+
+/// Tells the fast paths.
+///
+/// # Safety
+/// What `entry` points to is there.
+unsafe fn stop(entry: &Entry, size: usize) {
+    // SAFETY: the caller's promise.
+    if let Some(run) = unsafe { entry.run.load(Ordering::Acquire).as_ref() } {
+        run.fetch_or(CUT, Ordering::Relaxed);
+    }
+    let flags = entry.flags.load(Ordering::Acquire);
+    // The page of the flags may be gone, too. A fault in the handler would need the stack for another
+    // signal, which an alternate stack need not have: so the kernel stores, and says if it cannot.
+    if !flags.is_null() && !futex::set_bits(flags, FLAGS) {
+        replace(flags.addr() & !(size - 1), size);
+        // SAFETY: the caller's promise; the page is there now.
+        unsafe { &*flags }.fetch_or(FLAGS, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::Mapping;
+
+    /// With pages larger than this machine's, an object may begin in the midst of one.
+    #[test]
+    fn large_pages() {
+        const LARGE: usize = 16 << 10;
+        let file = nix::sys::memfd::memfd_create(c"large", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+        let file = file.unwrap();
+        nix::unistd::ftruncate(&file, 8 * LARGE as i64).unwrap();
+        let mapping = Mapping::new(&file, 8 * LARGE, true).unwrap();
+        let start = mapping.address().as_ptr();
+        let first = start.wrapping_add(start.align_offset(LARGE));
+        // SAFETY: inside the mapping, of which the test has the only one.
+        unsafe { first.add(3 * LARGE).write(7) };
+        // SAFETY: as above.
+        unsafe { first.add(4 * LARGE).write(8) };
+        // SAFETY: as above.
+        unsafe { first.add(5 * LARGE).write(9) };
+        let (run, flags) = (AtomicU64::new(3), AtomicU32::new(1));
+        // SAFETY: they outlive the mapping's use below.
+        unsafe { mapping.on_cut(&Stops { flags: Some(NonNull::from(&flags)), run: &run }) };
+        assert!(!mapping.is_cut());
+        assert!(repair(first.addr() + 4 * LARGE + 4097, LARGE));
+        assert!(mapping.is_cut());
+        assert_eq!((run.into_inner(), flags.into_inner()), (CUT | 3, FLAGS | 1));
+        // SAFETY: as above; the page that was replaced is mapped.
+        let bytes = unsafe { [3, 4, 5].map(|page| first.add(page * LARGE).read_volatile()) };
+        assert_eq!(bytes, [7, 0, 9]);
+        assert!(!repair(first.addr() + 9 * LARGE, LARGE), "not a mapping of ours");
+    }
 }

@@ -99,6 +99,11 @@ pub fn compile_c(source: &Path, output: &Path, extra: &[&str]) {
     );
 }
 
+/// Bytes of a page of this machine's memory.
+pub fn page() -> usize {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap().unwrap() as usize
+}
+
 /// An object name that no other test, in this or another run, uses at the same time.
 pub fn unique(stem: &str) -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
