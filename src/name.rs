@@ -78,19 +78,25 @@ impl Name {
     /// Checks `name`; `EINVAL` for its form, `ENAMETOOLONG` for its length.
     pub(crate) fn new(kind: Kind, name: &[u8]) -> Result<Self> {
         let bare = name.strip_prefix(b"/").unwrap_or(name);
-        let shown = || format!("{} name \"{}\"", kind.word(), name.escape_ascii());
+        let (word, shown) = (kind.word(), name.escape_ascii());
         if bare.is_empty() || bare == b"." || bare == b".." {
-            return Err(Error::new(Errno::EINVAL, format_args!("{}: names nothing", shown())));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{word} name \"{shown}\": names nothing"),
+            ));
         }
         if bare.contains(&b'/') || bare.contains(&0) {
-            let text = format!("{}: only one leading slash may stand in it", shown());
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{word} name \"{shown}\": only one leading slash may stand in it"),
+            ));
         }
         let limit = NAME_MAX - kind.prefix().len();
         if bare.len() > limit {
-            let text =
-                format!("{} name of {} bytes: the limit is {limit}", kind.word(), bare.len());
-            return Err(Error::new(Errno::ENAMETOOLONG, text));
+            return Err(Error::new(
+                Errno::ENAMETOOLONG,
+                format_args!("{word} name of {} bytes: the limit is {limit}", bare.len()),
+            ));
         }
         let path = [DIRECTORY.to_bytes(), b"/", kind.prefix(), bare].concat();
         let path = CString::new(path).map_err(|_| Error::new(Errno::EINVAL, "NUL in a name"))?;

@@ -63,10 +63,9 @@ pub fn receive(socket: BorrowedFd<'_>, timeout: Timeout) -> Result<(OwnedFd, Pee
     match wait_for(socket, PollFlags::POLLIN, timeout, what, || socket::receive(socket))? {
         Came::End => Err(Error::new(Errno::EPIPE, format_args!("{what}: the other end is closed"))),
         Came::Descriptors(Some(fd), 1) => Ok((fd, peer)),
-        Came::Descriptors(_, count) => {
-            let text =
-                format!("{what}: a message with {count} descriptors came (pid {})", peer.pid);
-            Err(Error::new(Errno::EPROTO, text))
-        }
+        Came::Descriptors(_, count) => Err(Error::new(
+            Errno::EPROTO,
+            format_args!("{what}: a message with {count} descriptors came (pid {})", peer.pid),
+        )),
     }
 }

@@ -260,15 +260,19 @@ pub(super) unsafe fn options<T: Copy>(opts: *const T, what: &str) -> Result<Opti
     // SAFETY: non-null and aligned; every options structure begins with a size_t.
     let given = unsafe { opts.cast::<usize>().read() };
     if given < size_of::<usize>() || given > 1 << 16 {
-        let text = format!("{what}: its size field says {given}; set it to sizeof the structure");
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: its size field says {given}; set it to sizeof the structure"),
+        ));
     }
     let known = given.min(size_of::<T>());
     // SAFETY: the caller vouches for `given` readable bytes.
     let tail = unsafe { std::slice::from_raw_parts(opts.cast::<u8>().add(known), given - known) };
     if tail.iter().any(|&byte| byte != 0) {
-        let text = format!("{what}: sets a field that this version of the library does not know");
-        return Err(Error::new(Errno::E2BIG, text));
+        return Err(Error::new(
+            Errno::E2BIG,
+            format_args!("{what}: sets a field that this version of the library does not know"),
+        ));
     }
     // SAFETY: all-zero is a valid T by contract, and `known` bytes lie in both structures.
     let copy = unsafe {
@@ -290,8 +294,10 @@ pub(super) unsafe fn fill<T: Copy>(out: Option<NonNull<T>>, from: &T, what: &str
     // SAFETY: the caller's promise; every such structure begins with a size_t.
     let room = unsafe { out.cast::<usize>().read() };
     if room <= size_of::<usize>() || room > 1 << 16 {
-        let text = format!("{what}: its size field says {room}; set it to sizeof the structure");
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: its size field says {room}; set it to sizeof the structure"),
+        ));
     }
     let known = room.min(size_of::<T>());
     // SAFETY: `known` bytes lie in both structures, and `room` in the caller's.
@@ -307,8 +313,10 @@ pub(super) unsafe fn fill<T: Copy>(out: Option<NonNull<T>>, from: &T, what: &str
 pub(super) fn oflag(oflag: c_int, also: c_int, what: &str) -> Result<OpenFlags> {
     let known = libc::O_ACCMODE | libc::O_CREAT | libc::O_EXCL | also;
     if oflag & !known != 0 {
-        let text = format!("{what}: oflag has unknown bits {:#x}", oflag & !known);
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: oflag has unknown bits {:#x}", oflag & !known),
+        ));
     }
     let access = match oflag & libc::O_ACCMODE {
         libc::O_RDONLY => Access::ReadOnly,
@@ -335,8 +343,10 @@ pub(super) fn oflag(oflag: c_int, also: c_int, what: &str) -> Result<OpenFlags> 
 /// Permission bits for a new object.
 pub(super) fn mode(mode: libc::mode_t, what: &str) -> Result<libc::mode_t> {
     if mode & !0o777 != 0 {
-        let text = format!("{what}: mode {mode:#o} has bits other than permissions");
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: mode {mode:#o} has bits other than permissions"),
+        ));
     }
     Ok(mode)
 }
@@ -344,8 +354,10 @@ pub(super) fn mode(mode: libc::mode_t, what: &str) -> Result<libc::mode_t> {
 /// A word of flags of which only `known` may be set.
 pub(super) fn flags(flags: u32, known: u32, what: &str) -> Result<u32> {
     if flags & !known != 0 {
-        let text = format!("{what}: unknown flags {:#x}", flags & !known);
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: unknown flags {:#x}", flags & !known),
+        ));
     }
     Ok(flags)
 }

@@ -153,8 +153,10 @@ pub unsafe extern "C" fn mdg_object_list(out: *mut mdg_object_info, count: usize
             stride = unsafe { ptr::addr_of!((*first).size).read() };
             let least = offset_of!(mdg_object_info, name);
             if stride < least || stride > 1 << 16 || stride % align_of::<mdg_object_info>() != 0 {
-                let text = format!("{what}: its size field says {stride}; set it to sizeof *out");
-                return Err(Error::new(Errno::EINVAL, text));
+                return Err(Error::new(
+                    Errno::EINVAL,
+                    format_args!("{what}: its size field says {stride}; set it to sizeof *out"),
+                ));
             }
             args::length(count.saturating_mul(stride), "mdg_object_list: count")?;
         }

@@ -122,8 +122,10 @@ pub unsafe extern "C" fn mdg_sem_open(
         let semaphore = match kind {
             MDG_SEM_POSIX => {
                 if (bits, max_handles) != (0, 0) {
-                    let text = format!("{what}: flags and max_handles are for MDG_SEM_UNDO");
-                    return Err(Error::new(Errno::EINVAL, text));
+                    return Err(Error::new(
+                        Errno::EINVAL,
+                        format_args!("{what}: flags and max_handles are for MDG_SEM_UNDO"),
+                    ));
                 }
                 AnySemaphore::Posix(Semaphore::open(name, value, flags.creation, mode)?)
             }
@@ -403,8 +405,10 @@ pub unsafe extern "C" fn mdg_sem_holders(
         }
         // SAFETY: the caller's promise.
         let AnySemaphore::Undo(semaphore) = unsafe { args::handle(sem.cast_const()) }? else {
-            let text = format!("{what}: only semaphores of kind MDG_SEM_UNDO know their holders");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: only semaphores of kind MDG_SEM_UNDO know their holders"),
+            ));
         };
         let mut total = 0;
         for holder in semaphore.holders() {

@@ -96,8 +96,10 @@ pub unsafe extern "C" fn mdg_wait_any(
     guard(|| {
         let first = args::out(entries, "mdg_wait_any: entries")?;
         if count == 0 || count > MOST {
-            let text = format!("mdg_wait_any: {count} entries; 1 to {MOST} are possible");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("mdg_wait_any: {count} entries; 1 to {MOST} are possible"),
+            ));
         }
         // SAFETY: non-null; the caller vouches for `count` entries, and `count` is small.
         let entries = unsafe { std::slice::from_raw_parts_mut(first, count) };

@@ -46,8 +46,10 @@ fn read<const SIZE: usize>(file: &OwnedFd, what: &str) -> Result<[u8; SIZE]> {
     let mut bytes = [0; SIZE];
     let found = named::status(file, what)?.st_size;
     if found != SIZE as i64 || pread_exact(file, &mut bytes, 0).is_err() {
-        let text = format!("{what}: {found} bytes, where {SIZE} must be");
-        return Err(Error::new(Errno::EPROTO, text));
+        return Err(Error::new(
+            Errno::EPROTO,
+            format_args!("{what}: {found} bytes, where {SIZE} must be"),
+        ));
     }
     Ok(bytes)
 }

@@ -26,8 +26,10 @@ pub fn repair(mechanism: Mechanism, name: &[u8]) -> Result<u32> {
         Mechanism::Ring => Ring::repair,
         Mechanism::Semaphore => UndoSemaphore::repair,
         _ => {
-            let text = format!("{what}: nothing there that this version could repair");
-            return Err(Error::new(Errno::ENOSYS, text));
+            return Err(Error::new(
+                Errno::ENOSYS,
+                format_args!("{what}: nothing there that this version could repair"),
+            ));
         }
     };
     let file = named::open_regular(name.path(), true, &what)?.ok_or_else(|| missing(&what))?;

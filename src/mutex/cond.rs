@@ -52,8 +52,10 @@ impl Cond {
 
     fn existing(area: Area<CondArea>, what: &str) -> Result<Self> {
         if !area.tag.is(TAG) {
-            let text = format!("{what}: these bytes are no condition variable");
-            return Err(Error::new(Errno::EPROTO, text));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: these bytes are no condition variable"),
+            ));
         }
         prepare(&area.event);
         Ok(Self { area })

@@ -36,8 +36,10 @@ pub(crate) fn mutex(bytes: &[u8; MUTEX_SIZE], what: &str) -> Result<Seen> {
     let state = u32::from_ne_bytes(word(bytes, at::STATE));
     let pid = u64::from_ne_bytes(word(bytes, at::MARK)) as u32;
     if state > LOST {
-        let text = format!("{what}: the state at {:#x} is {state}, which there is not", at::STATE);
-        return Err(Error::new(Errno::EBADMSG, text));
+        return Err(Error::new(
+            Errno::EBADMSG,
+            format_args!("{what}: the state at {:#x} is {state}, which there is not", at::STATE),
+        ));
     }
     let mut findings = Vec::new();
     let head = match owner {

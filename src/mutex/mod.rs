@@ -112,8 +112,10 @@ fn open_file<T: Shared>(
         let Some(file) = named::open_regular(path, true, &what)? else { return Ok(None) };
         let status = named::status(&file, &what)?;
         if status.st_size != size as i64 {
-            let text = format_args!("{what}: {} bytes, where {size} must be", status.st_size);
-            return Err(Error::new(Errno::EPROTO, text));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: {} bytes, where {size} must be", status.st_size),
+            ));
         }
         let anchor = Anchor::new(Arc::new(file), 0);
         let anchor = anchor.map_err(|errno| Error::from_kernel(errno, &what))?;
@@ -159,8 +161,10 @@ fn share_mutex(area: &MutexArea, file: BorrowedFd<'_>, what: &str) -> Result<()>
         }
         let _ = poll(&mut [], PollTimeout::from(1_u8));
     }
-    let text = format_args!("{what}: another process was stopped while it opened it");
-    Err(Error::new(Errno::EBUSY, text))
+    Err(Error::new(
+        Errno::EBUSY,
+        format_args!("{what}: another process was stopped while it opened it"),
+    ))
 }
 
 /// Whether this process and those that use a mutex know a thread by the same number. What is not known is

@@ -118,8 +118,10 @@ impl<T> Area<T> {
     {
         let at = memory.cast::<T>();
         if !at.is_aligned() {
-            let text = format!("memory must be aligned to {}", align_of::<T>());
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("memory must be aligned to {}", align_of::<T>()),
+            ));
         }
         Ok(Self { at, mapping: None })
     }

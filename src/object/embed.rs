@@ -56,8 +56,10 @@ impl Object {
         let size = footprint(&geometry).unwrap_or(u64::MAX);
         let room = (named::status(file, &what)?.st_size as u64).saturating_sub(offset);
         if size > room {
-            let text = format!("{what}: it needs {size} bytes, the segment has {room} from there");
-            return Err(Error::new(Errno::ENOSPC, text));
+            return Err(Error::new(
+                Errno::ENOSPC,
+                format_args!("{what}: it needs {size} bytes, the segment has {room} from there"),
+            ));
         }
         let refused = |errno| Error::from_kernel(errno, &what);
         let anchor = Anchor::new(Arc::clone(file), offset).map_err(refused)?;
@@ -66,8 +68,9 @@ impl Object {
             Error::new(Errno::EBUSY, format_args!("{what}: another process is making one there"))
         })?;
         let in_use = || {
-            let text = format!("{what}: living handles use one there");
-            anchor.is_any_held(LOCK_BYTES).then(|| Error::new(Errno::EBUSY, text))
+            anchor.is_any_held(LOCK_BYTES).then(|| {
+                Error::new(Errno::EBUSY, format_args!("{what}: living handles use one there"))
+            })
         };
         if let Some(error) = in_use() {
             return Err(error);
@@ -113,8 +116,10 @@ impl Object {
         if same {
             return Ok(());
         }
-        let text = format!("{}: another is being made, or was made, in its place", self.what());
-        Err(Error::new(Errno::ESTALE, text))
+        Err(Error::new(
+            Errno::ESTALE,
+            format_args!("{}: another is being made, or was made, in its place", self.what()),
+        ))
     }
 
     /// Opens the object, a `word`, at `offset` of a segment.
@@ -139,8 +144,10 @@ fn describe(word: &str, segment: &Shm, offset: usize) -> String {
 /// Whether an object may lie there.
 fn check<'a>(segment: &'a Shm, offset: usize, what: &str) -> Result<&'a Arc<OwnedFd>> {
     if !(offset as u64).is_multiple_of(EMBED_ALIGN) || offset as u64 > lock::BASE {
-        let text = format!("{what}: the offset must be a multiple of {EMBED_ALIGN}");
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: the offset must be a multiple of {EMBED_ALIGN}"),
+        ));
     }
     if !segment.is_writable() {
         return Err(Error::new(Errno::EACCES, format_args!("{what}: mapped read-only")));

@@ -229,8 +229,10 @@ impl Object {
             Place::Named | Place::Anonymous => size == needed,
         };
         if !fits {
-            let text = format!("{}: its size was changed to {size}", self.what);
-            return Err(Error::new(Errno::EPROTO, text));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{}: its size was changed to {size}", self.what),
+            ));
         }
         let (file, writable) = (Arc::clone(self.file.file()), self.region.is_writable());
         Self::map(file, self.superblock, self.place, writable, &self.what)
@@ -379,8 +381,10 @@ fn no_descriptor(error: &std::io::Error, what: &str) -> Error {
 fn size_of_file(geometry: &Geometry, what: &str) -> Result<u64> {
     geometry.total_size().ok_or_else(|| {
         let (capacity, item) = (geometry.capacity, geometry.item_size);
-        let text = format!("{what}: {capacity} items of {item} bytes are beyond any memory");
-        Error::new(Errno::EOVERFLOW, text)
+        Error::new(
+            Errno::EOVERFLOW,
+            format_args!("{what}: {capacity} items of {item} bytes are beyond any memory"),
+        )
     })
 }
 

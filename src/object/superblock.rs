@@ -140,15 +140,19 @@ impl Superblock {
     pub(crate) fn decode(bytes: [u8; SUPERBLOCK_LEN], room: Room, what: &str) -> Result<Self> {
         let fields = Fields(bytes);
         let wrong = |field: &str, found: u64, expected: u64| {
-            let text = format!("{what}: its {field} is {found:#x} where {expected:#x} must be");
-            Error::new(Errno::EPROTO, text)
+            Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: its {field} is {found:#x} where {expected:#x} must be"),
+            )
         };
         let expect = |field, found: u64, expected: u64| {
             if found == expected { Ok(()) } else { Err(wrong(field, found, expected)) }
         };
         if fields.take(0x00) != MAGIC {
-            let text = format!("{what}: not an object of this library (no magic number)");
-            return Err(Error::new(Errno::EPROTO, text));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: not an object of this library (no magic number)"),
+            ));
         }
         expect("byte order", u32::from_ne_bytes(fields.take(0x10)).into(), ENDIAN_PROBE.into())?;
         expect("layout version", fields.u16(0x08).into(), LAYOUT_MAJOR.into())?;
@@ -176,8 +180,11 @@ impl Superblock {
             boot_id: fields.take(0xb8),
         };
         let in_range = |field, value: u64, fine: bool| {
-            let text = || format!("{what}: its {field} cannot be {value}");
-            if fine { Ok(()) } else { Err(Error::new(Errno::EPROTO, text())) }
+            if fine {
+                return Ok(());
+            }
+            let code = Errno::EPROTO;
+            Err(Error::new(code, format_args!("{what}: its {field} cannot be {value}")))
         };
         in_range("item_size", geometry.item_size.into(), geometry.item_size > 0)?;
         in_range("capacity", geometry.capacity, geometry.capacity.is_power_of_two())?;
@@ -191,8 +198,10 @@ impl Superblock {
         match room {
             Room::Exactly(there) => expect("file size", there, size)?,
             Room::AtMost(there) if size > there => {
-                let text = format!("{what}: it has {size} bytes where there are {there}");
-                return Err(Error::new(Errno::EPROTO, text));
+                return Err(Error::new(
+                    Errno::EPROTO,
+                    format_args!("{what}: it has {size} bytes where there are {there}"),
+                ));
             }
             Room::AtMost(_) => {}
         }

@@ -89,8 +89,10 @@ impl<'fd> End<'fd> {
         if is_fifo(self.fd).map_err(|errno| self.error(errno))? {
             return Ok(());
         }
-        let text = format!("descriptor {} is not a pipe or FIFO", self.fd.as_raw_fd());
-        Err(Error::new(Errno::EPROTO, text))
+        Err(Error::new(
+            Errno::EPROTO,
+            format_args!("descriptor {} is not a pipe or FIFO", self.fd.as_raw_fd()),
+        ))
     }
 
     /// Finds the way that works when the flag of the call does not.
@@ -213,7 +215,7 @@ impl<'fd> End<'fd> {
                     Direction::Read => "reading from",
                     Direction::Write => "writing to",
                 };
-                Error::from_kernel(errno, format!("{what} descriptor {}", self.fd.as_raw_fd()))
+                Error::from_kernel(errno, format_args!("{what} descriptor {}", self.fd.as_raw_fd()))
             }
         }
     }

@@ -25,8 +25,10 @@ const UNSEEN: Duration = Duration::from_millis(10);
 pub fn create(path: &Path, mode: u32) -> Result<()> {
     let bits = libc::mode_t::try_from(mode).ok().filter(|bits| bits & !0o777 == 0);
     let Some(bits) = bits else {
-        let text = format!("fifo {path:?}: mode {mode:#o} has bits other than permissions");
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("fifo {path:?}: mode {mode:#o} has bits other than permissions"),
+        ));
     };
     mkfifo(path, Mode::from_bits_truncate(bits)).map_err(|errno| failed("creating", path, errno))
 }
@@ -78,8 +80,10 @@ impl<'path> Fifo<'path> {
     }
 
     fn stale(&self) -> Error {
-        let text = format!("fifo {:?} was unlinked or replaced while it was opened", self.path);
-        Error::new(Errno::ESTALE, text)
+        Error::new(
+            Errno::ESTALE,
+            format_args!("fifo {:?} was unlinked or replaced while it was opened", self.path),
+        )
     }
 
     /// One non-blocking open; `ENXIO` from the kernel means a writer without reader.

@@ -38,8 +38,10 @@ impl<'fd> Turn<'fd> {
             Err(Errno::ENXIO) => Err(End::new(fd, Direction::Write).error(Errno::EPIPE)),
             // Resources: not a reason to fall back on a lock that excludes less.
             Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
-                let what = format!("reopening descriptor {} for a message", fd.as_raw_fd());
-                Err(Error::from_kernel(errno, what))
+                Err(Error::from_kernel(
+                    errno,
+                    format_args!("reopening descriptor {} for a message", fd.as_raw_fd()),
+                ))
             }
             Err(_) => {
                 let end = End::new(fd, Direction::Write);

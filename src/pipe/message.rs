@@ -85,8 +85,10 @@ impl Header {
 pub fn send(fd: BorrowedFd<'_>, message: &[u8], timeout: Timeout) -> Result<()> {
     End::new(fd, Direction::Write).require_pipe()?;
     if message.len() > MESSAGE_MAX {
-        let text = format!("a message of {} bytes; {MESSAGE_MAX} is the limit", message.len());
-        return Err(Error::new(Errno::EMSGSIZE, text));
+        return Err(Error::new(
+            Errno::EMSGSIZE,
+            format_args!("a message of {} bytes; {MESSAGE_MAX} is the limit", message.len()),
+        ));
     }
     let mut waiter = Waiter::new(timeout);
     let many = message.len() > PAYLOAD;

@@ -100,8 +100,10 @@ impl Receiver<'_> {
             if total <= buf.len() {
                 return Ok(total);
             }
-            let text = format!("a message of {total} bytes; the buffer has {}", buf.len());
-            return Err(Error::new(Errno::EMSGSIZE, text));
+            return Err(Error::new(
+                Errno::EMSGSIZE,
+                format_args!("a message of {total} bytes; the buffer has {}", buf.len()),
+            ));
         }
     }
 
@@ -176,14 +178,19 @@ impl Receiver<'_> {
 
     fn cut_off(&self, total: usize, why: &str) -> Error {
         let fd = self.fd.as_raw_fd();
-        let text =
-            format!("descriptor {fd}: a message of {total} bytes was cut off and dropped: {why}");
-        Error::new(Errno::EBADMSG, text)
+        Error::new(
+            Errno::EBADMSG,
+            format_args!(
+                "descriptor {fd}: a message of {total} bytes was cut off and dropped: {why}"
+            ),
+        )
     }
 
     fn corrupt(&self, what: &str) -> Error {
         let fd = self.fd.as_raw_fd();
-        let text = format!("descriptor {fd}: {what}; something else writes to or reads from it");
-        Error::new(Errno::EBADMSG, text)
+        Error::new(
+            Errno::EBADMSG,
+            format_args!("descriptor {fd}: {what}; something else writes to or reads from it"),
+        )
     }
 }

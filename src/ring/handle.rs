@@ -353,13 +353,13 @@ impl Ring {
     pub(super) fn trouble(&self, trouble: Trouble) -> Error {
         match trouble {
             Trouble::Corrupt => self.corrupt(Corrupt),
-            Trouble::Lost(count) => {
-                let why = format!(
+            Trouble::Lost(count) => self.refuse(
+                Errno::EOVERFLOW,
+                format_args!(
                     "{count} items went by before this consumer had read them; it goes on with the \
                      oldest that is there"
-                );
-                self.refuse(Errno::EOVERFLOW, why)
-            }
+                ),
+            ),
         }
     }
 
@@ -377,8 +377,10 @@ impl Ring {
             End::Consumer => Access::WriteOnly,
         };
         if self.access == wrong_end {
-            let why = format!("this handle was not opened for the {} end", end.word());
-            return Err(self.refuse(Errno::EACCES, why));
+            return Err(self.refuse(
+                Errno::EACCES,
+                format_args!("this handle was not opened for the {} end", end.word()),
+            ));
         }
         let mut held = self.held.take();
         // Not a cancellation point, though it opens a file.
@@ -415,8 +417,10 @@ impl Ring {
         }
         let (word, file) = (self.role_word(end), self.object.anchor());
         let Some(role) = Role::claim(word, end, participant, file, self.object.what())? else {
-            let why = format!("the {} end is held by pid {}", end.word(), word.pid());
-            return Err(self.refuse(Errno::EBUSY, why));
+            return Err(self.refuse(
+                Errno::EBUSY,
+                format_args!("the {} end is held by pid {}", end.word(), word.pid()),
+            ));
         };
         let taken = match (&self.engine, end) {
             (Engine::Spsc, End::Producer) => {

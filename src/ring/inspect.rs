@@ -46,8 +46,9 @@ impl<'a> RingLook<'a> {
     pub(crate) fn indices(&self) -> Result<(u64, u64)> {
         let flags = self.look.u32(FLAGS)?;
         if flags & CORRUPT != 0 {
-            let text = format!("the flags at {FLAGS:#x} are {flags:#x}: it was found corrupt");
-            return Err(self.look.corrupt(text));
+            return Err(self.look.corrupt(format_args!(
+                "the flags at {FLAGS:#x} are {flags:#x}: it was found corrupt"
+            )));
         }
         let head = self.look.u64(HEAD)?;
         let tail = self.look.u64(TAIL)?;
@@ -59,11 +60,10 @@ impl<'a> RingLook<'a> {
         let ahead = (room.wrapping_sub(tail) as i64).saturating_add(late);
         // In a broadcast `head` is not the consumers' index.
         if self.kind() != KIND_BROADCAST && (behind < 0 || ahead < 0) {
-            let text = format!(
+            return Err(self.look.corrupt(format_args!(
                 "tail, at {TAIL:#x}, is {tail} where head, at {HEAD:#x}, is {head}, and {} items fit",
                 self.look.geometry().capacity
-            );
-            return Err(self.look.corrupt(text));
+            )));
         }
         Ok((head, tail))
     }

@@ -154,8 +154,10 @@ impl Drop for Leaving<'_> {
 
 fn check(entries: &[Wait<'_>]) -> Result<()> {
     if entries.is_empty() || entries.len() > MOST {
-        let text = format!("waiting for {} entries: 1 to {MOST} are possible", entries.len());
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("waiting for {} entries: 1 to {MOST} are possible", entries.len()),
+        ));
     }
     entries.iter().try_for_each(|entry| entry.events.check("waiting for many"))
 }
@@ -267,8 +269,10 @@ fn look_at_descriptors(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> 
     for (&index, fd) in places.iter().zip(&fds) {
         let flags = fd.revents().unwrap_or(PollFlags::empty());
         if flags.contains(PollFlags::POLLNVAL) {
-            let text = format!("waiting for many: entry {index} is no open descriptor");
-            return Err(Error::new(Errno::EBADF, text));
+            return Err(Error::new(
+                Errno::EBADF,
+                format_args!("waiting for many: entry {index} is no open descriptor"),
+            ));
         }
         found[index] = answered(flags);
         any |= found[index] != Events::NONE;

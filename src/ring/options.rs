@@ -93,18 +93,24 @@ impl Options {
     /// Errors that no object can mend.
     pub(super) fn validate(&self, what: &str) -> Result<()> {
         if self.policy & (policy::FAIL | policy::OVERWRITE) == policy::FAIL | policy::OVERWRITE {
-            let text = format!("{what}: a ring that overwrites is never full, so cannot fail");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: a ring that overwrites is never full, so cannot fail"),
+            ));
         }
         if self.policy & policy::EVICT != 0 && self.policy & (policy::FAIL | policy::OVERWRITE) != 0
         {
-            let text = format!("{what}: a full ring overwrites, evicts or fails: one of them");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: a full ring overwrites, evicts or fails: one of them"),
+            ));
         }
         let both = policy::STOPPROOF | policy::REDELIVER;
         if self.policy & both == both {
-            let text = format!("{what}: a stop-proof ring does not redeliver");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: a stop-proof ring does not redeliver"),
+            ));
         }
         if self.kind.is_some_and(|kind| !self.fits(kind)) {
             return Err(Self::no_oldest(what));
@@ -115,13 +121,19 @@ impl Options {
             return Err(Self::no_policy(self.policy & !known, what));
         }
         if self.max_handles > MAX_HANDLES_LIMIT {
-            let text =
-                format!("{what}: max_handles {} is over {MAX_HANDLES_LIMIT}", self.max_handles);
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!(
+                    "{what}: max_handles {} is over {MAX_HANDLES_LIMIT}",
+                    self.max_handles
+                ),
+            ));
         }
         if self.capacity.checked_next_power_of_two().is_none() {
-            let text = format!("{what}: a capacity of {} items", self.capacity);
-            return Err(Error::new(Errno::EOVERFLOW, text));
+            return Err(Error::new(
+                Errno::EOVERFLOW,
+                format_args!("{what}: a capacity of {} items", self.capacity),
+            ));
         }
         Ok(())
     }
@@ -132,13 +144,17 @@ impl Options {
     }
 
     fn no_oldest(what: &str) -> Error {
-        let text = format!("{what}: only a consumer of a broadcast can begin with the oldest item");
-        Error::new(Errno::EINVAL, text)
+        Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: only a consumer of a broadcast can begin with the oldest item"),
+        )
     }
 
     fn no_policy(bits: u32, what: &str) -> Error {
-        let text = format!("{what}: policy bits {bits:#x} are not for this kind of ring");
-        Error::new(Errno::EINVAL, text)
+        Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: policy bits {bits:#x} are not for this kind of ring"),
+        )
     }
 
     /// Where a consumer of a broadcast begins.
@@ -152,8 +168,10 @@ impl Options {
             return Err(Self::no_oldest(what));
         }
         if self.capacity == 0 || self.item_size == 0 {
-            let text = format!("{what}: making it needs a capacity and an item_size");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: making it needs a capacity and an item_size"),
+            ));
         }
         let kind = self.kind.unwrap_or(Kind::Spsc);
         let unknown = self.policy & !kind.policies();
@@ -169,8 +187,10 @@ impl Options {
         };
         if geometry.total_size().is_none() {
             let (capacity, item) = (geometry.capacity, geometry.item_size);
-            let text = format!("{what}: {capacity} items of {item} bytes are beyond any memory");
-            return Err(Error::new(Errno::EOVERFLOW, text));
+            return Err(Error::new(
+                Errno::EOVERFLOW,
+                format_args!("{what}: {capacity} items of {item} bytes are beyond any memory"),
+            ));
         }
         Ok(geometry)
     }
@@ -179,16 +199,19 @@ impl Options {
     pub(super) fn check(&self, found: &Superblock, what: &str) -> Result<()> {
         let there = &found.geometry;
         let Some(kind) = Kind::from_number(there.kind) else {
-            let text =
-                format!("{what}: is of kind {}, which this version does not know", there.kind);
-            return Err(Error::new(Errno::EPROTO, text));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: is of kind {}, which this version does not know", there.kind),
+            ));
         };
         if !self.fits(kind) {
             return Err(Self::no_oldest(what));
         }
         if there.policy & !kind.policies() != 0 {
-            let text = format!("{what}: has policy bits {:#x}, of a later version", there.policy);
-            return Err(Error::new(Errno::EPROTO, text));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: has policy bits {:#x}, of a later version", there.policy),
+            ));
         }
         let capacity = if self.capacity == 0 { 0 } else { self.capacity.next_power_of_two() };
         let pairs = [
@@ -201,10 +224,12 @@ impl Options {
         for (field, asked, is) in pairs {
             if asked != 0 && asked != is {
                 let pid = found.creator.pid;
-                let text = format!(
-                    "{what}: {field} is {asked} here but {is} in the object (created by pid {pid})"
-                );
-                return Err(Error::new(Errno::EPROTO, text));
+                return Err(Error::new(
+                    Errno::EPROTO,
+                    format_args!(
+                        "{what}: {field} is {asked} here but {is} in the object (created by pid {pid})"
+                    ),
+                ));
             }
         }
         Ok(())

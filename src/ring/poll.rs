@@ -109,8 +109,10 @@ impl Events {
     /// [`Error`] unless it is one or both of those that can be asked for.
     pub(super) fn check(self, what: &str) -> Result<()> {
         if self == Self::NONE || self.0 & !(Self::IN.0 | Self::OUT.0) != 0 {
-            let text = format!("{what}: events {:#x} are not IN, OUT or both", self.0);
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: events {:#x} are not IN, OUT or both", self.0),
+            ));
         }
         Ok(())
     }

@@ -252,8 +252,10 @@ impl Ring {
     pub fn commit(&self, count: usize) -> Result<()> {
         let run = self.run(End::Producer);
         if count as u64 > run {
-            let text = format!("committing {count} items of a run of {run}");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("committing {count} items of a run of {run}"),
+            ));
         }
         if run == 0 {
             return Ok(());
@@ -284,8 +286,10 @@ impl Ring {
     pub fn release(&self, count: usize) -> Result<()> {
         let run = self.run(End::Consumer);
         if count as u64 > run {
-            let text = format!("releasing {count} items of a run of {run}");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("releasing {count} items of a run of {run}"),
+            ));
         }
         if run == 0 {
             return Ok(());
@@ -311,8 +315,10 @@ impl Ring {
     fn items_in(&self, bytes: usize) -> Result<usize> {
         let size = self.item_size();
         if !bytes.is_multiple_of(size) {
-            let text = format!("{bytes} bytes are no whole number of items of {size} bytes");
-            return Err(Error::new(Errno::EMSGSIZE, text));
+            return Err(Error::new(
+                Errno::EMSGSIZE,
+                format_args!("{bytes} bytes are no whole number of items of {size} bytes"),
+            ));
         }
         Ok(bytes / size)
     }
@@ -321,8 +327,10 @@ impl Ring {
         if bytes == self.item_size() {
             return Ok(());
         }
-        let text = format!("{bytes} bytes where an item has {}", self.item_size());
-        Err(Error::new(Errno::EMSGSIZE, text))
+        Err(Error::new(
+            Errno::EMSGSIZE,
+            format_args!("{bytes} bytes where an item has {}", self.item_size()),
+        ))
     }
 
     /// Waits for room and pushes `item`, which has exactly [`Ring::item_size`] bytes.

@@ -68,8 +68,10 @@ impl Ring {
 
     pub(super) fn peer_died(&self, end: End) -> Error {
         let pid = self.role_word(end).pid();
-        let why = format!("the process at the {} end (pid {pid}) died", end.word());
-        self.refuse(Errno::EOWNERDEAD, why)
+        self.refuse(
+            Errno::EOWNERDEAD,
+            format_args!("the process at the {} end (pid {pid}) died", end.word()),
+        )
     }
 
     /// Whether an operation at `end`, which this handle holds, would not have to wait: it would

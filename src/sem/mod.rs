@@ -69,8 +69,10 @@ impl Semaphore {
     fn existing(file: OwnedFd, what: &str) -> Result<Self> {
         let size = named::status(&file, what)?.st_size;
         if size != semaphore::SIZE as i64 {
-            let text = format!("{what}: {size} bytes, where a semaphore has {}", semaphore::SIZE);
-            return Err(Error::new(Errno::EPROTO, text));
+            return Err(Error::new(
+                Errno::EPROTO,
+                format_args!("{what}: {size} bytes, where a semaphore has {}", semaphore::SIZE),
+            ));
         }
         // Judged as read, not as mapped: a file that is cut short meanwhile must not fault.
         let mut bytes = [0; semaphore::SIZE];
@@ -192,8 +194,10 @@ impl AnySemaphore {
 
 fn check_value(value: u32, what: &str) -> Result<()> {
     if value > VALUE_MAX {
-        let text = format!("{what}: a value of {value}; the greatest is {VALUE_MAX}");
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: a value of {value}; the greatest is {VALUE_MAX}"),
+        ));
     }
     Ok(())
 }
@@ -211,8 +215,10 @@ fn check_image(bytes: &[u8; semaphore::SIZE], what: &str) -> Result<()> {
     let same = fixed.all(|((zeros, ones), byte)| *zeros != ones || byte == zeros);
     let value = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     if (cfg!(target_pointer_width = "64") && !same) || value > VALUE_MAX {
-        let text = format!("{what}: these bytes are no process-shared semaphore");
-        return Err(Error::new(Errno::EPROTO, text));
+        return Err(Error::new(
+            Errno::EPROTO,
+            format_args!("{what}: these bytes are no process-shared semaphore"),
+        ));
     }
     Ok(())
 }

@@ -88,10 +88,10 @@ pub(crate) fn reserve_behind(file: &OwnedFd, from: u64, size: u64, what: &str) -
 
 fn no_room(errno: Errno, from: u64, size: u64, what: &str) -> Error {
     match errno {
-        Errno::ENOSPC => {
-            let text = format!("{what}: {} bytes do not fit on the file system", size - from);
-            Error::new(errno, text)
-        }
+        Errno::ENOSPC => Error::new(
+            errno,
+            format_args!("{what}: {} bytes do not fit on the file system", size - from),
+        ),
         _ => Error::from_kernel(errno, format_args!("{what}: reserving {size} bytes")),
     }
 }
@@ -234,8 +234,10 @@ pub(crate) fn create_or_open<T>(
             return Ok(object);
         }
     }
-    let text = format!("{what}: others removed and made it again {CHASE_LIMIT} times meanwhile");
-    Err(Error::new(Errno::ESTALE, text))
+    Err(Error::new(
+        Errno::ESTALE,
+        format_args!("{what}: others removed and made it again {CHASE_LIMIT} times meanwhile"),
+    ))
 }
 
 /// Removes a name; those who have the object go on using it. `EPROTO` if it is a directory.

@@ -29,8 +29,10 @@ impl Place {
     /// made of it live.
     pub unsafe fn at(memory: NonNull<u8>) -> Result<Self> {
         if !memory.addr().get().is_multiple_of(semaphore::ALIGN) {
-            let text = format!("semaphore in memory: must be aligned to {}", semaphore::ALIGN);
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("semaphore in memory: must be aligned to {}", semaphore::ALIGN),
+            ));
         }
         Ok(Self { memory, _mapping: None })
     }

@@ -71,8 +71,7 @@ impl Shm {
         what: &str,
     ) -> Result<Option<Self>> {
         if size == 0 {
-            let text = format!("{what}: making it needs a size");
-            return Err(Error::new(Errno::EINVAL, text));
+            return Err(Error::new(Errno::EINVAL, format_args!("{what}: making it needs a size")));
         }
         let new = Unpublished::new(path, size as u64, mode, what)?;
         // Mapped before it has a name: what can fail has failed by then.
@@ -279,10 +278,10 @@ fn writable(access: Access, what: &str) -> Result<bool> {
     match access {
         Access::ReadOnly => Ok(false),
         Access::ReadWrite => Ok(true),
-        Access::WriteOnly => {
-            let text = format!("{what}: memory cannot be mapped write-only; use O_RDWR");
-            Err(Error::new(Errno::EINVAL, text))
-        }
+        Access::WriteOnly => Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: memory cannot be mapped write-only; use O_RDWR"),
+        )),
     }
 }
 
@@ -303,12 +302,16 @@ fn size_to_map(status: &FileStat, asked: usize, what: &str) -> Result<usize> {
     }
     let there = status.st_size as u64;
     if there == 0 {
-        let text = format!("{what}: it is empty; nobody has given it a size yet");
-        return Err(Error::new(Errno::EPROTO, text));
+        return Err(Error::new(
+            Errno::EPROTO,
+            format_args!("{what}: it is empty; nobody has given it a size yet"),
+        ));
     }
     if asked as u64 > there {
-        let text = format!("{what}: {asked} bytes asked for, but it has {there}");
-        return Err(Error::new(Errno::EPROTO, text));
+        return Err(Error::new(
+            Errno::EPROTO,
+            format_args!("{what}: {asked} bytes asked for, but it has {there}"),
+        ));
     }
     let all = usize::try_from(there)
         .map_err(|_| Error::new(Errno::EOVERFLOW, format_args!("{what}: {there} bytes")))?;

@@ -92,8 +92,10 @@ pub unsafe extern "C" fn mdg_ring_open(
 /// An oflag that is an access mode and nothing else.
 pub(super) fn access(oflag: c_int, what: &str) -> Result<Access> {
     if oflag & !libc::O_ACCMODE != 0 {
-        let text = format!("{what}: oflag takes an access mode only");
-        return Err(Error::new(Errno::EINVAL, text));
+        return Err(Error::new(
+            Errno::EINVAL,
+            format_args!("{what}: oflag takes an access mode only"),
+        ));
     }
     Ok(args::oflag(oflag, 0, what)?.access)
 }

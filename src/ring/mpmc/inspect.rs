@@ -6,6 +6,7 @@
 //! happens in between.
 
 use std::cell::Cell as Private;
+use std::fmt;
 
 use super::word::{Cell, Intent, Laps, MAX_RUN, is_of_redelivery};
 use crate::error::Result;
@@ -96,15 +97,16 @@ impl<'a> Cells<'a> {
         let mut open = Vec::new();
         let mut latest = (head, tail);
         self.words(self.count(), |index, word| {
-            let wrong = |bounds: &str| {
+            let wrong = |bounds: fmt::Arguments<'_>| {
                 let at = self.at(index);
-                let text = format!("the word of cell {index}, at {at:#x}, is {word:#x}: {bounds}");
-                self.look.corrupt(text)
+                self.look.corrupt(format_args!(
+                    "the word of cell {index}, at {at:#x}, is {word:#x}: {bounds}"
+                ))
             };
             let tag = word & 0xffff;
             let is_tagged_again = self.redeliver && is_of_redelivery(tag);
             if tag > 1 && !is_tagged_again || tag != 0 && word >> 16 & 1 == 0 {
-                return Err(wrong("no turn has such a tag"));
+                return Err(wrong(format_args!("no turn has such a tag")));
             }
             // The last position in this cell that had been claimed.
             let last = |tail: u64| {
@@ -124,7 +126,7 @@ impl<'a> Cells<'a> {
                     // Nobody's.
                     Cell::Returned if position < head || is_behind(position)? => {}
                     Cell::Full | Cell::Tombstone | Cell::Past => {}
-                    _ => return Err(wrong(&format!("too early for position {position}"))),
+                    _ => return Err(wrong(format_args!("too early for position {position}"))),
                 }
             }
             let is_late = |(head, tail): (u64, u64)| {
@@ -138,7 +140,7 @@ impl<'a> Cells<'a> {
             if is_late(latest) {
                 latest = indices()?;
                 if is_late(latest) {
-                    return Err(wrong(&format!("too late where tail is {}", latest.1)));
+                    return Err(wrong(format_args!("too late where tail is {}", latest.1)));
                 }
             }
             if open.len() == OPEN_AT_ONCE {
@@ -162,12 +164,11 @@ impl<'a> Cells<'a> {
             let named = occupants.iter().any(|one| intent(one, end).covers(position));
             if !named && self.word(position)? == word {
                 let at = self.at(position & (self.look.geometry().capacity - 1));
-                let text = format!(
+                return Err(self.look.corrupt(format_args!(
                     "position {position}, word {word:#x} at {at:#x}, is claimed at the {} end, and \
                      nobody's intent names it",
                     end.word()
-                );
-                return Err(self.look.corrupt(text));
+                )));
             }
         }
         Ok(())

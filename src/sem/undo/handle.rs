@@ -2,6 +2,7 @@
 //! [`UndoSemaphore`]: one handle on such a semaphore, from opening to closing, across forks and
 //! deaths.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -49,8 +50,10 @@ impl UndoOptions {
             [("value", self.value, VALUE_MAX), ("max_handles", self.max_handles, MAX_HANDLES_LIMIT)]
         {
             if is > most {
-                let text = format!("{what}: a {field} of {is}; the greatest is {most}");
-                return Err(Error::new(Errno::EINVAL, text));
+                return Err(Error::new(
+                    Errno::EINVAL,
+                    format_args!("{what}: a {field} of {is}; the greatest is {most}"),
+                ));
             }
         }
         let handles = if self.max_handles == 0 { DEFAULT_HANDLES } else { self.max_handles };
@@ -175,8 +178,10 @@ impl UndoSemaphore {
 
     #[cold]
     fn corrupt(&self, _: Corrupt) -> Error {
-        let text = format!("{}: its words are impossible", self.object().what());
-        Error::new(Errno::EBADMSG, text)
+        Error::new(
+            Errno::EBADMSG,
+            format_args!("{}: its words are impossible", self.object().what()),
+        )
     }
 
     /// Takes a slot for this process; what a parent had stays the parent's.
@@ -225,8 +230,10 @@ impl UndoSemaphore {
 
     fn still_whole(&self) -> Result<()> {
         if self.object().region().is_cut() {
-            let text = format!("{}: somebody has made its file shorter", self.object().what());
-            return Err(Error::new(Errno::EBADMSG, text));
+            return Err(Error::new(
+                Errno::EBADMSG,
+                format_args!("{}: somebody has made its file shorter", self.object().what()),
+            ));
         }
         Ok(())
     }
@@ -239,10 +246,10 @@ impl UndoSemaphore {
             Taken::Permit { told: false } => Ok(Some(Permit::Ordinary)),
             Taken::Permit { told: true } => Ok(Some(Permit::FromDead)),
             Taken::None => Ok(None),
-            Taken::TooMany => {
-                let text = format!("{}: this handle holds {VALUE_MAX}", self.object().what());
-                Err(Error::new(Errno::EOVERFLOW, text))
-            }
+            Taken::TooMany => Err(Error::new(
+                Errno::EOVERFLOW,
+                format_args!("{}: this handle holds {VALUE_MAX}", self.object().what()),
+            )),
         }
     }
 
@@ -265,8 +272,10 @@ impl UndoSemaphore {
     /// who waits. `EOVERFLOW` at the greatest value, which stays.
     pub fn post(&self) -> Result<()> {
         if !self.operate(|me| self.core.give(me))? {
-            let text = format!("{}: posting: it has its greatest value", self.object().what());
-            return Err(Error::new(Errno::EOVERFLOW, text));
+            return Err(Error::new(
+                Errno::EOVERFLOW,
+                format_args!("{}: posting: it has its greatest value", self.object().what()),
+            ));
         }
         self.event().notify();
         Ok(())
@@ -357,17 +366,19 @@ impl UndoSemaphore {
 
 pub(super) fn check(found: &Superblock, max_handles: u32, what: &str) -> Result<()> {
     let there = &found.geometry;
-    let refused = |text: String| Err(Error::new(Errno::EPROTO, format_args!("{what}: {text}")));
+    let refused =
+        |text: fmt::Arguments<'_>| Err(Error::new(Errno::EPROTO, format_args!("{what}: {text}")));
     if there.kind != KIND_SEM {
-        return refused(format!("is of kind {}, which is no semaphore", there.kind));
+        return refused(format_args!("is of kind {}, which is no semaphore", there.kind));
     }
     if *there != geometry(there.policy, there.max_handles) || there.policy > VALUE_MAX {
-        return refused("has the geometry of a later version".to_owned());
+        return refused(format_args!("has the geometry of a later version"));
     }
     if max_handles != 0 && max_handles != there.max_handles {
         let (is, pid) = (there.max_handles, found.creator.pid);
-        let text = format!("max_handles is {max_handles} here but {is} in the object");
-        return refused(format!("{text} (created by pid {pid})"));
+        return refused(format_args!(
+            "max_handles is {max_handles} here but {is} in the object (created by pid {pid})"
+        ));
     }
     Ok(())
 }

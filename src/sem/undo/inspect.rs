@@ -76,7 +76,7 @@ impl<'a> SemLook<'a> {
         let all = self.look.geometry().max_handles;
         let wrong = |at, word: u64, why: &str| {
             let at = memory::offset(self.look.geometry(), at);
-            self.look.corrupt(format!("the word at {at:#x} is {word:#x}: {why}"))
+            self.look.corrupt(format_args!("the word at {at:#x} is {word:#x}: {why}"))
         };
         let word = self.core.memory().load(Place::Word);
         if Word::of(word, 0).number != 0 && Word::of(word, 0).participant >= all {
