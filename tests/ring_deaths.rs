@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use madang::ffi::ring::*;
-use madang::ring::{Options, Ring};
+use madang::ring::{Kind, Options, Ring, policy};
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::process::{Gate, fork, join, kill, serial};
 use support::ring_face::{C, CREATE, Face, Named, SECOND, pattern};
@@ -16,6 +16,8 @@ on_both_faces! { Ring, C in turn:
     death_of_the_producer
     death_of_the_consumer
     short_waits_notice_a_death
+    an_abandoned_end_is_a_death
+    an_abandoned_handle_of_many
 }
 
 /// The textbook way: open, fork, one side pushes, the other pops; and by name, unrelated.
@@ -268,4 +270,90 @@ fn killed_consumers_take_one_item_at_most() {
     let stats = ring.stat();
     assert!(stats.read >= seen && stats.read <= seen + 1);
     assert_eq!(stats.written, pushed);
+}
+
+/// A handle that is abandoned tells the peers what a kill of its process tells them, and nothing else.
+fn an_abandoned_end_is_a_death<F: Face>() {
+    let name = Named::new("abandon");
+    let ring = F::open(Some(&name.0), &Options::new(2, 8), CREATE, 0o600).unwrap();
+    let open = |oflag| F::open(Some(&name.0), &Options::default(), oflag, 0).unwrap();
+    let mut item = [0; 8];
+    let pid = format!("pid {}", std::process::id());
+
+    let producer = open(libc::O_WRONLY);
+    producer.push(&1_u64.to_ne_bytes(), NOWAIT).unwrap();
+    producer.reserve(1, NOWAIT).unwrap();
+    producer.abandon();
+    ring.pop(&mut item, FOREVER).unwrap();
+    refused_with(ring.pop(&mut item, FOREVER), libc::EOWNERDEAD, &pid);
+    assert_eq!((ring.stat().producer_state, ring.stat().recovered), (MDG_RING_END_DEAD, 1));
+
+    // The end is free for the next, and closing in order is no death.
+    let producer = open(libc::O_WRONLY);
+    producer.push(&2_u64.to_ne_bytes(), NOWAIT).unwrap();
+    drop(producer);
+    assert_eq!((ring.stat().producer_state, ring.stat().recovered), (MDG_RING_END_CLOSED, 1));
+    ring.pop(&mut item, FOREVER).unwrap();
+    refused_with(ring.pop(&mut item, SECOND / 1000), libc::ETIMEDOUT, "");
+    drop(ring);
+
+    // A consumer: its peeked item stays, the producer that finds the ring full is told.
+    let (producer, consumer) = (open(libc::O_WRONLY), open(libc::O_RDONLY));
+    for value in 3..5_u64 {
+        producer.push(&value.to_ne_bytes(), NOWAIT).unwrap();
+    }
+    consumer.peek(1, NOWAIT).unwrap();
+    consumer.abandon();
+    refused_with(producer.push(&[0; 8], FOREVER), libc::EOWNERDEAD, &pid);
+    let consumer = open(libc::O_RDONLY);
+    consumer.pop(&mut item, NOWAIT).unwrap();
+    assert_eq!(u64::from_ne_bytes(item), 3);
+
+    // In a child, what the parent holds stays the parent's.
+    join(fork(|| {
+        // SAFETY: taken once in this process, which leaves without dropping it.
+        let inherited = unsafe { std::ptr::read(&raw const producer) };
+        inherited.abandon();
+    }));
+    assert_eq!(consumer.stat().producer_state, MDG_RING_END_LIVE);
+
+    // Who has ended the stream owes nothing any more.
+    producer.shutdown().unwrap();
+    producer.abandon();
+    consumer.pop(&mut item, FOREVER).unwrap();
+    assert_eq!(u64::from_ne_bytes(item), 4);
+    refused_with(consumer.pop(&mut item, FOREVER), libc::EPIPE, "");
+    assert_eq!(consumer.stat().producer_state, MDG_RING_END_CLOSED);
+}
+
+/// Of many at one end, one that is abandoned ends nothing for the others.
+fn an_abandoned_handle_of_many<F: Face>() {
+    let options =
+        Options { kind: Some(Kind::Mpmc), policy: policy::REDELIVER, ..Options::new(4, 8) };
+    let ring = F::open(None, &options, libc::O_RDWR, 0).unwrap();
+    let mut item = [0; 8];
+    let producers = [(); 2].map(|()| ring.dup(libc::O_WRONLY).unwrap());
+    let [first, second] = producers;
+    first.push(&1_u64.to_ne_bytes(), NOWAIT).unwrap();
+    first.reserve(1, NOWAIT).unwrap();
+    second.push(&2_u64.to_ne_bytes(), NOWAIT).unwrap();
+    first.abandon();
+
+    // What it had reserved holds nobody up; what a consumer had in hands comes again.
+    let worker = ring.dup(libc::O_RDONLY).unwrap();
+    worker.peek(1, FOREVER).unwrap();
+    worker.abandon();
+    let mut got = [0; 2].map(|_: u64| {
+        ring.pop(&mut item, FOREVER).unwrap();
+        u64::from_ne_bytes(item)
+    });
+    got.sort_unstable();
+    assert_eq!(got, [1, 2]);
+    assert_eq!(ring.stat().redelivered, 1);
+    refused_with(ring.pop(&mut item, SECOND / 5), libc::ETIMEDOUT, "");
+    second.push(&3_u64.to_ne_bytes(), NOWAIT).unwrap();
+    ring.pop(&mut item, FOREVER).unwrap();
+    second.abandon();
+    refused_with(ring.pop(&mut item, FOREVER), libc::EOWNERDEAD, "");
+    assert_eq!(ring.stat().producer_state, MDG_RING_END_DEAD);
 }

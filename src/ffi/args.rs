@@ -130,11 +130,21 @@ pub(super) unsafe fn poison<O: Opaque>(handle: *const O) {
 /// Takes a handle back from C and drops it; NULL and what is not a live handle are left alone.
 ///
 /// # Safety
-/// As for [`handle`]; no other thread uses the handle any more.
+/// As for [`take`].
 pub(super) unsafe fn close<O: Opaque>(handle: *mut O) {
+    // SAFETY: the caller's promise.
+    drop(unsafe { take(handle) });
+}
+
+/// Takes a handle back from C: the object that was behind it. `None` for NULL and for what is not a
+/// live handle.
+///
+/// # Safety
+/// As for [`handle`]; no other thread uses the handle any more.
+pub(super) unsafe fn take<O: Opaque>(handle: *mut O) -> Option<O::Inner> {
     let handle = handle.cast::<Handle<O::Inner>>();
     if handle.is_null() || !handle.is_aligned() {
-        return;
+        return None;
     }
     // SAFETY: non-null and aligned; the caller vouches for eight readable bytes.
     let tag = unsafe { &*handle.cast::<AtomicU64>() };
@@ -142,10 +152,10 @@ pub(super) unsafe fn close<O: Opaque>(handle: *mut O) {
     if (found != O::TAG && found != POISONED)
         || tag.compare_exchange(found, CLOSED, Ordering::Relaxed, Ordering::Relaxed).is_err()
     {
-        return;
+        return None;
     }
     // SAFETY: the tag said that `give` made this box, and the exchange makes us the only closer.
-    drop(unsafe { Box::from_raw(handle) });
+    Some(unsafe { Box::from_raw(handle) }.inner)
 }
 
 #[cold]

@@ -56,6 +56,11 @@ impl Producer {
         self.0.shutdown()
     }
 
+    /// As [`Ring::abandon`].
+    pub fn abandon(self) {
+        self.0.abandon();
+    }
+
     /// As [`Ring::stat`].
     pub fn stat(&self) -> Stats {
         self.0.stat()
@@ -87,6 +92,11 @@ impl Consumer {
     /// As [`Ring::shutdown`].
     pub fn shutdown(&self) -> Result<()> {
         self.0.shutdown()
+    }
+
+    /// As [`Ring::abandon`].
+    pub fn abandon(self) {
+        self.0.abandon();
     }
 
     /// As [`Ring::stat`].

@@ -462,6 +462,27 @@ impl Ring {
         self.notify(End::Producer);
         Ok(())
     }
+
+    /// Closes the handle as the death of its process would: peers see a dead participant, not one
+    /// that has left in order. For a program that fails in the middle of a stream and lives on, such
+    /// as one that catches a panic; dropping the handle instead makes a consumer wait for more.
+    ///
+    /// What was committed stays, and so does the ring: other participants go on. After
+    /// [`Ring::shutdown`] it is an orderly end all the same.
+    pub fn abandon(self) {
+        let mut held = self.held.take();
+        if self.hot.seat.participant().is_none() {
+            held.forget();
+            return;
+        }
+        self.take_bell_down(held.bell.take());
+        // From here on `drop` finds nothing to give back.
+        self.hot.seat.stand_up();
+        // Nothing is marked as given back: the locks alone go, as they do in a process that dies.
+        drop(held);
+        self.notify(End::Consumer);
+        self.notify(End::Producer);
+    }
 }
 
 impl std::fmt::Debug for Ring {

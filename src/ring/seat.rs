@@ -109,6 +109,11 @@ impl Seat {
         self.participant.set(participant + 1);
     }
 
+    /// The slot is not this handle's any more.
+    pub(crate) fn stand_up(&self) {
+        self.participant.set(0);
+    }
+
     pub(crate) fn grip(&self, end: End) -> &Grip {
         match end {
             End::Producer => &self.push,

@@ -68,7 +68,7 @@ static void ring_in_segment(const mdg_ring_opts *opts)
     EXPECT(mdg_shm_anonymous(&shm, 4096 + (size_t)bytes, 0) == 0);
     EXPECT(mdg_ring_init(&ring, shm, 4096, opts, O_WRONLY) == 0);
     EXPECT(mdg_ring_attach(&reader, shm, 4096, NULL, O_RDONLY) == 0);
-    mdg_ring_close(reader);
+    mdg_ring_abandon(reader);
     mdg_ring_close(ring);
     mdg_shm_close(shm);
 }

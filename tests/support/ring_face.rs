@@ -36,6 +36,7 @@ pub trait Face: Sized + Debug {
     fn cancel(&self) -> Outcome<()>;
     fn wait_any(entries: &mut [Entry<'_, Self>], timeout: i64) -> Outcome<usize>;
     fn unlink(name: &str) -> Outcome<()>;
+    fn abandon(self);
 }
 
 /// One entry of `wait_any`; without a ring, a descriptor.
@@ -167,6 +168,9 @@ impl Face for Ring {
     fn unlink(name: &str) -> Outcome<()> {
         Ok(Ring::unlink(name.as_bytes())?)
     }
+    fn abandon(self) {
+        Ring::abandon(self);
+    }
 }
 
 /// The C face.
@@ -293,6 +297,13 @@ impl Face for C {
         let name = c_string(name);
         // SAFETY: a C string.
         done(|| unsafe { mdg_ring_unlink(name.as_ptr()) })
+    }
+    fn abandon(self) {
+        Errno::set_raw(77);
+        // SAFETY: a live handle that nobody uses any more.
+        unsafe { mdg_ring_abandon(self.0) };
+        assert_eq!(Errno::last_raw(), 77, "abandon leaves errno alone");
+        std::mem::forget(self);
     }
 }
 

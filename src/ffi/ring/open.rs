@@ -140,6 +140,21 @@ pub unsafe extern "C" fn mdg_ring_close(ring: *mut mdg_ring) {
     guard_void(|| unsafe { args::close(ring) });
 }
 
+/// Closes a handle as the death of its process would: peers see a dead participant instead of one that
+/// has left in order. Where they would be told of a death (-EOWNERDEAD), they are told of this one. For
+/// a program that fails in the middle of a stream and lives on: an exception that leaves a block, a
+/// worker thread that gives up. Others at the same end go on; after mdg_ring_shutdown it is an orderly
+/// end all the same. Items committed stay; what was reserved or peeked is resolved as after a kill.
+/// NULL is fine. errno is left alone. Not async-signal-safe.
+///
+/// # Safety
+/// `ring` is NULL or a handle that nobody uses any more.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_ring_abandon(ring: *mut mdg_ring) {
+    // SAFETY: the caller's promise.
+    guard_void(|| unsafe { args::take(ring) }.into_iter().for_each(Ring::abandon));
+}
+
 /// Removes the name of a ring; those who have it open go on using it, and mdg_ring_stat tells them.
 /// Whatever file stands under a ring's name is removed, sound or not.
 ///
