@@ -13,9 +13,18 @@ import sys
 from ctypes import POINTER, c_char, c_char_p, c_int, c_int64, c_size_t, c_ssize_t, c_uint, c_uint32
 from ctypes import c_uint64, c_void_p
 from time import monotonic_ns
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Protocol, Tuple, Union
 
 from . import _library
+
+if TYPE_CHECKING:
+    # What type checkers call the buffers of C: bytes, bytearray, memoryview, array, NumPy arrays.
+    import _typeshed
+
+    Buffer = _typeshed.ReadableBuffer
+    WriteableBuffer = _typeshed.WriteableBuffer
+else:
+    Buffer = WriteableBuffer = Any
 
 NOWAIT = 0
 """Timeout: never wait."""
@@ -27,9 +36,19 @@ SEALED = 0x4000_0000
 """Bit of the flags of ``Shm.from_fd``: refuse what is not sealed against shrinking."""
 
 Name = Union[str, bytes]
-Descriptor = Union[int, Any]
-"""A number, or an object with ``fileno()``."""
 Path = Union[str, bytes, "os.PathLike[Any]"]
+
+
+class HasFileno(Protocol):
+    """Such as a socket or a file."""
+
+    def fileno(self) -> int:
+        """The number of its descriptor."""
+        ...
+
+
+Descriptor = Union[int, HasFileno]
+"""A number, or an object with ``fileno()``."""
 
 
 class OwnerDead(OSError):
@@ -186,6 +205,7 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_wait_any": (c_int, POINTER(WaitEntry), c_size_t, _timeout),
     "mdg_ring_stat": (c_int, _handle, POINTER(RingStatsStruct)),
     "mdg_ring_close": (None, _handle),
+    "mdg_ring_abandon": (None, _handle),
     "mdg_ring_unlink": (c_int, c_char_p),
     "mdg_sem_open": (c_int, _out, c_char_p, POINTER(SemOpts), c_int, _mode),
     "mdg_sem_init": (c_int, _out, c_void_p, c_uint),
@@ -440,7 +460,7 @@ class Input:
 
     __slots__ = ("_buffer", "address", "length")
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Buffer) -> None:
         self._buffer = _PyBuffer()
         _get_buffer(data, ctypes.byref(self._buffer), PyBUF_SIMPLE)
         self.address: int = self._buffer.buf or 0

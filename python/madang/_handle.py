@@ -5,9 +5,11 @@ memoryview into its memory is gone. A view therefore never outlives the mapping 
 """
 
 import ctypes
+import errno
+import os
 import weakref
 from functools import lru_cache
-from typing import Any, Callable, List
+from typing import Any, Callable, List, NoReturn, Tuple
 
 
 @lru_cache(maxsize=256)
@@ -22,7 +24,53 @@ def chars_type(length: int) -> Any:
     return ctypes.c_char * length
 
 
-class Handle:
+class Process:
+    """What belongs to one process: it cannot be copied, and is pickled only where its class says how.
+
+    A pointer or a descriptor number means nothing in the process that unpickles it. A class of
+    objects with names overrides ``_reopening``.
+    """
+
+    __slots__ = ()
+
+    _elsewhere = "make it in the process that uses it"
+    """How another process gets one, for the text of the TypeError."""
+    _another = "open another one"
+    """How this process gets another one."""
+
+    def _reopening(self) -> Tuple[Any, ...]:
+        """A function and its arguments that open the same object in another process."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        kind = type(self).__name__
+        raise TypeError("cannot pickle this madang.%s: %s" % (kind, self._elsewhere))
+
+    def __reduce_ex__(self, _protocol: Any) -> Tuple[Any, ...]:
+        return self._reopening()
+
+    def __copy__(self) -> NoReturn:
+        kind = type(self).__name__
+        raise TypeError("cannot copy a madang.%s: %s" % (kind, self._another))
+
+    def __deepcopy__(self, _memo: Any) -> NoReturn:
+        self.__copy__()
+
+
+def identity(fd: int) -> Tuple[int, int]:
+    """Which file a descriptor refers to."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def expect(found: Tuple[int, int], expected: Tuple[int, int], what: str) -> None:
+    """Refuses an object that has taken the name of the one that was pickled."""
+    if found != expected:
+        text = "%s: the object of this name is another one than that which was pickled" % what
+        raise OSError(errno.ESTALE, text)
+
+
+class Handle(Process):
     """One C handle and whatever must stay alive as long as it does."""
 
     __slots__ = ("pointer", "_views", "_closer", "__weakref__")
@@ -47,6 +95,13 @@ class Handle:
     def viewed(self) -> bool:
         """Whether a view is alive."""
         return any(view() is not None for view in self._views)
+
+    def close_by(self, close: Callable[[int], None]) -> None:
+        """From now on closing calls this function."""
+        held = self._closer.detach()
+        if held is not None:
+            self._closer = weakref.finalize(self, _close, close, *held[2][1:])
+            self._closer.atexit = False
 
     def close_at_exit(self) -> None:
         """Closes now, unless a view could still be used."""

@@ -4,18 +4,28 @@ import ctypes
 import errno
 import os
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple, Type, TypeVar
 
-from ._check import Deadline, Name, OwnerDead, c_name, check, failure, lib, unsigned, wait
-from ._handle import Handle, bytes_type
+from ._check import Deadline, Name, OwnerDead, WriteableBuffer, c_name, check, failure, lib
+from ._check import unsigned, wait
+from ._handle import Handle, Process, bytes_type
 
 
-def _place(buffer: Any, offset: int, size: int) -> Any:
+_T = TypeVar("_T", bound="_Named")
+
+
+def _place(buffer: WriteableBuffer, offset: int, size: int) -> Any:
     return bytes_type(size).from_buffer(buffer, unsigned(offset, "offset"))
 
 
-class _Named:
+class _Named(Process):
     """What a mutex and a condition variable share."""
+
+    _elsewhere = (
+        "it has no name. Pass the segment that it lies in (its name, or its descriptor by "
+        "madang.fd.send) and the offset, and take it there by from_buffer()"
+    )
+    _another = "open it again by its name, or by from_buffer(); threads may share one"
 
     SIZE: int
     _kind: str
@@ -34,7 +44,9 @@ class _Named:
         self._name = os.fsdecode(name)
 
     @classmethod
-    def from_buffer(cls, buffer: Any, offset: int = 0, create: bool = False) -> Any:
+    def from_buffer(
+        cls: Type[_T], buffer: WriteableBuffer, offset: int = 0, create: bool = False
+    ) -> _T:
         """One in shared memory, such as ``Shm.buf``, at a multiple of 8. With ``create`` it is made
         there: exactly one process does that, before any other uses it."""
         memory = _place(buffer, offset, cls.SIZE)
@@ -49,6 +61,12 @@ class _Named:
     def unlink(cls, name: Name) -> None:
         """Removes the name; those who have it open go on using it."""
         check(getattr(lib, "mdg_%s_unlink" % cls._kind)(c_name(name)))
+
+    def _reopening(self) -> Tuple[Any, ...]:
+        self._open()
+        if self._name is None:
+            self._refuse()
+        return type(self), (self._name,)
 
     def _open(self) -> Handle:
         if self._handle is None:
@@ -80,6 +98,8 @@ class Mutex(_Named):
     ``lock()`` raises `OwnerDead` *with the mutex held* when the holder before died with it: mend
     what it protects, call ``consistent()``, go on. ``with mutex:`` does not raise then; it sets
     ``owner_died``, and calls ``consistent()`` at the end of a block that ends without an exception.
+
+    One with a name can be pickled: unpickling opens it again by its name, not locked.
     """
 
     SIZE = 128

@@ -8,14 +8,14 @@ import threading
 from ctypes import c_int
 from typing import Any, Callable, Iterator, Optional, Tuple
 
-from ._check import Deadline, Input, Path, c_path, check, failure, lib, unsigned
-from ._handle import chars_type
+from ._check import Buffer, Deadline, Input, Path, c_path, check, failure, lib, unsigned
+from ._handle import Process, chars_type
 
 MESSAGE_MAX = 1 << 20
 """Longest message that ``send`` takes."""
 
 
-class Pipe:
+class Pipe(Process):
     """A pipe, or one side of a two-way pair, or an open FIFO.
 
     ``Pipe()`` makes a pipe with both ends; ``Pipe.pair()`` makes the two sides of a two-way
@@ -26,6 +26,13 @@ class Pipe:
     After a fork each process closes the end that it does not use (``close_reader``,
     ``close_writer``), or the other side never sees the end of the file.
     """
+
+    _elsewhere = (
+        "a descriptor number means nothing in another process. Let the child inherit it by "
+        "os.fork() or subprocess's pass_fds, or send it with madang.fd.send(socket, pipe.reader), "
+        "and take it there with Pipe.from_fds(); or use a Fifo, which is opened by its path"
+    )
+    _another = "duplicate its descriptors: Pipe.from_fds(os.dup(pipe.reader))"
 
     def __init__(self, flags: int = 0) -> None:
         fds = (c_int * 2)()
@@ -105,7 +112,7 @@ class Pipe:
                 raise _ended(got)
         return memoryview(buffer)[:done].tobytes()
 
-    def write(self, data: Any, timeout: Optional[float] = None) -> int:
+    def write(self, data: Buffer, timeout: Optional[float] = None) -> int:
         """Writes all of it; fewer bytes than that only when the time ended after some went.
 
         BrokenPipeError, never SIGPIPE, when nobody reads.
@@ -115,7 +122,7 @@ class Pipe:
         done = 0
         with Input(data) as source:
             while True:
-                put = lib.mdg_pipe_write(
+                put: int = lib.mdg_pipe_write(
                     fd, source.address + done, source.length - done, deadline.slice()
                 )
                 if put >= 0:
@@ -127,7 +134,7 @@ class Pipe:
                         return done
                     raise _ended(put)
 
-    def send(self, message: Any, timeout: Optional[float] = None) -> None:
+    def send(self, message: Buffer, timeout: Optional[float] = None) -> None:
         """Writes one message, never mixed with another writer's; ``receive`` gets it whole."""
         fd = self.writer
         with Input(message) as data:

@@ -1,17 +1,16 @@
 """Rings: bounded buffers of fixed-size items."""
 
-import atexit
 import ctypes
 import os
 import threading
-import weakref
 from contextlib import contextmanager
 from enum import IntEnum, IntFlag
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple, Union
 
-from ._check import Descriptor, Input, Name, RingOpts, RingStatsStruct, c_name, check, descriptor
-from ._check import lib, unsigned, wait
-from ._handle import Handle, chars_type
+from . import _exit
+from ._check import Buffer, Descriptor, Input, Name, RingOpts, RingStatsStruct, c_name, check
+from ._check import descriptor, lib, unsigned, wait
+from ._handle import Handle, Process, chars_type, expect, identity
 from .shm import Shm
 
 _SHUTDOWN, _CORRUPT, _UNLINKED = 1, 2, 4
@@ -108,7 +107,7 @@ def _opts(
     )
 
 
-class Ring:
+class Ring(Process):
     """A ring of fixed-size items between producers and consumers.
 
     ``Ring("/name", 1024, 64, os.O_CREAT | os.O_WRONLY)`` makes or opens one with room for 1024
@@ -122,11 +121,24 @@ class Ring:
     another thread. ``close()`` never removes the name: ``Ring.unlink(name)`` does. Iterating yields
     items until the stream is shut down and drained.
 
+    Leaving ``with`` closes it; leaving it by an exception abandons it (``abandon``), so that the
+    peers are told of a death as they are after a kill, and not left waiting.
+
+    One with a name can be pickled, unless it was opened for an end that only one handle may hold:
+    unpickling opens the ring again by its name, with the same ``flags``, as one more handle.
+
     ``kind`` and ``policy`` say what to make, or to insist on; see ``RingKind`` and ``RingPolicy``. A
     consumer of a broadcast begins with the first item after it has joined, or, if ``oldest``, with
     the oldest one that is still there. When it has lost items, its next ``pop``, ``pop_many``,
     ``peek`` or ``release`` raises OSError with ``EOVERFLOW``, once; ``lost()`` counts them.
     """
+
+    _elsewhere = (
+        "it has no name. Let the child inherit it by os.fork(), or send it with "
+        "madang.fd.send(socket, ring.memory()) and open it there with Ring.from_fd(); one in a "
+        "segment is opened with Ring.attach()"
+    )
+    _another = "ring.dup(flags) makes another object on the same ring"
 
     def __init__(
         self,
@@ -147,26 +159,46 @@ class Ring:
         raw = None if name is None else c_name(name)
         out = ctypes.c_void_p()
         check(lib.mdg_ring_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
-        self._adopt(out, None if name is None else os.fsdecode(name))
+        self._adopt(out, None if name is None else os.fsdecode(name), flags, oldest)
 
-    def _adopt(self, out: ctypes.c_void_p, name: Optional[str]) -> None:
+    def _adopt(
+        self, out: ctypes.c_void_p, name: Optional[str], flags: int, oldest: bool = False
+    ) -> None:
         self._handle: Optional[Handle] = Handle(out.value or 0, lib.mdg_ring_close)
         self._busy = threading.Lock()
         self._reserved: Optional[memoryview] = None
         self._peeked: Optional[memoryview] = None
         self._name = name
+        self._access = flags & os.O_ACCMODE
+        self._oldest = oldest
         stats = self.stat()
         self._capacity = stats.capacity
         self._item_size = stats.item_size
-        _rings.add(self)
+        self._kind = stats.kind
+        _exit.add(self)
 
     @classmethod
-    def _made(cls, call: Callable[[Any], int]) -> "Ring":
+    def _made(cls, call: Callable[[Any], int], flags: int) -> "Ring":
         out = ctypes.c_void_p()
         check(call(ctypes.byref(out)))
         ring = cls.__new__(cls)
-        ring._adopt(out, None)
+        ring._adopt(out, None, flags)
         return ring
+
+    def _reopening(self) -> Tuple[Any, ...]:
+        handle = self._open()
+        if self._name is None:
+            self._refuse()
+        ends = {os.O_WRONLY: "producing", os.O_RDONLY: "consuming"}
+        one_only = {RingKind.SPSC: (os.O_WRONLY, os.O_RDONLY), RingKind.BROADCAST: (os.O_WRONLY,)}
+        if self._access in one_only.get(RingKind(self._kind), ()):
+            raise TypeError(
+                "cannot pickle this madang.Ring: only one handle may hold its %s end, and this one "
+                "does. Pass the name %r, and open it in the other process when this object is "
+                "closed, or instead of it" % (ends[self._access], self._name)
+            )
+        expected = identity(check(lib.mdg_ring_memory(handle.pointer)))
+        return _reopen, (type(self), self._name, self._access, self._oldest, expected)
 
     @staticmethod
     def footprint(
@@ -197,7 +229,9 @@ class Ring:
         """
         opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
         place, handle = unsigned(offset, "offset"), shm._open()
-        return cls._made(lambda out: lib.mdg_ring_init(out, handle.pointer, place, opts, flags))
+        return cls._made(
+            lambda out: lib.mdg_ring_init(out, handle.pointer, place, opts, flags), flags
+        )
 
     @classmethod
     def attach(
@@ -216,7 +250,9 @@ class Ring:
         """Opens the ring that ``init`` made in a segment; OSError with EPROTO if there is none."""
         opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
         place, handle = unsigned(offset, "offset"), shm._open()
-        return cls._made(lambda out: lib.mdg_ring_attach(out, handle.pointer, place, opts, flags))
+        return cls._made(
+            lambda out: lib.mdg_ring_attach(out, handle.pointer, place, opts, flags), flags
+        )
 
     @classmethod
     def from_fd(
@@ -237,13 +273,12 @@ class Ring:
         """
         opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
         number = descriptor(fd)
-        return cls._made(lambda out: lib.mdg_ring_from_fd(out, number, opts, flags))
+        return cls._made(lambda out: lib.mdg_ring_from_fd(out, number, opts, flags), flags)
 
     def memory(self) -> int:
         """The descriptor of the ring's memory, for ``madang.fd.send``. It is the ring's: do not
         close it. OSError with EINVAL for a ring in a segment: send the segment's."""
-        handle = self._open()
-        return check(lib.mdg_ring_memory(handle.pointer))
+        return self._look(lib.mdg_ring_memory)
 
     @staticmethod
     def unlink(name: Name) -> None:
@@ -255,7 +290,7 @@ class Ring:
         out = ctypes.c_void_p()
         self._run(lambda pointer: check(lib.mdg_ring_dup(ctypes.byref(out), pointer, flags)))
         ring = Ring.__new__(Ring)
-        ring._adopt(out, self._name)
+        ring._adopt(out, self._name, flags)
         return ring
 
     def _open(self) -> Handle:
@@ -274,6 +309,8 @@ class Ring:
             yield handle.pointer
         finally:
             busy.release()
+            # A traceback that keeps this frame must not keep the handle open.
+            del handle
 
     def _run(self, call: Callable[[int], int]) -> int:
         """One C call on the handle; as `_in_use`, which is slower."""
@@ -284,12 +321,21 @@ class Ring:
             return call(handle.pointer)
         finally:
             self._busy.release()
+            del handle  # as above
+
+    def _look(self, call: Callable[..., int], *arguments: Any) -> int:
+        """One C call that any thread may make at any time."""
+        handle = self._open()  # the reference keeps it open for the length of the call
+        try:
+            return check(call(handle.pointer, *arguments))
+        finally:
+            del handle  # as above
 
     def _wait(self, call: Callable[[int, int], int], timeout: Optional[float]) -> int:
         # Not held between the slices of a wait: a signal handler may use the ring.
         return wait(lambda ns: self._run(lambda pointer: call(pointer, ns)), timeout)
 
-    def push(self, item: Any, timeout: Optional[float] = None) -> None:
+    def push(self, item: Buffer, timeout: Optional[float] = None) -> None:
         """Adds one item: a bytes-like object of exactly ``item_size`` bytes, else ValueError."""
         self._open()
         with Input(item) as data:
@@ -302,9 +348,10 @@ class Ring:
         """Takes one item out."""
         item = chars_type(self._item_size)()
         self._wait(lambda pointer, ns: lib.mdg_ring_pop(pointer, item, ns), timeout)
-        return item.raw
+        data: bytes = item.raw
+        return data
 
-    def push_many(self, items: Any, timeout: Optional[float] = None) -> int:
+    def push_many(self, items: Buffer, timeout: Optional[float] = None) -> int:
         """Adds as many of the items as fit, waiting for room for one; how many that were.
 
         `items` is one contiguous buffer, a multiple of ``item_size`` long, else ValueError.
@@ -389,8 +436,7 @@ class Ring:
 
         This, ``cancel`` and ``stat`` may be called from any thread.
         """
-        handle = self._open()
-        check(lib.mdg_ring_shutdown(handle.pointer))
+        self._look(lib.mdg_ring_shutdown)
 
     def lost(self) -> int:
         """How many items this consumer of a broadcast has lost since it was opened."""
@@ -414,14 +460,12 @@ class Ring:
         If none waits, the next call that would have to does so. May be called from any thread, and
         from a signal handler.
         """
-        handle = self._open()
-        check(lib.mdg_ring_cancel(handle.pointer))
+        self._look(lib.mdg_ring_cancel)
 
     def stat(self) -> RingStats:
         """Counters and the state of both ends."""
         stats = RingStatsStruct(ctypes.sizeof(RingStatsStruct))
-        handle = self._open()
-        check(lib.mdg_ring_stat(handle.pointer, ctypes.byref(stats)))
+        self._look(lib.mdg_ring_stat, ctypes.byref(stats))
         fields = {name: getattr(stats, name) for name in RingStats._fields}
         for end in ("producer_state", "consumer_state"):
             if fields[end] in RingEnd._value2member_map_:
@@ -460,45 +504,66 @@ class Ring:
     def close(self) -> None:
         """Gives up the ends this object holds; more than once does no harm.
 
-        A slice of a view, or an array built on one, delays that until it is gone.
+        A slice of a view, or an array built on one, delays that until it is gone. To the peers
+        this is an orderly end: a consumer goes on waiting for the next producer.
         """
+        self._close()
+
+    def abandon(self) -> None:
+        """Closes it as the death of the process would: where the peers are told of a death, they
+        get `OwnerDead`. Others at the same end go on; after ``shutdown()`` it is an orderly end."""
+        if self._handle is not None:
+            self._handle.close_by(lib.mdg_ring_abandon)
+        self._close()
+
+    def _close(self) -> None:
         for which in ("_reserved", "_peeked"):
             try:
                 self._forget(which)
             except BufferError:
                 setattr(self, which, None)
         self._handle = None
-        _rings.discard(self)
+        _exit.discard(self)
+
+    def _close_at_exit(self, failed: bool) -> None:
+        """As ``close``, or ``abandon``, at the end of the process."""
+        if self._handle is None or not self._busy.acquire(False):
+            return  # a thread is in a call, and will be until the end
+        try:
+            handle, self._handle = self._handle, None
+            self._reserved = self._peeked = None
+            if failed:
+                handle.close_by(lib.mdg_ring_abandon)
+            handle.close_at_exit()
+        finally:
+            self._busy.release()
+
+    def _after_fork(self) -> None:
+        # A thread that was in a call when the process forked does not exist in the child.
+        self._busy = threading.Lock()
 
     def __enter__(self) -> "Ring":
         self._open()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+        if _exit.is_failure(kind, error):
+            self.abandon()
+        else:
+            self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "%d x %d bytes" % (self._capacity, self._item_size)
         return "<madang.Ring %s, %s>" % (self._name or "(anonymous)", state)
 
 
-_rings: "weakref.WeakSet[Ring]" = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    # A process that ends without closing counts as dead for its peers; an orderly exit is not that.
-    for ring in list(_rings):
-        handle = ring._handle
-        if handle is not None and not ring._busy.locked():
-            ring._reserved = ring._peeked = None
-            handle.close_at_exit()
-
-
-def _unlock_all() -> None:
-    # A thread that was in a call when the process forked does not exist in the child.
-    for ring in list(_rings):
-        ring._busy = threading.Lock()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_unlock_all)
+def _reopen(
+    cls: Any, name: str, access: int, oldest: bool, expected: Tuple[int, int]
+) -> Ring:
+    ring: Ring = cls(name, flags=access, oldest=oldest)
+    try:
+        expect(identity(ring.memory()), expected, name)
+    except BaseException:
+        ring.close()
+        raise
+    return ring

@@ -2,10 +2,11 @@
 
 import ctypes
 import os
-from typing import Any, Callable, List, NamedTuple, Optional
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
-from ._check import Name, OwnerDead, SemHolderStruct, SemOpts, c_name, check, lib, unsigned, wait
-from ._handle import Handle, bytes_type
+from ._check import Name, OwnerDead, SemHolderStruct, SemOpts, WriteableBuffer, c_name, check
+from ._check import lib, unsigned, wait
+from ._handle import Handle, Process, bytes_type
 from .shm import Shm
 
 
@@ -19,7 +20,7 @@ class Holder(NamedTuple):
     """Who holds permits of a semaphore made with ``undo=True``."""
 
     pid: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides a method of tuple
     alive: bool
 
 
@@ -29,7 +30,7 @@ def _opts(value: int, undo: bool, tell: bool, max_handles: int) -> SemOpts:
     return SemOpts(ctypes.sizeof(SemOpts), number, int(undo), int(tell), handles)
 
 
-class Semaphore:
+class Semaphore(Process):
     """A counting semaphore, by name or in shared memory.
 
     ``Semaphore("/name", value=3, flags=os.O_CREAT)`` makes or opens glibc's own named semaphore;
@@ -45,7 +46,16 @@ class Semaphore:
 
     In a segment, ``from_buffer`` makes or attaches glibc's kind, ``init`` and ``attach`` that of
     ``undo=True``.
+
+    One with a name can be pickled: unpickling opens it again by its name. What this process holds
+    of it stays this process's.
     """
+
+    _elsewhere = (
+        "it has no name. Pass the segment that it lies in (its name, or its descriptor by "
+        "madang.fd.send) and the offset, and take it there by from_buffer() or attach()"
+    )
+    _another = "open it again by its name, or by from_buffer() or attach(); threads may share one"
 
     owner_died = False
     """Whether the last ``acquire`` or ``with`` of this object was told of a death."""
@@ -71,10 +81,11 @@ class Semaphore:
         check(lib.mdg_sem_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
         self._handle: Optional[Handle] = Handle(out.value or 0, lib.mdg_sem_close)
         self._name: Optional[str] = os.fsdecode(name)
+        self._kind = (undo, tell)
 
     @classmethod
     def from_buffer(
-        cls, buffer: Any, value: Optional[int] = None, offset: int = 0
+        cls, buffer: WriteableBuffer, value: Optional[int] = None, offset: int = 0
     ) -> "Semaphore":
         """An unnamed semaphore in shared memory, such as ``Shm.buf``.
 
@@ -142,6 +153,12 @@ class Semaphore:
         if self._handle is None:
             raise ValueError("the semaphore is closed")
         return self._handle
+
+    def _reopening(self) -> Tuple[Any, ...]:
+        self._open()
+        if self._name is None:
+            self._refuse()
+        return type(self), (self._name, 0, 0, 0, *self._kind)
 
     def wait(self, timeout: Optional[float] = None) -> None:
         """Takes one. TimeoutError when the time is over; BlockingIOError with a timeout of 0;

@@ -3,10 +3,10 @@
 import ctypes
 import errno
 import os
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from ._check import Name, Path, c_name, c_path, check, lib, unsigned
-from ._handle import Handle
+from ._handle import Handle, Process, expect, identity
 
 
 def sigbus_guard() -> None:
@@ -18,7 +18,7 @@ def sigbus_guard() -> None:
     check(lib.mdg_sigbus_guard())
 
 
-class Shm:
+class Shm(Process):
     """A shared-memory segment, mapped.
 
     ``Shm("/name", 4096, os.O_CREAT | os.O_RDWR)`` makes or opens a POSIX segment; any program that
@@ -27,7 +27,16 @@ class Shm:
 
     ``close()`` (or leaving ``with``) detaches the object; the memory stays mapped until the last
     view of it is gone. It never removes the name: ``Shm.unlink(name)`` does. Threads may share it.
+
+    One with a name or a path can be pickled: unpickling opens it again, and raises OSError with
+    ESTALE if the name has been given to another object since. The size is not passed on.
     """
+
+    _elsewhere = (
+        "it has no name. Let the child inherit it by os.fork(), or send its descriptor with "
+        "madang.fd.send(socket, shm) and open it there with Shm.from_fd()"
+    )
+    _another = "open it again by its name, or with Shm.from_fd(shm.fileno())"
 
     def __init__(
         self, name: Name, size: int = 0, flags: int = os.O_RDWR, mode: int = 0o600
@@ -41,6 +50,7 @@ class Shm:
         self._handle: Optional[Handle] = Handle(out.value or 0, lib.mdg_shm_close)
         self._readonly = flags & os.O_ACCMODE == os.O_RDONLY
         self._name = name
+        self._path: Optional[str] = None
 
     @classmethod
     def _made(cls, out: ctypes.c_void_p, flags: int, name: Optional[str]) -> "Shm":
@@ -73,7 +83,9 @@ class Shm:
         out = ctypes.c_void_p()
         size = unsigned(size, "size")
         check(lib.mdg_shm_map_file(ctypes.byref(out), c_path(path), size, flags, mode))
-        return cls._made(out, flags, os.fsdecode(path))
+        shm = cls._made(out, flags, os.fsdecode(path))
+        shm._path = os.path.abspath(shm._name or "")
+        return shm
 
     @staticmethod
     def unlink(name: Name) -> None:
@@ -84,6 +96,13 @@ class Shm:
         if self._handle is None:
             raise ValueError("the segment is closed")
         return self._handle
+
+    def _reopening(self) -> Tuple[Any, ...]:
+        self._open()
+        if self._name is None:
+            self._refuse()
+        access = os.O_RDONLY if self._readonly else os.O_RDWR
+        return _reopen, (type(self), self._name, self._path, access, identity(self.fileno()))
 
     @property
     def buf(self) -> memoryview:
@@ -96,7 +115,8 @@ class Shm:
     def size(self) -> int:
         """The bytes mapped: what the creator asked for, not rounded to pages."""
         handle = self._open()
-        return lib.mdg_shm_size(handle.pointer)
+        size: int = lib.mdg_shm_size(handle.pointer)
+        return size
 
     @property
     def name(self) -> Optional[str]:
@@ -147,3 +167,11 @@ class Shm:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "%d bytes" % self.size
         return "<madang.Shm %s, %s>" % (self._name or "(anonymous)", state)
+
+
+def _reopen(
+    cls: Any, name: str, path: Optional[str], access: int, expected: Tuple[int, int]
+) -> Shm:
+    shm: Shm = cls(name, 0, access) if path is None else cls.map_file(path, 0, access)
+    expect(identity(shm.fileno()), expected, name)
+    return shm

@@ -1,9 +1,9 @@
 """Waiting for any of many rings and descriptors."""
 
 from contextlib import ExitStack
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
-from ._check import WaitEntry, descriptor, lib, unsigned, wait
+from ._check import Descriptor, WaitEntry, descriptor, lib, unsigned, wait
 from .ring import Ring
 
 POLL_IN = 0x1
@@ -17,7 +17,7 @@ POLL_HUP = 0x10
 WAIT_MAX = 64
 """Most entries of one ``wait_any``."""
 
-Source = Union[Ring, int, Any]
+Source = Union[Ring, Descriptor]
 
 
 def wait_any(
@@ -50,7 +50,8 @@ def wait_any(
             for entry, (source, _) in zip(raw, entries):
                 if isinstance(source, Ring):
                     entry.ring = pointers[id(source)]
-            return lib.mdg_wait_any(raw, len(raw), ns)
+            ready: int = lib.mdg_wait_any(raw, len(raw), ns)
+            return ready
 
     wait(call, timeout)
     return [(source, entry.ready) for entry, (source, _) in zip(raw, entries) if entry.ready]

@@ -161,11 +161,13 @@ def handler(number, action):
         signal.signal(number, before)
 
 
-def run_python(code):
-    """Runs `code` in a new interpreter, to its orderly end."""
+def run_python(code, status=0):
+    """Runs `code` in a new interpreter, which exits with `status`."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(madang.__file__)))
     environment = dict(os.environ, PYTHONPATH=package)
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], env=environment)
+    if ended.returncode != status:
+        raise AssertionError("exit status %d, not %d" % (ended.returncode, status))
 
 
 def _unlink_if_there(unlink, name, owner):
