@@ -191,6 +191,56 @@ fn the_soname_is_stable() {
     assert!(listing.contains("Library soname: [libmadang.so.0]"), "{listing}");
 }
 
+/// The oldest glibc that has all that the library calls: that of Rust's own standard library.
+const OLDEST_GLIBC: (u32, u32) = (2, 17);
+
+/// Functions that are older than the version which a link on a newer machine asks for: they moved into
+/// libc.so (2.34, some 2.32), or were inline functions of libc.a before (2.33).
+fn has_moved(symbol: &str) -> bool {
+    const MOVED: [&str; 12] = [
+        "stat",
+        "lstat",
+        "fstat",
+        "fstatat",
+        "stat64",
+        "lstat64",
+        "fstat64",
+        "fstatat64",
+        "dlsym",
+        "dlopen",
+        "__libc_start_main",
+        "dladdr",
+    ];
+    let semaphore = symbol.starts_with("sem_") && symbol != "sem_clockwait";
+    semaphore || symbol.starts_with("pthread_") || MOVED.contains(&symbol)
+}
+
+#[test]
+fn nothing_is_called_that_an_old_c_library_does_not_have() {
+    let library = library_dir().join("libmadang.so");
+    let output = Command::new("readelf").args(["-W", "--dyn-syms"]).arg(library).output().unwrap();
+    let listing = String::from_utf8(output.stdout).unwrap();
+    let mut newer = BTreeSet::new();
+    let mut seen = 0;
+    for line in listing.lines() {
+        let Some((kind, symbol)) = line.split_once(" UND ") else { continue };
+        let name = symbol.split_whitespace().next().unwrap_or_default();
+        let Some((name, version)) = name.split_once("@GLIBC_") else { continue };
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap());
+        let version = (numbers.next().unwrap(), numbers.next().unwrap_or(0));
+        seen += 1;
+        // The loader leaves a weak one null, which its caller asks about.
+        if version > OLDEST_GLIBC && !kind.contains(" WEAK ") && !has_moved(name) {
+            newer.insert(name.to_owned());
+        }
+    }
+    assert!(!cfg!(target_env = "gnu") || seen > 20, "{listing}");
+    assert!(newer.is_empty(), "not in glibc {OLDEST_GLIBC:?}: {newer:?}");
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (major, minor) = OLDEST_GLIBC;
+    assert!(readme.contains(&format!("glibc {major}.{minor} or later")), "README says so");
+}
+
 /// tests/c/every_name.c uses each macro, field and function once; here it is shown to do so, and
 /// run.
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::memfd::MFdFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag};
 
 use super::mapping::Mapping;
@@ -16,6 +16,7 @@ use super::named::{self, Unpublished};
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{Kind, Name};
+use crate::sys::memfd::memfd_create;
 
 /// Whether a descriptor must carry the seal that makes truncation by a peer impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

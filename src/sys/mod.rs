@@ -11,6 +11,7 @@ pub(crate) mod identity;
 pub(crate) mod latch;
 pub(crate) mod lock;
 pub(crate) mod membarrier;
+pub(crate) mod memfd;
 pub(crate) mod mutex;
 pub(crate) mod page;
 pub(crate) mod pipe;

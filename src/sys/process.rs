@@ -86,11 +86,12 @@ pub(crate) fn tag() -> nix::Result<u64> {
 
 fn random(memo: &Memo) -> u64 {
     let mut bytes = [0; 8];
-    let (to, length) = (bytes.as_mut_ptr().cast(), bytes.len());
-    // SAFETY: eight writable bytes; so few come whole or not at all.
-    let got = unsafe { libc::getrandom(to, length, libc::GRND_NONBLOCK) };
+    let (to, length) = (bytes.as_mut_ptr(), bytes.len());
+    // SAFETY: eight writable bytes; so few come whole or not at all. By its number, as glibc has a
+    // function for the call since 2.25 only.
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, to, length, libc::GRND_NONBLOCK) };
     let mut number = u64::from_ne_bytes(bytes);
-    if got != length as isize {
+    if got != length as i64 {
         // Early in boot, or forbidden. No two processes here have all of these in common.
         let (clock, address) = (now().as_nanos() as u64, std::ptr::from_ref(memo).addr() as u64);
         let namespace = pid_namespace().unwrap_or(0);

@@ -14,14 +14,32 @@ pub(crate) const SIZE: usize = size_of::<libc::sem_t>();
 /// Alignment of `sem_t`.
 pub(crate) const ALIGN: usize = align_of::<libc::sem_t>();
 
+/// POSIX.1-2024, sem_clockwait().
+#[cfg(target_env = "gnu")]
+type ClockWait =
+    unsafe extern "C" fn(*mut libc::sem_t, libc::clockid_t, *const libc::timespec) -> libc::c_int;
+
+// glibc has it since 2.30. A weak reference, which the loader leaves null where there is none: a
+// library that was built with a newer glibc runs with an older one. (A program that is linked
+// statically has it only if it calls it itself.)
+#[cfg(target_env = "gnu")]
+std::arch::global_asm!(
+    ".weak sem_clockwait",
+    ".pushsection .data.rel.ro.madang_sem_clockwait, \"aw\", %progbits",
+    ".balign 8",
+    ".hidden madang_sem_clockwait",
+    ".globl madang_sem_clockwait",
+    "madang_sem_clockwait:",
+    ".8byte sem_clockwait",
+    ".size madang_sem_clockwait, 8",
+    ".popsection",
+);
+
 #[cfg(target_env = "gnu")]
 unsafe extern "C" {
-    // POSIX.1-2024, sem_clockwait(); glibc has it since 2.30, the libc crate does not declare it.
-    fn sem_clockwait(
-        sem: *mut libc::sem_t,
-        clock: libc::clockid_t,
-        until: *const libc::timespec,
-    ) -> libc::c_int;
+    /// Written by the loader, before anything else runs.
+    #[link_name = "madang_sem_clockwait"]
+    static CLOCK_WAIT: Option<ClockWait>;
 }
 
 /// A `sem_t` somewhere in shared memory.
@@ -79,20 +97,22 @@ impl Sem<'_> {
         cancel::without(|| self.timed_wait(until))
     }
 
-    #[cfg(target_env = "gnu")]
     fn timed_wait(self, until: Duration) -> nix::Result<()> {
-        let until = timespec(until);
-        // SAFETY: a live semaphore since `at` or `init`; `until` is readable.
-        Errno::result(unsafe {
-            sem_clockwait(self.0.as_ptr(), libc::CLOCK_MONOTONIC, &raw const until)
-        })
-        .map(drop)
+        // SAFETY: never written after the library was loaded.
+        #[cfg(target_env = "gnu")]
+        if let Some(sem_clockwait) = unsafe { CLOCK_WAIT } {
+            let until = timespec(until);
+            // SAFETY: a live semaphore since `at` or `init`; `until` is readable.
+            let result =
+                unsafe { sem_clockwait(self.0.as_ptr(), libc::CLOCK_MONOTONIC, &raw const until) };
+            return Errno::result(result).map(drop);
+        }
+        self.wait_in_slices(until)
     }
 
     /// Without `sem_clockwait`: short slices of wall-clock time, measured on the monotonic clock,
     /// so that a step of the wall clock costs one slice at most.
-    #[cfg(not(target_env = "gnu"))]
-    fn timed_wait(self, until: Duration) -> nix::Result<()> {
+    fn wait_in_slices(self, until: Duration) -> nix::Result<()> {
         use nix::time::{ClockId, clock_gettime};
         const SLICE: Duration = Duration::from_millis(100);
         loop {
@@ -127,5 +147,31 @@ fn timespec(time: Duration) -> libc::timespec {
     libc::timespec {
         tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
         tv_nsec: time.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::now;
+
+    #[test]
+    fn with_and_without_the_newest_call() {
+        let mut memory = MaybeUninit::<libc::sem_t>::uninit();
+        // SAFETY: writable, aligned memory that outlives the semaphore.
+        let sem = unsafe { Sem::init(NonNull::from(&mut memory).cast(), 1) }.unwrap();
+        for in_slices in [false, true] {
+            let wait = |until| {
+                if in_slices { sem.wait_in_slices(until) } else { sem.timed_wait(until) }
+            };
+            assert_eq!(wait(now() + Duration::from_secs(100)), Ok(()));
+            let until = now() + Duration::from_millis(130);
+            assert_eq!(wait(until), Err(Errno::ETIMEDOUT));
+            assert!(now() >= until);
+            assert_eq!(sem.post(), Ok(()));
+        }
+        // SAFETY: as above.
+        #[cfg(target_env = "gnu")]
+        assert!(unsafe { CLOCK_WAIT }.is_some(), "glibc 2.30 or later is what this is built with");
     }
 }
