@@ -1,4 +1,4 @@
-//! What a system says that is out of memory, read-only, or busy running the file: the same codes
+//! What a handle costs, whatever the number of the others; and what a system says that is out of memory, read-only, or busy running the file: the same codes
 //! through every mechanism, and nothing half-made.
 
 mod support;
@@ -6,13 +6,14 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use madang::ring::{Options, Ring};
+use madang::ring::{Kind, Options, Ring};
 use madang::sem::Semaphore;
 use madang::shm::Shm;
-use madang::{Access, Creation, OpenFlags};
+use madang::{Access, Creation, OpenFlags, Timeout};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
+use support::inject::{Call, arm, disarm, watched};
 use support::process::{fork, join, serial, skip};
 use support::unique;
 
@@ -53,6 +54,106 @@ fn no_address_space_left() {
         // With room again, all of them work.
         Ring::anonymous(&large, Access::ReadWrite).unwrap();
     }));
+}
+
+/// How many of the system calls `numbers` this makes, and how many lock operations on files; `None` if
+/// they cannot be watched here.
+fn count<T: Send>(
+    numbers: &[libc::c_long],
+    body: impl FnOnce() -> T + Send,
+) -> Option<(T, usize, usize)> {
+    let (mut calls, mut locks) = (0, 0);
+    let count = |call: &Call| {
+        calls += 1;
+        let commands = [libc::F_OFD_SETLK, libc::F_OFD_GETLK];
+        locks += usize::from(
+            call.number == libc::SYS_fcntl && commands.contains(&(call.args[1] as libc::c_int)),
+        );
+        None
+    };
+    let watch = || {
+        arm();
+        let done = body();
+        disarm();
+        done
+    };
+    let done = watched(numbers, count, watch)?;
+    Some((done, calls, locks))
+}
+
+fn lines(path: &str) -> usize {
+    fs::read_to_string(path).unwrap().lines().count()
+}
+
+/// Whatever the number of handles that stay idle: pushing and popping make no system call, another
+/// handle is attached by a few questions to the kernel, and a ring costs one descriptor and three mappings.
+#[test]
+fn beside_two_thousand_idle_handles() {
+    let _turn = serial();
+    // As many numbers as a filter can tell apart.
+    let all: Vec<_> = (0..253).chain([libc::SYS_newfstatat, libc::SYS_membarrier]).collect();
+    join(fork(|| {
+        for kind in [Kind::Spsc, Kind::Mpmc, Kind::Broadcast] {
+            let options = Options { kind: Some(kind), max_handles: 4096, ..Options::new(8, 8) };
+            let maps = || lines("/proc/self/maps");
+            let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+            let before = (maps(), descriptors());
+            let ring = Ring::anonymous(&options, Access::ReadWrite).unwrap();
+            let mut item = [0; 8];
+            let _ = ring.pop(&mut item, Timeout::NoWait);
+            ring.push(&[7; 8], Timeout::NoWait).unwrap();
+            ring.pop(&mut item, Timeout::NoWait).unwrap();
+            // Those that hold an end that one alone may have have a mapping more, for that.
+            let ends = [2, 0, 1][kind as usize - 1];
+            // The kernel makes one of neighbours that are alike.
+            assert!((2..=3 + ends).contains(&(maps() - before.0)), "{kind:?}");
+            assert_eq!(descriptors(), before.1 + 1, "{kind:?}");
+            let idle: Vec<_> =
+                (0..2048).map(|_| ring.duplicate(Access::ReadWrite).unwrap()).collect();
+            assert_eq!(descriptors(), before.1 + 1);
+            let moved = count(&all, || {
+                for _ in 0..1000 {
+                    ring.push(&[7; 8], Timeout::NoWait).unwrap();
+                    ring.pop(&mut item, Timeout::NoWait).unwrap();
+                }
+                ring
+            });
+            let Some((ring, calls, _)) = moved else {
+                return skip("system calls cannot be watched here");
+            };
+            let attached = count(&[libc::SYS_fcntl], move || {
+                for _ in 0..100 {
+                    drop(ring.duplicate(Access::ReadWrite).unwrap());
+                }
+            });
+            let (_, _, locks) = attached.unwrap();
+            assert_eq!(calls, 0, "{kind:?}");
+            // One lock is taken, and two of the idle are asked about.
+            assert_eq!(locks, 100 * 3, "{kind:?}");
+            drop(idle);
+        }
+    }));
+}
+
+/// The dead do not fill a ring: whoever comes asks about some, and takes their place.
+#[test]
+fn the_dead_do_not_outnumber_the_living() {
+    let _turn = serial();
+    let name = unique("dead");
+    let options = Options { kind: Some(Kind::Mpmc), max_handles: 4096, ..Options::new(8, 8) };
+    let flags = OpenFlags::new(Access::ReadWrite, Creation::CreateNew);
+    let ring = Ring::open(name.as_bytes(), &options, flags, 0o600).unwrap();
+    for _ in 0..100 {
+        // It leaves without closing anything.
+        join(fork(|| {
+            ring.push(&[7; 8], Timeout::NoWait).unwrap();
+            ring.pop(&mut [0; 8], Timeout::NoWait).unwrap();
+        }));
+    }
+    let all = madang::inventory::list().unwrap();
+    let info = all.iter().find(|info| info.name == name.as_bytes()).unwrap();
+    assert_eq!((info.handles_live, info.handles_dead), (1, 1), "the last one alone");
+    Ring::unlink(name.as_bytes()).unwrap();
 }
 
 #[test]

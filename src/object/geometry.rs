@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 //! What an object is, in five numbers; every offset in its layout follows from them.
 
+/// Where attaching notes where to look for a slot: the one thing in the superblock's page that changes.
+pub(crate) const HINT_OFFSET: u64 = 0x800;
 /// The offset of the control page, behind the superblock's page.
 pub(crate) const CONTROL_OFFSET: u64 = 4096;
 /// Where participant slots begin.

@@ -6,7 +6,25 @@
 //! intents say where), then the slot. Killed at any point of attaching, clearing away or closing, a
 //! process leaves either a clean slot or a corpse whose intents still stand.
 //!
+//! The kernel keeps the locks of a file in a list, so each question about one costs more the more
+//! handles there are. Attaching therefore asks about few: it takes a slot whose state is clean, which is
+//! free but for the moment in which another process attaches or leaves; of the slots in use it asks about
+//! some, in turn, so that the dead are cleared away in time and never outnumber the living for long. Only
+//! when no slot is clean it asks about all of them.
+//!
+//! Where to look first is in [`Hint`]. It decides nothing, so a wrong one costs time alone:
+//!
+//! | killed | left behind | what follows |
+//! |---|---|---|
+//! | with the byte locked, before `state` is 1 | a clean slot | the next one takes it |
+//! | after `state` is 1 | a corpse | cleared away by who asks about it |
+//! | before `free_from` moves up | it is too low | the next one reads more states |
+//! | between cleaning a slot and moving `free_from` down | it is too high | the slot is found when those above it are taken |
+//! | before `high` or `look_from` moves | some slots are not asked about in turn | they are when no slot is clean |
+//!
 //! The identity in a slot is for messages and dumps; by `process` alone does a process know its own slots.
+
+mod attach;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
@@ -16,9 +34,9 @@ use super::region::{Region, Shared};
 use super::role::End;
 use crate::error::{Error, Result};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::sys::identity::Identity;
 use crate::sys::lock::{Anchor, Token};
 use crate::sys::process;
+use attach::{Attach, Hint};
 
 /// Lock byte of slot 0; slot X has `SLOT_BYTE + 2 * X`. Beyond the end of any file: nothing is
 /// stored there.
@@ -40,6 +58,9 @@ pub(super) const IN_USE: u32 = 1;
 /// How many milliseconds to go on looking for a slot where all are taken: a byte may be held only to
 /// clear away after a dead owner, or by an opener that gives way.
 const PATIENCE: u32 = 10;
+
+/// How many slots in use to ask about in such a later turn.
+const AGAIN: u32 = 256;
 
 /// A participant's slot in shared memory, written by the holder of its byte; `poll` is also cleared
 /// by those who notify.
@@ -155,12 +176,12 @@ pub(crate) fn is_alive(file: &Anchor, index: u32) -> bool {
 }
 
 impl Participant {
-    /// Takes the first free slot. `EMFILE` if living handles hold all of them, and go on doing so for
+    /// Takes a free slot. `EMFILE` if living handles hold all of them, and go on doing so for
     /// [`PATIENCE`].
     ///
     /// `mine` is asked once a byte is locked and before anything is stored: an error ends it.
     /// `sweep` resolves what the dead owner of a slot left behind; where it says `false` (who owns
-    /// it cannot be decided yet) the slot is left as it is and the next one is tried.
+    /// it cannot be decided yet) the slot is left as it is and another one is tried.
     pub(crate) fn attach(
         region: &Region,
         geometry: &Geometry,
@@ -170,41 +191,32 @@ impl Participant {
         sweep: &dyn Fn(u32, &Slot) -> bool,
     ) -> Result<Self> {
         let process = process::tag().map_err(|errno| Error::from_kernel(errno, what))?;
-        // Somebody may hold the last free byte just to look, or to clear away after its owner.
+        let attach = Attach { region, geometry, file, what, mine, sweep, process };
+        let all = geometry.max_handles;
+        let too_short = || Error::new(Errno::EPROTO, format_args!("{what}: too short"));
+        let hint = Hint::of(region).ok_or_else(too_short)?;
+        if let Some(taken) = attach.take_in_turn(hint)? {
+            return Ok(taken);
+        }
+        let mut asked = 0;
         for pass in 0..=PATIENCE {
             if pass > 0 {
+                // Somebody may hold the last free byte just to look, or to clear away after its owner.
                 let _ = poll(&mut [], PollTimeout::from(1_u8));
             }
-            for index in 0..geometry.max_handles {
-                let Some(slot) = Slot::of(region, geometry, index) else { break };
-                // Asked in vain once: a question, unlike an attempt, costs no descriptor and keeps
-                // nobody else out.
-                if pass > 0 && is_alive(file, index) {
-                    continue;
-                }
-                let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
-                let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
-                let Some(token) = token else { continue };
-                mine()?;
-                // The byte is ours: whoever had the slot before is closed or dead, its stores are all
-                // visible (the kernel's lock list orders them), and nobody else writes here.
-                if slot.is_in_use() && !sweep(index, slot) {
-                    continue;
-                }
-                slot.clear();
-                let me = Identity::current();
-                slot.pid.store(me.pid, Ordering::Relaxed);
-                slot.uid.store(me.uid, Ordering::Relaxed);
-                slot.start_time.store(me.start_time, Ordering::Relaxed);
-                slot.pid_namespace.store(me.pid_namespace, Ordering::Relaxed);
-                slot.process.store(process, Ordering::Relaxed);
-                slot.generation.fetch_add(1, Ordering::Relaxed);
-                // Release: pairs with the Acquire in `is_in_use`.
-                slot.state.store(IN_USE, Ordering::Release);
-                return Ok(Self { index, token });
+            let from = hint.free_from.load(Ordering::Relaxed);
+            if let Some(taken) = attach.take_clean(if from < all { from } else { 0 })? {
+                hint.taken(taken.index, from);
+                return Ok(taken);
             }
+            // None is clean. The first and the last time all are asked about.
+            let count = if pass == 0 || pass == PATIENCE { all } else { all.min(AGAIN) };
+            if let Some(taken) = attach.take_dead(asked, count)? {
+                hint.taken(taken.index, from);
+                return Ok(taken);
+            }
+            asked = (asked + count) % all;
         }
-        let all = geometry.max_handles;
         Err(Error::new(
             Errno::EMFILE,
             format_args!("{what}: all {all} handles it was made for are open"),
@@ -232,6 +244,10 @@ impl Participant {
         if dead {
             slot.clear();
         }
+        drop(token);
+        if dead {
+            Hint::freed(region, index);
+        }
         Ok(dead)
     }
 
@@ -246,6 +262,7 @@ impl Participant {
             slot.clear();
         }
         drop(self.token);
+        Hint::freed(region, self.index);
     }
 
     /// Gives the value up in a forked child: the slot stays the parent's.
@@ -265,42 +282,4 @@ impl End {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::shm::{Mapping, sealed_memory};
-    use std::cell::{Cell, RefCell};
-    use std::sync::Arc;
-
-    /// One slot's byte is held by somebody who only looks; what lies in the other one cannot be
-    /// decided. The first pass finds nothing; then the byte is let go of.
-    #[test]
-    fn a_slot_that_is_held_for_a_moment_is_waited_for() {
-        let geometry = Geometry { kind: 1, item_size: 8, capacity: 4, max_handles: 2, policy: 0 };
-        let size = geometry.total_size().unwrap();
-        let file = Arc::new(sealed_memory(c"slots", size, false, "slots").unwrap());
-        let region = Region::new(Mapping::part(&file, 0, size as usize, true).unwrap());
-        let anchor = Anchor::new(file, 0).unwrap();
-        let other = Slot::of(&region, &geometry, 1).unwrap();
-        other.state.store(IN_USE, Ordering::Relaxed);
-        let held = RefCell::new(anchor.lock_for_now(SLOT_BYTE).unwrap());
-        assert!(held.borrow().is_some());
-        let (passes, patient) = (Cell::new(0), Cell::new(1));
-        let attach = || {
-            Participant::attach(&region, &geometry, &anchor, "slots", &|| Ok(()), &|index, _| {
-                assert_eq!(index, 1);
-                passes.set(passes.get() + 1);
-                if passes.get() == patient.get() {
-                    drop(held.take());
-                }
-                false
-            })
-        };
-        let mine = attach().unwrap();
-        assert_eq!((mine.index(), passes.get()), (0, 1));
-        // Bounded.
-        patient.set(u32::MAX);
-        assert_eq!(attach().unwrap_err().code(), Errno::EMFILE);
-        assert_eq!(passes.get(), 1 + 1 + PATIENCE);
-        mine.detach(&region, &geometry);
-    }
-}
+mod tests;
