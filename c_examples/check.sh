@@ -100,6 +100,23 @@ case_ring_producer_killed() {
     run ring_consumer "/$id.killed" 60000
 }
 
+# The service is told to stop while it waits without limit; another one finds the end of the stream.
+case_ring_until_sigterm() {
+    mkfifo "$tmp/service"
+    $WRAP "$bin/ring_until_sigterm" "/$id.service" >"$tmp/service" &
+    service=$!
+    exec 3<"$tmp/service"
+    read -r line <&3
+    echo "$line"
+    kill -TERM $service
+    wait $service
+    echo "ring_until_sigterm: exit $?"
+    cat <&3
+    exec 3<&-
+    run ring_producer "/$id.service" 10
+    run ring_until_sigterm "/$id.service"
+}
+
 # One producer finishes at once, one waits for the loop, one is killed; the loop outlives them all.
 case_event_loop() {
     run ring_producer "/$id.red" 10 >"$tmp/red" 2>&1

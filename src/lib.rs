@@ -45,4 +45,5 @@ pub fn sigbus_guard() -> Result<()> {
 
 pub use error::{Error, Result};
 pub use flags::{Access, Creation, OpenFlags};
+pub use sync::interrupt::interrupt;
 pub use time::Timeout;

@@ -9,18 +9,15 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use madang::ring::{Kind, Options, policy};
-use madang::sem::UndoOptions;
-use support::Dir;
+use madang::ring::Options;
 use support::face::{FOREVER, NOWAIT, Outcome};
-use support::mutex_face::{CMutex, Locks};
+use support::mutex_face::{CMutex, Locks as _};
 use support::pipe_face::{C as Pipes, Face as _};
 use support::process::{Child, Gate, fork, join, serial, shared_words};
-use support::ring_face::{C, Entry, Face, Named, SECOND};
-use support::sem_face::{CSem, Permits};
+use support::ring_face::{C, Face, Named, SECOND};
+use support::sem_face::Permits;
 use support::shm_face::{CShm, Segment};
-use support::undo_face::Undo;
-use support::unique;
+use support::waits::{cond, each_wait, mutex, posix, rings, undo};
 
 const NEW: c_int = libc::O_RDWR | libc::O_CREAT;
 
@@ -71,56 +68,13 @@ fn again<T>(mut call: impl FnMut() -> Outcome<T>) -> T {
     }
 }
 
-fn rings() -> [Options; 5] {
-    let of = |kind, policy| Options { kind: Some(kind), policy, ..Options::new(4, 8) };
-    [
-        of(Kind::Spsc, 0),
-        of(Kind::Mpmc, 0),
-        of(Kind::Mpmc, policy::STOPPROOF),
-        of(Kind::Broadcast, 0),
-        of(Kind::Broadcast, policy::EVICT),
-    ]
-}
-
-fn undo(value: u32) -> CSem {
-    let (name, options) = (unique("storm"), UndoOptions { value, ..UndoOptions::default() });
-    let sem = <CSem as Undo>::open(&name, &options, NEW, 0o600).unwrap();
-    <CSem as Undo>::unlink(&name).unwrap();
-    sem
-}
-
-fn posix(value: u32) -> CSem {
-    let name = unique("storm");
-    let sem = <CSem as Permits>::open(name.as_bytes(), value, NEW, 0o600).unwrap();
-    <CSem as Permits>::unlink(name.as_bytes()).unwrap();
-    sem
-}
-
-fn mutex() -> CMutex {
-    let name = unique("storm");
-    let mutex = CMutex::open(&name, NEW, 0o600).unwrap();
-    CMutex::unlink(&name).unwrap();
-    mutex
-}
-
-fn cond() -> <CMutex as Locks>::Cond {
-    let name = unique("storm");
-    let cond = CMutex::open_cond(&name, NEW, 0o600).unwrap();
-    CMutex::unlink_cond(&name).unwrap();
-    cond
-}
-
-/// Every call that waits, on something that never comes.
 #[test]
 fn every_wait_is_interrupted() {
     let _turn = serial();
     let held = mutex();
     assert!(!held.lock(NOWAIT).unwrap());
-    let dir = Dir::new();
-    let fifo = dir.path("fifo");
-    Pipes.create(&fifo, 0o600).unwrap();
     stormy(|| {
-        let ends = |what: &str, call: &mut dyn FnMut(i64) -> Outcome<()>| {
+        each_wait(&held, &|what, call| {
             for timeout in [FOREVER, 100 * SECOND] {
                 let start = Instant::now();
                 let outcome = call(timeout);
@@ -128,36 +82,7 @@ fn every_wait_is_interrupted() {
                 assert_eq!(code, Err(libc::EINTR), "{what}: {outcome:?}");
                 assert!(start.elapsed() < Duration::from_secs(10), "{what}");
             }
-        };
-        for options in rings() {
-            let (mut item, items) = ([0; 8], [0; 64]);
-            let ring = C::open(None, &options, libc::O_RDWR, 0).unwrap();
-            ends("pop", &mut |t| ring.pop(&mut item, t));
-            ends("pop_many", &mut |t| ring.pop_many(&mut [0; 16], 8, t).map(drop));
-            ends("peek", &mut |t| ring.peek(1, t).map(drop));
-            ends("wait_any", &mut |t| C::wait_any(&mut [Entry::ring(&ring, 1)], t).map(drop));
-            // Full, for those that a full one holds up.
-            if options.policy & policy::EVICT == 0 {
-                while ring.push(&item, NOWAIT).is_ok() {}
-                ends("push", &mut |t| ring.push(&item, t));
-                ends("push_many", &mut |t| ring.push_many(&items, 8, t).map(drop));
-                ends("reserve", &mut |t| ring.reserve(1, t).map(drop));
-            }
-        }
-        let (posix, undo, cond, mine) = (posix(0), undo(0), cond(), mutex());
-        ends("sem", &mut |t| Permits::wait(&posix, t));
-        ends("undo", &mut |t| Permits::wait(&undo, t));
-        ends("lock", &mut |t| held.lock(t).map(drop));
-        assert!(!mine.lock(NOWAIT).unwrap());
-        ends("cond", &mut |t| mine.wait(&cond, t).map(drop));
-        mine.unlock().unwrap();
-        let (read, write) = Pipes.open(false).unwrap();
-        ends("read", &mut |t| Pipes.read(read.as_raw_fd(), &mut [0; 8], t).map(drop));
-        ends("receive", &mut |t| Pipes.receive(read.as_raw_fd(), &mut [0; 8], t).map(drop));
-        while Pipes.write(write.as_raw_fd(), &[0; 4096], NOWAIT).is_ok() {}
-        ends("write", &mut |t| Pipes.write(write.as_raw_fd(), &[0; 4096], t).map(drop));
-        ends("send", &mut |t| Pipes.send(write.as_raw_fd(), &[0; 4000], t));
-        ends("fifo_open", &mut |t| Pipes.fifo(&fifo, libc::O_RDONLY, t).map(drop));
+        });
     });
 }
 

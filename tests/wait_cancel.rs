@@ -1,16 +1,25 @@
-//! Waits that are cancelled, by another thread or by a signal handler.
+//! Waits that are cancelled, by another thread or by a signal handler; and interrupted, by a signal
+//! handler that runs at any moment.
 
 mod support;
 
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use madang::ffi::base::mdg_interrupt;
 use madang::ffi::ring::*;
 use madang::ring::{Kind, Options, Ring};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use support::face::{FOREVER, NOWAIT, refused_with};
-use support::process::{fork, join};
+use support::face::{FOREVER, NOWAIT, Outcome, refused_with};
+use support::pipe_face::{C as Pipes, Face as _};
+use support::process::{fork, join, serial};
 use support::ring_face::{C, Entry, Face, SECOND};
+use support::sem_face::Permits;
+use support::waits::{beside_a_holder, each_wait, posix, rings};
 
 on_both_faces! { Ring, C in turn:
     a_cancellation_stands_until_a_call_waits
@@ -217,7 +226,7 @@ extern "C" fn cancel_it(_: i32) {
 /// A timer's handler, with SA_RESTART, cancels what its own thread waits in.
 #[test]
 fn a_signal_handler_cancels() {
-    let _turn = support::process::serial();
+    let _turn = serial();
     join(fork(|| {
         let ring: C = open(Kind::Spsc, 1);
         HANDLE.store(ring.0, Ordering::Relaxed);
@@ -238,4 +247,99 @@ fn a_signal_handler_cancels() {
             refused_with(ended, libc::ECANCELED, "cancelled");
         }
     }));
+}
+
+fn code<T>(outcome: Outcome<T>) -> c_int {
+    outcome.err().map_or(0, |failure| failure.code)
+}
+
+/// An interruption that comes before the call ends it, and no other; calls that do not wait leave it.
+#[test]
+fn an_interruption_before_a_wait_ends_it() {
+    let _turn = serial();
+    beside_a_holder(|held| {
+        each_wait(held, &|what, call| {
+            for _ in 0..2 {
+                assert_eq!(mdg_interrupt(), 0);
+            }
+            assert_eq!(code(call(NOWAIT)), libc::EAGAIN, "{what}");
+            assert_eq!(code(call(FOREVER)), libc::EINTR, "{what}");
+            assert_eq!(code(call(1_000_000)), libc::ETIMEDOUT, "{what}");
+            assert!(madang::interrupt());
+            assert_eq!(code(call(1)), libc::EINTR, "{what}");
+        });
+        let (ring, sem) = (C::open(None, &rings()[0], libc::O_RDWR, 0).unwrap(), posix(1));
+        assert_eq!(mdg_interrupt(), 0);
+        ring.push(&[1; 8], FOREVER).unwrap();
+        ring.pop(&mut [0; 8], FOREVER).unwrap();
+        Permits::wait(&sem, FOREVER).unwrap();
+        join(fork(|| assert_eq!(code(Permits::wait(&sem, 1_000_000)), libc::ETIMEDOUT)));
+        // The rest of a message that has begun is waited for; then the interruption is due.
+        let (read, write) = Pipes.open(false).unwrap();
+        let message = [7; 100_000];
+        let sender = fork(|| Pipes.send(write.as_raw_fd(), &message, FOREVER).unwrap());
+        let mut waiting = libc::pollfd { fd: read.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, and an open descriptor.
+        assert_eq!(unsafe { libc::poll(&raw mut waiting, 1, -1) }, 1);
+        let mut got = vec![0; message.len()];
+        assert_eq!(Pipes.receive(read.as_raw_fd(), &mut got, FOREVER).unwrap(), message.len());
+        join(sender);
+        assert_eq!(code(Permits::wait(&sem, FOREVER)), libc::EINTR);
+    });
+}
+
+extern "C" fn interrupting(_: c_int) {
+    mdg_interrupt();
+}
+
+/// A handler that runs at a moment chosen at random in the first millisecond of a wait, with
+/// SA_RESTART: no wait goes on for ever, and hardly any until its slice ends.
+#[test]
+fn an_interruption_at_any_moment_ends_a_wait() {
+    const ROUNDS: u32 = 60;
+    let _turn = serial();
+    // SAFETY: the handler calls what may be called in one; cannot fail.
+    let me = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = interrupting as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        assert_eq!(libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut()), 0);
+        libc::pthread_self()
+    };
+    let (asked, over) = (&AtomicU64::new(0), &AtomicBool::new(false));
+    let (rounds, late) = (Cell::new(0), Cell::new(0));
+    beside_a_holder(|held| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut done, mut state) = (0, 1_u64);
+                while !over.load(Ordering::Acquire) {
+                    if asked.load(Ordering::Acquire) == done {
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    done += 1;
+                    state =
+                        state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    let end = Instant::now() + Duration::from_micros((state >> 40) % 1000);
+                    while Instant::now() < end {}
+                    // SAFETY: the scope keeps that thread alive.
+                    unsafe { libc::pthread_kill(me, libc::SIGUSR2) };
+                }
+            });
+            let ends = |what: &str, call: &mut dyn FnMut(i64) -> Outcome<()>| {
+                for _ in 0..ROUNDS {
+                    let start = Instant::now();
+                    asked.fetch_add(1, Ordering::Release);
+                    assert_eq!(code(call(20 * SECOND)), libc::EINTR, "{what}");
+                    rounds.set(rounds.get() + 1);
+                    late.set(late.get() + u32::from(start.elapsed() > Duration::from_millis(90)));
+                }
+            };
+            let result = catch_unwind(AssertUnwindSafe(|| each_wait(held, &ends)));
+            over.store(true, Ordering::Release);
+            result.unwrap_or_else(|panic| resume_unwind(panic));
+        });
+    });
+    let (rounds, late) = (rounds.get(), late.get());
+    assert!(rounds >= 40 * ROUNDS && late * 20 < rounds, "{late} of {rounds} ended by their slice");
 }

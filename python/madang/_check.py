@@ -168,6 +168,7 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_version": (c_uint32,),
     "mdg_strerror": (c_char_p, c_int),
     "mdg_last_error": (c_char_p,),
+    "mdg_interrupt": (c_int,),
     "mdg_shm_open": (c_int, _out, c_char_p, c_size_t, c_int, _mode),
     "mdg_shm_anonymous": (c_int, _out, c_size_t, c_uint32),
     "mdg_shm_from_fd": (c_int, _out, c_int, c_int),

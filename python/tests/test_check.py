@@ -1,8 +1,10 @@
 import errno
+import os
 import signal
 import time
 
 from support import Case
+import madang
 from madang import _check
 
 
@@ -47,6 +49,11 @@ class Timeouts(Case):
         self.assertEqual(_check.wait(call, 0.3), 0)
         self.assertEqual(asked[0], 300_000_000)
         self.assertTrue(asked[0] > asked[1] > asked[2] > 0)
+
+    def test_an_interruption_that_no_handler_raised_for_ends_no_wait(self):
+        self.assertEqual(_check.lib.mdg_interrupt(), 0)
+        with madang.Ring(None, capacity=4, item_size=8) as ring:
+            self.assertRaises(TimeoutError, ring.pop, timeout=0.01)
 
     def test_not_waiting_is_one_call(self):
         asked = []

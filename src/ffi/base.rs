@@ -28,9 +28,11 @@
 //! Timeouts are relative nanoseconds on the monotonic clock, int64_t timeout_ns: MDG_NOWAIT never
 //! waits and answers -EAGAIN, MDG_FOREVER (any negative number) waits without limit, else -ETIMEDOUT.
 //! A caught signal ends every wait with -EINTR, whatever SA_RESTART says, with nothing done; what was
-//! done already is returned as a count instead. A signal caught just before a wait begins, or
-//! while it spins, gives way or looks around between two sleeps, does not end it: a program that
-//! waits for signals in MDG_FOREVER calls must be ready for that, with a timeout for instance.
+//! done already is returned as a count instead. A signal that is caught just before the thread sleeps
+//! in the kernel, while the call spins for instance, leaves no trace, and the call goes on. A program
+//! that must react to signals calls mdg_interrupt in the handler: the current or next wait of that
+//! thread then ends with -EINTR, at most 100 milliseconds after the handler has returned, usually some
+//! microseconds (plus what the machine needs to run the thread).
 //!
 //! Options structures begin with size_t size, which the caller sets to sizeof the structure. Zero
 //! means default, NULL means all defaults. A non-zero field that this version of the library does not
@@ -54,6 +56,7 @@ use std::ffi::{c_char, c_int};
 
 use super::guard::last_error;
 use crate::error::words_with_nul;
+use crate::sync::interrupt::interrupt;
 
 /// Major version of these headers: differs when programs must be rebuilt.
 pub const MDG_VERSION_MAJOR: u32 = 0;
@@ -72,6 +75,25 @@ pub const MDG_FOREVER: i64 = 0 - 1;
 /// Flag of calls that make descriptors: keep them open across execve(2). Without it every
 /// descriptor is close-on-exec.
 pub const MDG_INHERIT: u32 = 0x1;
+
+/// Ends the waiting call that the calling thread is in, or else its next one: it returns -EINTR with
+/// nothing done. For signal handlers, which run in the thread that is to stop waiting; a signal for the
+/// whole process runs in any thread that does not block it, so block it in the others, or send it to the
+/// right one with pthread_kill(3).
+///
+/// All waits of all mechanisms take notice: rings, mdg_wait_any, semaphores, mutexes, condition
+/// variables, pipes, FIFOs, descriptors. The interruption stays pending until one call of the thread has
+/// returned -EINTR (or, having done a part of its work, a count). Two that meet are one. A call that
+/// need not wait, or must not (MDG_NOWAIT), takes no notice and leaves it pending; so does a call that
+/// gets what it waits for at the same time, and what must be finished once begun: the rest of a message
+/// in mdg_pipe_receive, and taking the mutex again in mdg_cond_wait. A forked child starts without one.
+///
+/// Returns 0, or: -EAGAIN (1024 other threads have one pending); errno is left alone either way.
+/// Thread-safe and async-signal-safe. See mdg_ring_cancel for another thread's wait.
+#[unsafe(no_mangle)]
+pub extern "C" fn mdg_interrupt() -> c_int {
+    if interrupt() { 0 } else { -libc::EAGAIN }
+}
 
 /// Version of the library at run time: major * 65536 + minor * 256 + patch, comparable with
 /// MDG_VERSION.

@@ -2,7 +2,6 @@
 //! [`Cond`]: waiting, with a mutex let go meanwhile, for somebody to say that something changed.
 
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -11,14 +10,11 @@ use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{Kind, Name};
 use crate::object::{self, Area, COND_SIZE, CondArea};
+use crate::sync::{SLICE, interrupt};
 use crate::sys::futex::Wake;
 use crate::time::{Deadline, Timeout};
 
 pub(super) const TAG: u64 = u64::from_le_bytes(*b"MDGcond\0");
-
-/// What a notifier that was killed at the wrong moment, or a wake-up that went to a dead waiter,
-/// costs the others.
-const SLICE: Duration = Duration::from_millis(100);
 
 /// A condition variable that processes share. Free-threaded.
 #[derive(Debug)]
@@ -76,21 +72,21 @@ impl Cond {
         let deadline = Deadline::start(timeout);
         let waited = deadline.and_then(|deadline| {
             loop {
+                interrupt::check()?;
                 let Some(longest) = deadline.left(SLICE) else { return Err(Error::timed_out()) };
                 match event.sleep(ticket, longest) {
                     Wake::Woken => return Ok(()),
-                    Wake::Interrupted => return Err(Error::interrupted()),
+                    Wake::Interrupted => {
+                        interrupt::take();
+                        return Err(Error::interrupted());
+                    }
+                    // A slice is over: what a notifier that was killed at the wrong moment, or a
+                    // wake-up that went to a dead waiter, costs the others.
                     Wake::TimedOut => {}
                 }
             }
         });
-        loop {
-            match mutex.lock(Timeout::Forever) {
-                Ok(locked) => return Ok((waited, locked)),
-                Err(error) if error.code() == Errno::EINTR => {}
-                Err(error) => return Err(error),
-            }
-        }
+        mutex.lock_after_all().map(|locked| (waited, locked))
     }
 
     /// Wakes one who waits, at least.

@@ -46,7 +46,7 @@ use crate::flags::Creation;
 use crate::name::{Kind, Name};
 use crate::object::{self, MUTEX_SIZE, Shared};
 use crate::shm::{Mapping, named};
-use crate::sync::{EventCount, Spinner, wait_until};
+use crate::sync::{EventCount, Spinner, wait_deaf_until, wait_until};
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 use crate::sys::mutex::Taken;
@@ -293,6 +293,14 @@ impl Mutex {
         }
         let attempt = || self.try_lock();
         wait_until(&self.area.event, &Spinner::new(), timeout, attempt, || {}, || Ok(()))
+    }
+
+    /// Takes the mutex, however long that takes and whatever signals are caught.
+    fn lock_after_all(&self) -> Result<Locked> {
+        if let Some(locked) = self.try_lock()? {
+            return Ok(locked);
+        }
+        wait_deaf_until(&self.area.event, &Spinner::new(), || self.try_lock())
     }
 
     /// Lets go of it. `EPERM` if this thread does not have it.

@@ -137,6 +137,8 @@ impl Receiver<'_> {
     /// Waits for the next chunk of a message whose beginning cannot be put back: a signal must not
     /// end this wait, or the message would be lost.
     fn wait_for_rest(&mut self, total: usize) -> Result<()> {
+        self.waiter.deafen();
+        self.grace.deafen();
         let waited = if self.waiter.may_wait() {
             self.end.wait(&mut self.waiter)
         } else if lock::is_held(self.fd) != Some(false) {
@@ -149,7 +151,6 @@ impl Receiver<'_> {
             Ok(())
         };
         match waited {
-            Err(error) if error.code() == Errno::EINTR => Ok(()),
             Err(error) if error.code() == Errno::ETIMEDOUT => {
                 Err(self.cut_off(total, "the rest did not come in time"))
             }

@@ -20,7 +20,8 @@ use super::handle::Ring;
 use super::poll::{Events, bits};
 use crate::error::{Error, Result};
 use crate::object::End;
-use crate::sync::SLICE;
+use crate::sync::descriptor::sleep_unless_interrupted;
+use crate::sync::{SLICE, interrupt};
 use crate::time::{Deadline, Timeout, now};
 
 /// Most entries of one wait.
@@ -120,6 +121,7 @@ fn find(entries: &[Wait<'_>], timeout: Timeout) -> Result<Found> {
             return Ok(found);
         }
         not_cancelled(entries)?;
+        interrupt::check()?;
         let Some(left) = deadline.left(SLICE) else { return Err(Error::timed_out()) };
         let slept = sleep(entries, left, &mut heard);
         // All that ends the wait without a result comes after one more look.
@@ -136,6 +138,9 @@ fn find(entries: &[Wait<'_>], timeout: Timeout) -> Result<Found> {
         }
         if deaths || look(entries, &mut found)? {
             return Ok(found);
+        }
+        if slept.is_err_and(|error| error.code() == Errno::EINTR) {
+            interrupt::take();
         }
         verdict?;
     }
@@ -293,7 +298,7 @@ fn sleep(entries: &[Wait<'_>], longest: Duration, heard: &mut [bool; MOST]) -> R
         }
         places.push(index);
     }
-    match ppoll(&mut fds, Some(TimeSpec::from_duration(longest)), None) {
+    match sleep_unless_interrupted(&mut fds, longest) {
         Ok(count) => {
             for (&index, fd) in places.iter().zip(&fds) {
                 heard[index] = fd.any().unwrap_or(true);

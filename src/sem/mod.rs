@@ -9,18 +9,17 @@
 
 mod undo;
 
+use nix::errno::Errno;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
-
-use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{Kind, Name};
 use crate::shm::{Mapping, Place, named};
+use crate::sync::{SLICE, interrupt};
 use crate::sys::semaphore;
 use crate::time::{Deadline, Timeout};
 
@@ -29,10 +28,6 @@ pub use undo::{Holder, Permit, UndoOptions, UndoSemaphore};
 
 /// The greatest value of a semaphore: `SEM_VALUE_MAX` of Linux's C libraries.
 pub const VALUE_MAX: u32 = i32::MAX as u32;
-
-/// A wait without limit is a series of these: a timed wait returns from any signal handler, an
-/// untimed one may be restarted by the kernel.
-const SLICE: Duration = Duration::from_secs(3600);
 
 /// A counting semaphore shared between processes. Free-threaded.
 #[derive(Debug)]
@@ -108,11 +103,20 @@ impl Semaphore {
             Ok(()) => return Ok(()),
         }
         let deadline = Deadline::start(timeout)?;
+        // A series of slices: a timed wait returns from any signal handler, an untimed one may be
+        // restarted by the kernel; and a handler that runs just before a sleep is heeded after it.
         loop {
+            interrupt::check()?;
             match self.place.semaphore().wait_until(deadline.at(SLICE)) {
                 Ok(()) => return Ok(()),
-                Err(Errno::ETIMEDOUT) if deadline.passed() => return Err(Error::timed_out()),
+                Err(Errno::ETIMEDOUT) if deadline.passed() => {
+                    return interrupt::check().and(Err(Error::timed_out()));
+                }
                 Err(Errno::ETIMEDOUT) => {}
+                Err(Errno::EINTR) => {
+                    interrupt::take();
+                    return Err(Error::interrupted());
+                }
                 Err(errno) => return Err(Error::from_kernel(errno, "waiting for a semaphore")),
             }
         }

@@ -1,14 +1,16 @@
 #![forbid(unsafe_code)]
 //! Waiting with a deadline, always by ppoll(2): the one wait that a caught signal ends whatever
-//! SA_RESTART says.
+//! SA_RESTART says, and that can begin with a look for a pending interruption in one step.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::time::TimeSpec;
 
+use super::interrupt;
 use crate::error::{Error, Result};
 use crate::time::{Deadline, Timeout};
 
@@ -23,11 +25,18 @@ pub(crate) struct Waiter {
     timeout: Timeout,
     deadline: Option<Deadline>,
     pause: Duration,
+    /// Whether signals and interruptions end it.
+    heeds: bool,
 }
 
 impl Waiter {
     pub(crate) fn new(timeout: Timeout) -> Self {
-        Self { timeout, deadline: None, pause: PAUSE_MIN }
+        Self { timeout, deadline: None, pause: PAUSE_MIN, heeds: true }
+    }
+
+    /// From now on neither signals nor interruptions end a wait; an interruption stays pending.
+    pub(crate) fn deafen(&mut self) {
+        self.heeds = false;
     }
 
     pub(crate) fn may_wait(&self) -> bool {
@@ -47,10 +56,22 @@ impl Waiter {
     ///
     /// The time is looked at before the sleep, so the caller's attempt after it is never left out.
     pub(crate) fn sleep(&mut self, fds: &mut [PollFd<'_>], slice: Duration) -> Result<()> {
+        if self.heeds && self.may_wait() {
+            interrupt::check()?;
+        }
         let left = self.left(slice)?;
-        match ppoll(fds, Some(TimeSpec::from_duration(left)), None) {
+        let slept = if self.heeds {
+            sleep_unless_interrupted(fds, left)
+        } else {
+            ppoll(fds, Some(TimeSpec::from_duration(left)), None)
+        };
+        match slept {
             Ok(_) => Ok(()),
-            Err(Errno::EINTR) => Err(Error::interrupted()),
+            Err(Errno::EINTR) if !self.heeds => Ok(()),
+            Err(Errno::EINTR) => {
+                interrupt::take();
+                Err(Error::interrupted())
+            }
             Err(errno) => Err(Error::from_kernel(errno, "waiting for a descriptor")),
         }
     }
@@ -66,6 +87,25 @@ impl Waiter {
     pub(crate) fn fresh(&mut self) {
         self.pause = PAUSE_MIN;
     }
+}
+
+/// ppoll(2), at most `longest`: `EINTR` when a signal is caught, and at once if an interruption is
+/// pending, which is left so.
+///
+/// All signals are blocked from the look until the kernel sleeps, so that no handler runs in between:
+/// one that would have runs at the beginning of the sleep, and ends it.
+pub(crate) fn sleep_unless_interrupted(
+    fds: &mut [PollFd<'_>],
+    longest: Duration,
+) -> nix::Result<i32> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let slept = if interrupt::is_pending() {
+        Err(Errno::EINTR)
+    } else {
+        ppoll(fds, Some(TimeSpec::from_duration(longest)), Some(before))
+    };
+    before.thread_set_mask()?;
+    slept
 }
 
 /// What a descriptor shows right now.

@@ -7,8 +7,8 @@ use loom::thread;
 use super::*;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::model::{Fences, check, check_kills, killed_after, share};
-
-const SLICE: Duration = Duration::from_millis(100);
+use crate::sync::{SLICE, Spinner, wait_until};
+use crate::time::Timeout;
 
 #[derive(Default)]
 struct Shared {
@@ -25,16 +25,15 @@ impl Shared {
         shared
     }
 
-    /// The loop of `wait_until`, without its spinning and its clock.
+    /// The library's own wait, which sleeps at once.
     fn wait_for(&self, items: u64) {
         // Acquire: pairs with `commit`.
-        while self.items.load(Ordering::Acquire) < items {
-            let ticket = self.event.arm(SLICE);
-            if self.items.load(Ordering::Acquire) >= items {
-                return;
-            }
-            self.event.sleep(ticket, SLICE);
+        let attempt = || Ok((self.items.load(Ordering::Acquire) >= items).then_some(()));
+        if attempt() == Ok(Some(())) {
+            return;
         }
+        let spinner = Spinner::that_sleeps();
+        wait_until(&self.event, &spinner, Timeout::Forever, attempt, || {}, || Ok(())).unwrap();
     }
 
     fn commit(&self, items: u64) {

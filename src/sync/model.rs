@@ -7,6 +7,7 @@
 //! | real | here |
 //! |---|---|
 //! | SIGKILL between two accesses of shared memory | [`killed_after`]: the thread unwinds before its n-th access |
+//! | the clock | stands still |
 //! | futex wait, wake | one mutex and condition variable; a wait has no limit, so a lost wake-up is a deadlock, which loom reports |
 //! | membarrier, and the compiler fence it pairs with | a SeqCst fence on both sides; with [`Fences::Heavy`] membarrier fails, and the light side has none |
 //! | a copy of an item's bytes | an access to a loom cell, so that two copies without order are a race, which loom reports |
@@ -163,6 +164,11 @@ pub(crate) fn light_fence() {
     if FENCES.get() == Fences::Light {
         fence(Ordering::SeqCst);
     }
+}
+
+/// Time does not pass: every run of a model must go the same way.
+pub(crate) fn now() -> std::time::Duration {
+    std::time::Duration::ZERO
 }
 
 pub(crate) mod membarrier {

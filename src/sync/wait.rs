@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use std::sync::atomic::AtomicU32;
 
-use super::EventCount;
+use super::kernel::now;
+use super::{EventCount, interrupt};
 use crate::error::{Error, Result};
 use crate::sys::futex::{self, Wake};
 use crate::sys::many_processors;
-use crate::time::{Deadline, Timeout, now};
+use crate::time::{Deadline, Timeout};
 
 /// Shortest and longest nap of a waiter that nobody can wake. In between, a nap is this part of the
 /// time that it has been idle: the longest one begins after 80 ms.
@@ -89,6 +90,14 @@ impl Spinner {
             position: Cell::new(0),
             most,
         }
+    }
+
+    /// For models: one that neither spins nor gives way.
+    #[cfg(all(test, loom))]
+    pub(crate) fn that_sleeps() -> Self {
+        let spinner = Self::up_to(0);
+        spinner.stay.set(u32::MAX);
+        spinner
     }
 
     /// Turns of the first moment of a spin, which may be spent outside of [`Spinner::spin`].
@@ -180,8 +189,31 @@ impl Spinner {
 /// was committed before a death is delivered first; it goes before a timeout or a signal, so that a
 /// death is noticed by short and by much-interrupted waits, too.
 ///
-/// A wait that is over returns what a last attempt gives, or `EAGAIN`, `ETIMEDOUT`, `EINTR`.
+/// A wait that is over returns what a last attempt gives, or `EAGAIN`, `ETIMEDOUT`, `EINTR`. A pending
+/// [interruption](interrupt) is looked for before each sleep, and taken only with `EINTR`.
 pub(crate) fn wait_until<T>(
+    event: &EventCount,
+    spinner: &Spinner,
+    timeout: Timeout,
+    attempt: impl FnMut() -> Result<Option<T>>,
+    sleeping: impl FnOnce(),
+    alive: impl FnMut() -> Result<()>,
+) -> Result<T> {
+    wait::<T, true>(event, spinner, timeout, attempt, sleeping, alive)
+}
+
+/// As [`wait_until`], for a wait that must come to its end: signals and interruptions do not end it,
+/// and an interruption stays pending.
+pub(crate) fn wait_deaf_until<T>(
+    event: &EventCount,
+    spinner: &Spinner,
+    attempt: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    wait::<T, false>(event, spinner, Timeout::Forever, attempt, || {}, || Ok(()))
+}
+
+/// `HEEDS`: signals and interruptions.
+fn wait<T, const HEEDS: bool>(
     event: &EventCount,
     spinner: &Spinner,
     timeout: Timeout,
@@ -206,6 +238,9 @@ pub(crate) fn wait_until<T>(
         if let Some(done) = attempt()? {
             return Ok(done);
         }
+        if HEEDS {
+            interrupt::check()?;
+        }
         let Some(longest) = deadline.left(SLICE) else { return Err(Error::timed_out()) };
         let wake = event.sleep(ticket, longest);
         let mut verdict = Ok(());
@@ -213,16 +248,25 @@ pub(crate) fn wait_until<T>(
             verdict = alive();
             looked = now();
         }
-        let verdict = verdict.and_then(|()| match wake {
-            Wake::TimedOut if deadline.passed() => Err(Error::timed_out()),
-            Wake::Interrupted => Err(Error::interrupted()),
-            _ => Ok(()),
-        });
         if let Some(done) = attempt()? {
             return Ok(done);
         }
         verdict?;
+        if HEEDS {
+            ended(wake)?;
+        }
+        if wake == Wake::TimedOut && deadline.passed() {
+            return Err(Error::timed_out());
+        }
     }
+}
+
+/// `EINTR` for a sleep that a signal or an interruption has ended: its wait has nothing else to return.
+fn ended(sleep: Wake) -> Result<()> {
+    if interrupt::take() || sleep == Wake::Interrupted {
+        return Err(Error::interrupted());
+    }
+    Ok(())
 }
 
 /// As [`wait_until`], for a waiter that cannot announce that it sleeps, as it may not store anything:
@@ -257,6 +301,7 @@ pub(crate) fn look_until<T>(
     // A word of our own: the nap ends with its time, or with a signal.
     let word = AtomicU32::new(0);
     loop {
+        interrupt::check()?;
         let idle = spinner.idle.get();
         let nap = (idle / NAP_PART).clamp(NAPS.0, NAPS.1);
         let Some(longest) = deadline.left(nap) else { return Err(Error::timed_out()) };
@@ -267,160 +312,17 @@ pub(crate) fn look_until<T>(
             verdict = alive();
             looked = now();
         }
-        let verdict = verdict.and_then(|()| match wake {
-            _ if deadline.passed() => Err(Error::timed_out()),
-            Wake::Interrupted => Err(Error::interrupted()),
-            _ => Ok(()),
-        });
         if let Some(done) = attempt()? {
             return Ok(done);
         }
         verdict?;
+        ended(wake)?;
+        if deadline.passed() {
+            return Err(Error::timed_out());
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_wait_looks_once_more() {
-        let event = EventCount::default();
-        let spinner = Spinner::up_to(0);
-        spinner.yields.set(0);
-        let mut looks = 0;
-        let dead = Error::new(nix::errno::Errno::EOWNERDEAD, "died");
-        let result = wait_until(
-            &event,
-            &spinner,
-            Timeout::Forever,
-            || {
-                looks += 1;
-                Ok((looks == 3).then_some(7))
-            },
-            || {},
-            || Err(dead.clone()),
-        );
-        // Look 1 after arming, look 2 after the slice in which the peer was found dead ...
-        assert_eq!(result.unwrap_err(), dead);
-        assert_eq!(looks, 2);
-    }
-
-    #[test]
-    fn vain_spins_get_shorter_and_good_ones_longer() {
-        let spinner = Spinner::up_to(MOST_TURNS);
-        for _ in 0..EXPLORE {
-            assert_eq!(spinner.spin(&mut || Ok(None::<()>)).unwrap(), None);
-        }
-        assert_eq!(spinner.turns.get(), 0);
-        // The long one finds what comes late, and from then on it is waited for.
-        let after = |turns: u32| {
-            let mut count = 0;
-            move || {
-                count += 1;
-                Ok((count > turns).then_some(()))
-            }
-        };
-        assert!(spinner.spin(&mut after(2 * MOST_TURNS)).unwrap().is_some());
-        assert_eq!(spinner.turns.get(), MOST_TURNS);
-        assert!(spinner.spin(&mut after(100)).unwrap().is_some());
-        assert_eq!(spinner.turns.get(), 200);
-        assert!(spinner.spin(&mut after(0)).unwrap().is_some());
-        assert_eq!(spinner.turns.get(), FEWEST_TURNS);
-    }
-
-    /// Naps are counted, not timed: an idle waiter looks again 100 times a second, however its
-    /// waits are cut into calls, and at once after news.
-    #[test]
-    fn naps_grow_while_nothing_comes() {
-        let spinner = Spinner::up_to(0);
-        let looks = Cell::new(0);
-        let position = Cell::new(7);
-        let idle = |timeout: i64, longest: u32| {
-            let before = looks.get();
-            let attempt = || {
-                looks.set(looks.get() + 1);
-                Ok((looks.get() - before > longest).then_some(()))
-            };
-            let (at, timeout) = (position.get(), Timeout::from_nanos(timeout));
-            let ended = look_until(&spinner, at, timeout, attempt, || Ok(()));
-            (looks.get() - before, ended.is_ok())
-        };
-        // 20 µs, 8 times; then growing by an eighth: 60 looks in the first 80 ms.
-        let (first, found) = idle(100_000_000, 100);
-        assert!(!found && first < 75, "{first}");
-        // From then on one in 10 ms, or one for each call.
-        let (more, found) = idle(200_000_000, 100);
-        assert!(!found && more < 23, "{more}");
-        let in_short_calls: u32 = (0..20).map(|_| idle(1_000_000, 100).0).sum();
-        assert!(in_short_calls <= 20, "{in_short_calls}");
-        assert!(spinner.idle.get() / NAP_PART > NAPS.1);
-        assert_eq!(idle(-1, 0), (1, true));
-        assert_eq!(spinner.idle.get(), Duration::ZERO, "news make the naps short again");
-        idle(100_000_000, 100);
-        assert!(spinner.idle.get() / NAP_PART > NAPS.1);
-        // So does an item that was popped without a wait.
-        position.set(8);
-        assert!(idle(3_000_000, 100).0 > 3);
-    }
-
-    #[test]
-    fn who_gives_way_in_vain_does_it_less_often() {
-        let spinner = Spinner::up_to(0);
-        let forever = Deadline::start(Timeout::Forever).unwrap();
-        let mut times = 0;
-        let mut after = |most: u32| {
-            times = 0;
-            let found = spinner.give_way(&forever, Duration::MAX, &mut || {
-                times += 1;
-                Ok((times == most).then_some(()))
-            });
-            (found.unwrap().is_some(), times)
-        };
-        for times in [4, 2, 1, 1] {
-            assert_eq!(after(u32::MAX), (false, times));
-        }
-        // And where it helps, often enough to help again.
-        assert_eq!((after(1), after(3), after(u32::MAX)), ((true, 1), (true, 3), (false, 6)));
-    }
-
-    #[test]
-    fn who_waits_long_for_its_turn_stays_for_a_while() {
-        let spinner = Spinner::up_to(0);
-        let forever = Deadline::start(Timeout::Forever).unwrap();
-        let mut times = 0;
-        let mut slow = || {
-            times += 1;
-            let end = now() + 2 * LONGEST_YIELD;
-            while now() < end {}
-            Ok(None::<()>)
-        };
-        for _ in 0..=STAY {
-            assert_eq!(spinner.give_way(&forever, LONGEST_YIELD, &mut slow).unwrap(), None);
-        }
-        assert_eq!(times, 1);
-        let passed = Deadline::start(Timeout::from_nanos(1)).unwrap();
-        while !passed.passed() {}
-        let mut times = 0;
-        spinner.yields.set(4);
-        let _ = spinner.give_way(&passed, Duration::MAX, &mut || {
-            times += 1;
-            Ok(None::<()>)
-        });
-        assert_eq!(times, 1, "a wait that is over gives way no more");
-    }
-
-    #[test]
-    fn long_spins_that_never_help_get_rare() {
-        let spinner = Spinner::up_to(MOST_TURNS);
-        let mut turns = 0_u64;
-        for _ in 0..10_000 {
-            let mut never = || {
-                turns += 1;
-                Ok(None::<()>)
-            };
-            assert_eq!(spinner.spin(&mut never).unwrap(), None);
-        }
-        assert!(turns < 20 * u64::from(EXPLORING_TURNS), "{turns}");
-    }
-}
+#[cfg(all(test, not(loom)))]
+#[path = "wait_tests.rs"]
+mod tests;

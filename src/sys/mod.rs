@@ -19,6 +19,7 @@ pub(crate) mod process;
 pub(crate) mod semaphore;
 pub(crate) mod sigbus;
 pub(crate) mod socket;
+pub(crate) mod thread;
 pub(crate) mod wipe;
 
 /// What mmap(2) and madvise(2) mean by `EAGAIN`: no memory, or none that may be locked in a program

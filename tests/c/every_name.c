@@ -63,11 +63,15 @@ static void ring_in_segment(const mdg_ring_opts *opts)
 {
     mdg_shm *shm;
     mdg_ring *ring, *reader;
+    char item[64];
     ssize_t bytes = mdg_ring_footprint(opts);
     EXPECT(bytes > 0 && bytes % 4096 == 0);
     EXPECT(mdg_shm_anonymous(&shm, 4096 + (size_t)bytes, 0) == 0);
     EXPECT(mdg_ring_init(&ring, shm, 4096, opts, O_WRONLY) == 0);
     EXPECT(mdg_ring_attach(&reader, shm, 4096, NULL, O_RDONLY) == 0);
+    errno = 0;
+    EXPECT(mdg_interrupt() == 0 && errno == 0);
+    EXPECT(mdg_ring_pop(reader, item, MDG_FOREVER) == -EINTR && errno == EINTR);
     mdg_ring_abandon(reader);
     mdg_ring_close(ring);
     mdg_shm_close(shm);

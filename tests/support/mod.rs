@@ -31,6 +31,7 @@ pub mod trace;
 pub mod undo_face;
 #[cfg(target_arch = "x86_64")]
 pub mod victim;
+pub mod waits;
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
