@@ -125,6 +125,8 @@ def superblock(reader, embedded):
         raise NotARing("policy %#x is not of kind %d" % (policy, kind))
     has_words = kind == MPMC or kind == BROADCAST and policy & OVERWRITE
     stride = 8 + rounded(item_size, 8) if has_words else item_size
+    if kind == BROADCAST and policy & EVICT:
+        stride = rounded(item_size, 8)
     items_len = capacity * stride
     pool = {}
     if kind == MPMC and policy & STOPPROOF:

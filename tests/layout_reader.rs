@@ -384,6 +384,8 @@ fn the_reader_can_fail_at_every_kind() {
         consumer.pop(&mut [0; 12], NOWAIT).unwrap();
         let good = read(&name.path(), None).unwrap();
         agrees(&good, &consumer.stat());
+        let last = good["items"].as_array().unwrap().last().unwrap();
+        assert_eq!(last, &hex(&number_of(2, 12)), "{kind:?}, {policy}: {good:#}");
         let file = File::options().write(true).open(name.path()).unwrap();
         file.write_all_at(bytes, at).unwrap();
         let error = read(&name.path(), None).map(|found| format!("{found:#}")).unwrap_err();

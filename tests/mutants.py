@@ -331,6 +331,17 @@ MUTANTS = [
          "            // 0:",
          "        if false {\n            let lost = self.join_again(me, grip);\n            // 0:")),
     Mutant(
+        "eviction-no-fence", "a consumer looks whether it was evicted without a fence after the copy",
+        GATED, "model ring::broadcast::loom_models::gating::an_evicted_reader_of_one_cell",
+        ("        fence(Ordering::Acquire);\n        self.memory.reader(me)", "        self.memory.reader(me)")),
+    Mutant(
+        "evict-plain-copy", "items of a broadcast that evicts are copied by plain accesses",
+        GATED, "model ring::broadcast::loom_models::gating::an_evicted_reader_of_one_cell",
+        ("        if self.evict {\n            for i in 0..room {", "        if false {\n            for i in 0..room {"),
+        ("            if WORD && self.evict {\n", "            if WORD && false {\n"),
+        ("self.memory.read(position.wrapping_add(i), items.add(i as usize * size));",
+         "self.memory.read_run(position.wrapping_add(i), items.add(i as usize * size), 1);")),
+    Mutant(
         "last-reader-no-fence", "of two consumers that free the same cell neither sees the other",
         GATED, "model ring::broadcast::loom_models::gating::the_last_of_two_readers_wakes_the_producer_heavy",
         ("        // tail is the one it sleeps at; if after, it has found this cursor itself.\n"

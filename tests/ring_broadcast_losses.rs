@@ -124,4 +124,36 @@ fn in_place_and_evicted<F: Face>() {
     assert_eq!((1..5).map(|_| pop(&consumer)).collect::<Vec<_>>(), [1, 2, 3, 4]);
     assert_eq!(consumer.lost(), 1);
     assert_eq!(sums(&ring), [5, 4, 1, 0]);
+    in_place_and_evicted_of_padded_items::<F>();
+}
+
+/// Items of 12 bytes stand on 8-byte boundaries, so a run is one item.
+fn in_place_and_evicted_of_padded_items<F: Face>() {
+    let item = |value: u8| [value; 12];
+    let ring: F = open(&broadcast(4, 12, policy::EVICT));
+    let consumer = consumer(&ring);
+    for value in 0..4 {
+        let (room, run) = ring.reserve(3, NOWAIT).unwrap();
+        assert_eq!((run, room as usize % 8), (1, 0));
+        // SAFETY: room for one item of twelve bytes.
+        unsafe { room.copy_from(item(value).as_ptr(), 12) };
+        ring.commit(1).unwrap();
+    }
+    let peek = || {
+        let (first, run) = consumer.peek(3, NOWAIT).unwrap();
+        assert_eq!(run, 1);
+        // SAFETY: one item of twelve bytes; the producer is this thread.
+        unsafe { first.cast::<[u8; 12]>().read_unaligned() }
+    };
+    assert_eq!(peek(), item(0));
+    ring.push_many(&[item(4), item(5)].concat(), 12, NOWAIT).unwrap();
+    refused_with(consumer.release(1), libc::EOVERFLOW, "items");
+    let mut rest = Vec::new();
+    let mut back = [0; 36];
+    while let Ok(count) = consumer.pop_many(&mut back, 12, NOWAIT) {
+        rest.extend(back[..12 * count].chunks(12).map(|item| item.to_vec()));
+    }
+    let lost = consumer.lost() as u8;
+    assert!(lost > 0);
+    assert_eq!(rest, (lost..6).map(|value| item(value).to_vec()).collect::<Vec<_>>());
 }

@@ -147,7 +147,8 @@ typedef struct mdg_ring_opts {
   /**
    * Bytes of an item; a new ring needs it. Items stand one behind the other without padding, the
    * first on a 128-byte boundary; those of MDG_RING_MPMC, and of a broadcast that overwrites, do not:
-   * there a run in place is one item, on an 8-byte boundary.
+   * there a run in place is one item, on an 8-byte boundary. So is it in a broadcast that evicts, if
+   * the item size is not a multiple of 8.
    */
   uint32_t item_size;
   /**

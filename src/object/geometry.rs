@@ -24,6 +24,9 @@ pub(crate) const KIND_BROADCAST: u32 = 3;
 /// The policy bit of a ring that overwrites its oldest items.
 pub(crate) const POLICY_OVERWRITE: u32 = 0x2;
 
+/// The policy bit of a broadcast that evicts its slowest consumer.
+pub(crate) const POLICY_EVICT: u32 = 0x4;
+
 /// A semaphore whose permits come back; its items are the records of its participants.
 pub(crate) const KIND_SEM: u32 = 16;
 /// Policy bit of a ring of `KIND_MPMC`: no process ever waits for another, stopped or dead.
@@ -79,12 +82,14 @@ impl Geometry {
     }
 
     /// From one item to the next: in kinds whose cells have a word of their own that word, and the
-    /// item padded to the next word.
+    /// item padded to the next word. A broadcast that evicts has no such words, but copies its items by
+    /// whole words.
     pub(crate) fn stride(&self) -> u64 {
         let item = u64::from(self.item_size);
         match self.kind {
             KIND_MPMC => 8 + item.next_multiple_of(8),
             KIND_BROADCAST if self.overwrites() => 8 + item.next_multiple_of(8),
+            KIND_BROADCAST if self.policy & POLICY_EVICT != 0 => item.next_multiple_of(8),
             _ => item,
         }
     }

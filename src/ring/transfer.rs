@@ -243,6 +243,10 @@ impl Ring {
 
     /// Waits for room for one item and hands out a contiguous run of at most `count` free slots.
     /// Nothing is visible to the consumer before [`Ring::commit`].
+    ///
+    /// In a broadcast that evicts or overwrites, a consumer that has lost the item before may still be
+    /// loading the slot, by relaxed atomic loads of aligned words, which it discards. Write it by atomic
+    /// stores where that would be a data race.
     pub fn reserve(&self, count: usize, timeout: Timeout) -> Result<(NonNull<u8>, usize)> {
         self.hand_out(End::Producer, count, timeout)
     }
@@ -276,6 +280,10 @@ impl Ring {
 
     /// Waits for one item and hands out a contiguous run of at most `count` of them in place. They
     /// stay in the ring until [`Ring::release`]. A hostile producer may change them meanwhile.
+    ///
+    /// In a broadcast that evicts or overwrites, the producer may store to them at any moment. Read them
+    /// by atomic or volatile loads, make no reference to them, and use what was read only after
+    /// [`Ring::release`] has succeeded.
     pub fn peek(&self, count: usize, timeout: Timeout) -> Result<(NonNull<u8>, usize)> {
         self.hand_out(End::Consumer, count, timeout)
     }

@@ -110,7 +110,8 @@ pub struct mdg_ring_opts {
     pub capacity: u64,
     /// Bytes of an item; a new ring needs it. Items stand one behind the other without padding, the
     /// first on a 128-byte boundary; those of MDG_RING_MPMC, and of a broadcast that overwrites, do not:
-    /// there a run in place is one item, on an 8-byte boundary.
+    /// there a run in place is one item, on an 8-byte boundary. So is it in a broadcast that evicts, if
+    /// the item size is not a multiple of 8.
     pub item_size: u32,
     /// MDG_RING_SPSC, MDG_RING_MPMC, MDG_RING_BROADCAST.
     pub kind: u32,

@@ -5,7 +5,7 @@
 //! push:  tail == limit?  reclaim; still equal → full (with EVICT: evict the slowest, again)
 //!        item → cell(tail);  tail += 1;  shared tail = tail (Release): the commit
 //! pop:   position == limit?  limit = shared tail (Acquire); still equal → empty
-//!        cell(position) → buffer
+//!        cell(position) → buffer  (with EVICT by relaxed loads of words, and pushes by such stores)
 //!        with EVICT: fence(Acquire); my reader word says evicted → the copy is void, join again
 //!        cursor = position + 1 (Release)
 //! reclaim: distance = max over registered consumers of tail - cursor, but at least 3/4 of capacity
@@ -36,7 +36,14 @@
 //!    owner makes it `here`; the producer turns `here` into `evicted`, and the `here` of a dead one into
 //!    0, by compare-and-swap, which cannot hit a later owner: that one has another generation.
 //! 5. An evicted consumer finds out before it believes a copy: `evicted` is stored before the reclaim's
-//!    fence, which comes before any store to a cell that the eviction has freed.
+//!    fence, which comes before any store to a cell that the eviction has freed. If a relaxed load of
+//!    the copy reads such a store, the acquire fence after the copy synchronizes with that fence, and
+//!    the load of the reader word that follows reads `evicted`.
+//!
+//! With EVICT the producer may thus write a cell while a consumer reads it, so both copy by relaxed
+//! atomic accesses of words ([`Memory::write`], [`Memory::read`]), and cells are whole words. Without it
+//! invariant 3 keeps them apart, and both copy by plain accesses. What is read or written in place is
+//! accessed by the caller: see [`Gated::peek`].
 //!
 //! | killed | left behind | the others |
 //! |---|---|---|
@@ -233,8 +240,18 @@ impl<M: Memory> Gated<M> {
         }
         let position = grip.position.get();
         let first = room.min(self.to_end(position));
-        // SAFETY: both runs lie before the limit, so no consumer has a right to them, and in what the
-        // caller vouches for.
+        if self.evict {
+            for i in 0..room {
+                // SAFETY: `i` is below `count`, and the caller is the producer.
+                unsafe {
+                    self.memory.write(position.wrapping_add(i), items.add(i as usize * size));
+                }
+            }
+            self.commit(grip, room);
+            return room;
+        }
+        // SAFETY: both runs lie before the limit, so every consumer has passed them (invariants 1 and 3),
+        // and none can be evicted; they lie in what the caller vouches for.
         unsafe {
             self.memory.write_run(position, items, first);
             if first < room {
@@ -246,20 +263,24 @@ impl<M: Memory> Gated<M> {
         room
     }
 
-    /// Pushes one item if there is room before the private limit. `WORD`: items have eight bytes.
+    /// Pushes one item if there is room before the private limit. In a ring that evicts, items of
+    /// another size than eight bytes go the other way. `WORD`: items have eight bytes.
     ///
     /// # Safety
     /// As for `push`, for one item; `WORD` is so.
     #[inline(always)]
     pub(crate) unsafe fn push_one<const WORD: bool>(&self, grip: &Grip, item: *const u8) -> bool {
         let position = grip.position.get();
-        if position == grip.limit.get() {
+        if position == grip.limit.get() || !WORD && self.evict {
             return false;
         }
-        // SAFETY: the cell lies before the limit, so no consumer has a right to it; the caller vouches
-        // for the item and for `WORD`.
+        // SAFETY: the cell lies before the limit, so every consumer has passed it (invariants 1 and 3),
+        // but for those evicted, which read it by atomic loads; the caller vouches for the item and for
+        // `WORD`.
         unsafe {
-            if WORD {
+            if WORD && self.evict {
+                self.memory.write_shared_word(position, item);
+            } else if WORD {
                 self.memory.write_word(position, item);
             } else {
                 self.memory.write_run(position, item, 1);
@@ -269,10 +290,17 @@ impl<M: Memory> Gated<M> {
         true
     }
 
-    /// Hands out a run of at most `count` cells in place; nothing is visible before `commit`.
+    /// Items from `position` on that stand in a row, where padding is between them one.
+    fn in_a_row(&self, position: u64) -> u64 {
+        if self.memory.is_dense() { self.to_end(position) } else { 1 }
+    }
+
+    /// Hands out a run of at most `count` cells in place; nothing is visible before `commit`. With EVICT
+    /// a consumer that has been evicted may still be reading them, by atomic loads; it discards what it
+    /// reads.
     pub(crate) fn reserve(&self, grip: &Grip, count: u64) -> Option<(NonNull<u8>, u64)> {
         let position = grip.position.get();
-        let run = self.room(grip, count).min(self.to_end(position));
+        let run = self.room(grip, count).min(self.in_a_row(position));
         (run > 0).then(|| (self.memory.item(position), run))
     }
 
@@ -421,8 +449,19 @@ impl<M: Memory> Gated<M> {
             return Ok(0);
         }
         let position = grip.position.get();
+        if self.evict {
+            for i in 0..ready {
+                // SAFETY: `i` is below `count`.
+                unsafe {
+                    self.memory.read(position.wrapping_add(i), items.add(i as usize * size));
+                }
+            }
+            self.advance(me, grip, ready)?;
+            return Ok(ready);
+        }
         let first = ready.min(self.to_end(position));
-        // SAFETY: what the caller vouches for, in two runs that end at the end of the ring.
+        // SAFETY: two runs that end at the end of the ring, in what the caller vouches for. They lie
+        // before the tail that `look` has read (Acquire), and from this consumer's cursor on.
         unsafe {
             self.memory.read_run(position, items, first);
             if first < ready {
@@ -430,7 +469,7 @@ impl<M: Memory> Gated<M> {
                 self.memory.read_run(position.wrapping_add(first), rest, ready - first);
             }
         }
-        self.advance(me, grip, ready)?;
+        self.pass(me, grip, ready);
         Ok(ready)
     }
 
@@ -450,7 +489,8 @@ impl<M: Memory> Gated<M> {
         if position == grip.limit.get() || self.evict {
             return false;
         }
-        // SAFETY: the caller vouches for the buffer and for `WORD`.
+        // SAFETY: the item lies before the tail that `look` has read (Acquire) and from this consumer's
+        // cursor on, and it cannot be evicted; the caller vouches for the buffer and for `WORD`.
         unsafe {
             if WORD {
                 self.memory.read_word(position, item);
@@ -486,7 +526,9 @@ impl<M: Memory> Gated<M> {
         self.memory.cursor(me).store(next, Ordering::Release);
     }
 
-    /// Hands out a run of at most `count` items in place.
+    /// Hands out a run of at most `count` items in place. With EVICT the producer may write over them at
+    /// any moment, which [`Gated::release`] tells: until it has succeeded, the bytes are not to be
+    /// believed, and the caller must read them so that a concurrent store does no harm.
     pub(crate) fn peek(
         &self,
         me: u32,
@@ -495,7 +537,7 @@ impl<M: Memory> Gated<M> {
     ) -> Result<Option<(NonNull<u8>, u64)>, Miss> {
         let ready = self.ready(me, grip, count)?;
         let position = grip.position.get();
-        let run = ready.min(self.to_end(position));
+        let run = ready.min(self.in_a_row(position));
         Ok((run > 0).then(|| (self.memory.item(position), run)))
     }
 

@@ -1,7 +1,9 @@
 //! Both broadcast cores under the model checker: these very cores, over memory of loom's atomics.
 //!
-//! An item is its position and ten times who sent it. In memory it is two words, both the same: a
-//! reader that sees two different ones has a torn item in hands, and must not believe it.
+//! An item is its position and ten times its sender. Copies by `write` and `read` go to two relaxed
+//! atomic words, both the same: a reader that loads two different ones has a torn item and must not
+//! believe it. Copies by `write_run` and `read_run` go to a cell whose accesses loom checks for races.
+//! The core under test chooses between the two, as it does in the library.
 
 mod gating;
 mod overwriting;
@@ -24,7 +26,7 @@ const TORN: u64 = u64::MAX;
 struct Item {
     word: AtomicU64,
     item: [AtomicU64; 2],
-    /// Copies that nothing orders are a race to loom, where they must not be.
+    /// Plain copies that nothing orders are a race to loom.
     plain: UnsafeCell<u64>,
 }
 
@@ -45,8 +47,6 @@ struct Model {
     readers: AtomicU32,
     slots: Vec<Reader>,
     cells: Vec<Item>,
-    /// Whether copies must be ordered: not where readers may be overtaken.
-    is_plain: bool,
 }
 
 // SAFETY: `plain` is reached by copies only, whose order loom checks.
@@ -55,7 +55,7 @@ unsafe impl Sync for Model {}
 unsafe impl Send for Model {}
 
 impl Model {
-    fn new(capacity: usize, is_plain: bool) -> Self {
+    fn new(capacity: usize) -> Self {
         let word = AtomicU64::default;
         let cell = |_| Item { word: word(), item: [word(), word()], plain: UnsafeCell::new(0) };
         let slot = |_| Reader {
@@ -71,7 +71,6 @@ impl Model {
             readers: AtomicU32::default(),
             slots: (0..SLOTS).map(slot).collect(),
             cells: (0..capacity).map(cell).collect(),
-            is_plain,
         }
     }
 
@@ -118,33 +117,32 @@ impl Memory for Model {
     unsafe fn write(&self, position: u64, from: *const u8) {
         // SAFETY: the caller's promise, for an item of eight bytes.
         let item = unsafe { from.cast::<u64>().read() };
-        if self.is_plain {
-            step();
-            // SAFETY: loom checks the cell.
-            return self.cell(position).plain.with_mut(|plain| unsafe { *plain = item });
-        }
         self.cell(position).item.iter().for_each(|word| word.store(item, Ordering::Relaxed));
     }
     unsafe fn read(&self, position: u64, to: *mut u8) {
-        let item = if self.is_plain {
-            step();
-            // SAFETY: loom checks the cell.
-            self.cell(position).plain.with(|plain| unsafe { *plain })
-        } else {
-            let [one, two] = &self.cell(position).item;
-            let (one, two) = (one.load(Ordering::Relaxed), two.load(Ordering::Relaxed));
-            if one == two { one } else { TORN }
-        };
+        let [one, two] = &self.cell(position).item;
+        let (one, two) = (one.load(Ordering::Relaxed), two.load(Ordering::Relaxed));
+        let item = if one == two { one } else { TORN };
         // SAFETY: the caller's promise, for an item of eight bytes.
         unsafe { to.cast::<u64>().write(item) };
     }
     unsafe fn write_run(&self, position: u64, from: *const u8, count: u64) {
-        // SAFETY: the caller's promise.
-        (0..count).for_each(|i| unsafe { self.write(position + i, from.add(8 * i as usize)) });
+        for i in 0..count {
+            // SAFETY: the caller's promise, for items of eight bytes.
+            let item = unsafe { from.cast::<u64>().add(i as usize).read() };
+            step();
+            // SAFETY: loom checks the cell.
+            self.cell(position + i).plain.with_mut(|plain| unsafe { *plain = item });
+        }
     }
     unsafe fn read_run(&self, position: u64, to: *mut u8, count: u64) {
-        // SAFETY: the caller's promise.
-        (0..count).for_each(|i| unsafe { self.read(position + i, to.add(8 * i as usize)) });
+        for i in 0..count {
+            step();
+            // SAFETY: loom checks the cell.
+            let item = self.cell(position + i).plain.with(|plain| unsafe { *plain });
+            // SAFETY: the caller's promise, for items of eight bytes.
+            unsafe { to.cast::<u64>().add(i as usize).write(item) };
+        }
     }
 }
 

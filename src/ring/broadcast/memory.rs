@@ -34,21 +34,37 @@ pub(crate) trait Memory {
     fn word(&self, position: u64) -> &AtomicU64;
     /// The item's place in the cell of `position`.
     fn item(&self, position: u64) -> NonNull<u8>;
-    /// Copies an item into the cell of `position` by atomic stores.
+    /// Whether the items of consecutive cells stand in a row, with nothing between them.
+    fn is_dense(&self) -> bool {
+        true
+    }
+    /// Copies an item into the cell of `position` by relaxed atomic stores: a consumer that has been
+    /// overtaken or evicted may be copying it out at the same time. For rings whose cells are made of
+    /// whole words: those that overwrite or evict.
     ///
     /// # Safety
     /// The caller is the producer; `from` is readable for an item.
     unsafe fn write(&self, position: u64, from: *const u8);
-    /// Copies an item out of the cell of `position` by atomic loads: the producer may be writing it.
+    /// Copies an item out of the cell of `position` by relaxed atomic loads: the producer may be
+    /// writing it at the same time. For rings as in `write`.
     ///
     /// # Safety
     /// `to` is writable for an item.
     unsafe fn read(&self, position: u64, to: *mut u8);
-    /// Copies `count` items, which stand in a row, into the cells from `position` on.
+    /// As `write`, for an item of eight bytes in a cell of eight bytes.
     ///
     /// # Safety
-    /// The caller is the producer, and no consumer has a right to these cells; `from` is readable
-    /// for `count` items; the run does not go beyond the end of the ring.
+    /// As there; items and cells are so.
+    unsafe fn write_shared_word(&self, position: u64, from: *const u8) {
+        // SAFETY: the caller's promise.
+        unsafe { self.write(position, from) };
+    }
+    /// Copies `count` items, which stand in a row, into the cells from `position` on, by plain stores.
+    ///
+    /// # Safety
+    /// The caller is the producer. No consumer reads these cells until the producer has committed
+    /// them: each has passed them (its cursor was read with acquire order), and none can be evicted.
+    /// `from` is readable for `count` items; the run does not go beyond the end of the ring.
     unsafe fn write_run(&self, position: u64, from: *const u8, count: u64);
     /// As `write_run` for one item, of eight bytes, in a cell of eight bytes.
     ///
@@ -58,10 +74,12 @@ pub(crate) trait Memory {
         // SAFETY: the caller's promise.
         unsafe { self.write_run(position, from, 1) };
     }
-    /// Copies `count` items, which stand in a row, out of the cells from `position` on.
+    /// Copies `count` items, which stand in a row, out of the cells from `position` on, by plain loads.
     ///
     /// # Safety
-    /// `to` is writable for `count` items; the run does not go beyond the end of the ring.
+    /// The cells are committed (their commit was read with acquire order), and the caller's cursor,
+    /// which cannot be evicted, keeps the producer from writing them. `to` is writable for `count`
+    /// items; the run does not go beyond the end of the ring.
     unsafe fn read_run(&self, position: u64, to: *mut u8, count: u64);
     /// As `read_run` for one item, of eight bytes, in a cell of eight bytes.
     ///
@@ -82,6 +100,8 @@ pub(crate) struct Mapped {
     mask: u64,
     stride: usize,
     item_size: usize,
+    /// Where the item stands in its cell: behind the cell's word, if it has one.
+    item_at: usize,
     participants: u32,
 }
 
@@ -92,9 +112,10 @@ impl Mapped {
     /// # Safety
     /// For as long as the result is used: `control` is a control page; `slots` the first of
     /// `participants` participant slots; `cells` the first of `capacity` (a power of two) cells of
-    /// `stride` bytes, aligned to 8. `stride` is `item_size`, or a multiple of 8 and at least
-    /// `8 + item_size`: then each cell begins with a word. The memory may be readable only, if only
-    /// consumers' functions of [`Overwrite`](super::Overwrite) are used.
+    /// `stride` bytes, aligned to 8. `stride` is `item_size`; or `item_size` rounded up to a multiple
+    /// of 8, for rings that evict; or 8 more than that, for rings that overwrite: then each cell begins
+    /// with a word. The memory may be readable only, if only consumers' functions of
+    /// [`Overwrite`](super::Overwrite) are used.
     pub(crate) unsafe fn new(
         control: NonNull<Control>,
         slots: NonNull<u8>,
@@ -105,7 +126,8 @@ impl Mapped {
         item_size: u32,
     ) -> Self {
         let (mask, stride, item_size) = (capacity - 1, stride as usize, item_size as usize);
-        Self { control, slots: slots.cast(), cells, mask, stride, item_size, participants }
+        let item_at = if stride - item_size >= 8 { 8 } else { 0 };
+        Self { control, slots: slots.cast(), cells, mask, stride, item_size, item_at, participants }
     }
 
     #[inline(always)]
@@ -127,12 +149,13 @@ impl Mapped {
         unsafe { self.cells.add((position & self.mask) as usize * self.stride) }
     }
 
-    /// Word `index` of the item of a cell with a word of its own; `index * 8 < item_size`.
+    /// Word `index` of the item in a cell made of whole words; `index * 8 < item_size`.
     #[inline(always)]
     fn item_word(&self, position: u64, index: usize) -> &AtomicU64 {
-        // SAFETY: items of such cells are padded to whole words behind the cell's word, so this one
-        // lies inside, aligned to 8.
-        unsafe { self.at(position).cast::<AtomicU64>().add(1 + index).as_ref() }
+        debug_assert!(self.stride.is_multiple_of(8));
+        // SAFETY: items of such cells are padded to whole words, so this one lies inside its cell. It is
+        // aligned to 8, as the cell is, and so is `item_at`.
+        unsafe { self.at(position).add(self.item_at).cast::<AtomicU64>().add(index).as_ref() }
     }
 }
 
@@ -187,9 +210,13 @@ impl Memory for Mapped {
 
     #[inline(always)]
     fn item(&self, position: u64) -> NonNull<u8> {
-        let word = if self.stride > self.item_size { 8 } else { 0 };
         // SAFETY: the item lies behind the word, if there is one, inside the cell.
-        unsafe { self.at(position).add(word) }
+        unsafe { self.at(position).add(self.item_at) }
+    }
+
+    #[inline(always)]
+    fn is_dense(&self) -> bool {
+        self.stride == self.item_size
     }
 
     #[inline(always)]
@@ -221,6 +248,19 @@ impl Memory for Mapped {
             // SAFETY: the last `rest` bytes of the buffer, from a local word.
             unsafe { ptr::copy_nonoverlapping((&raw const word).cast(), to.add(words * 8), rest) };
         }
+    }
+
+    #[inline(always)]
+    unsafe fn write_shared_word(&self, position: u64, from: *const u8) {
+        debug_assert!(self.stride == 8 && self.item_size == 8);
+        // SAFETY: the masked position is below the capacity, so this cell of eight bytes lies inside; it
+        // is aligned to 8 by `new`'s contract.
+        let cell =
+            unsafe { self.cells.cast::<AtomicU64>().add((position & self.mask) as usize).as_ref() };
+        // SAFETY: an item of eight bytes, for which the caller vouches.
+        let word = unsafe { from.cast::<u64>().read_unaligned() };
+        // Relaxed: the commit orders it; a consumer that reads it too early discards it.
+        cell.store(word, Ordering::Relaxed);
     }
 
     #[inline(always)]

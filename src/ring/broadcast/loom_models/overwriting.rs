@@ -5,7 +5,7 @@ use super::*;
 type Ring = Overwrite<Model>;
 
 fn ring(capacity: usize) -> Arc<Ring> {
-    share(Overwrite::new(Model::new(capacity, false)))
+    share(Overwrite::new(Model::new(capacity)))
 }
 
 /// Pushes `count` items of producer `ten`, and says nothing about them.
