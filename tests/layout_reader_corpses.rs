@@ -6,7 +6,7 @@
 mod second_reader;
 mod support;
 
-use madang::ring::{Kind, Options, policy};
+use madang::ring::{Kind, Options, Start, policy};
 use madang::sem::{Holder, UndoOptions, UndoSemaphore};
 use madang::{Creation, Timeout};
 use second_reader::{agrees, hex, items, run};
@@ -103,7 +103,7 @@ fn compare(name: &Named, witness: &C, found: &Value, what: &str) {
     let is_broadcast = block["kind"] == json!(3);
     let inside = items(found);
     let popped: Vec<Value> = if is_broadcast {
-        let oldest = Options { oldest: true, ..Options::default() };
+        let oldest = Options { start: Start::Oldest, ..Options::default() };
         let next = C::open(Some(&name.0), &oldest, libc::O_RDONLY, 0).unwrap();
         second_reader::pop_all(&next, SIZE)
     } else {

@@ -4,7 +4,7 @@
 mod support;
 
 use madang::ffi::ring::*;
-use madang::ring::{Options, Ring};
+use madang::ring::{Kind, Options, Ring, policy};
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::ring_face::{C, CREATE, Face, Named};
 
@@ -20,6 +20,37 @@ on_both_faces! { Ring, C in turn:
     max_handles
     unlinked
     a_successor_starts_where_the_last_one_stopped
+    skipping_old_items
+}
+
+/// A consumer that wants the newest items passes over the others: they count as read.
+fn skipping_old_items<F: Face>() {
+    let mpmc = |policy| Options { kind: Some(Kind::Mpmc), policy, ..Options::new(8, 8) };
+    let (redeliver, lock_free) = (mpmc(policy::REDELIVER), mpmc(policy::STOPPROOF));
+    for options in [Options::new(8, 8), mpmc(0), redeliver, lock_free] {
+        let ring = F::open(None, &options, libc::O_RDWR, 0o600).unwrap();
+        assert_eq!(ring.skip(0).unwrap(), 0, "an empty ring");
+        // Three laps, so that runs end at the end of the ring.
+        for lap in 0..3 {
+            (0..7).for_each(|i| ring.push(&word(lap * 10 + i), NOWAIT).unwrap());
+            assert_eq!(pop_word(&ring), lap * 10);
+            assert_eq!(ring.skip(7).unwrap(), 0);
+            assert_eq!(ring.skip(2).unwrap(), 4);
+            assert_eq!((pop_word(&ring), pop_word(&ring)), (lap * 10 + 5, lap * 10 + 6));
+        }
+        let stats = ring.stat();
+        assert_eq!((stats.written, stats.read, stats.lost, stats.length), (21, 21, 0, 0));
+        ring.push(&word(1), NOWAIT).unwrap();
+        ring.peek(1, NOWAIT).unwrap();
+        refused_with(ring.skip(0), libc::EINVAL, "handed out in place");
+        ring.release(0).unwrap();
+        assert_eq!(ring.skip(0).unwrap(), 1);
+        ring.shutdown().unwrap();
+        assert_eq!(ring.skip(0).unwrap(), 0, "the end of the stream is for the next pop to tell");
+        refused_with(ring.pop(&mut [0; 8], NOWAIT), libc::EPIPE, "");
+    }
+    let producer = F::open(None, &Options::new(8, 8), libc::O_WRONLY, 0o600).unwrap();
+    refused_with(producer.skip(0), libc::EACCES, "consuming end");
 }
 
 fn word(value: u64) -> [u8; 8] {

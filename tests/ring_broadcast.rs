@@ -3,7 +3,7 @@
 mod support;
 
 use madang::ffi::ring::*;
-use madang::ring::{Kind, Options, Ring, policy};
+use madang::ring::{Kind, Options, Ring, Start, policy};
 use support::broadcast::*;
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::ring_face::{C, CREATE, Face, Named};
@@ -17,6 +17,7 @@ on_both_faces! { Ring, C in turn:
     nobody_there
     what_stays_when_the_last_consumer_closes
     late_joiners
+    the_newest_item_only
     in_place
     shutdown_drains
     options_that_make_no_sense
@@ -188,11 +189,11 @@ fn what_stays_when_the_last_consumer_closes<F: Face>() {
     for policy in [0, policy::EVICT, policy::FAIL] {
         let name = Named::new("stays");
         let ring = F::open(Some(&name.0), &broadcast(8, 8, policy), CREATE, 0o600).unwrap();
-        let join = |oldest| {
-            let options = Options { oldest, ..Options::default() };
+        let join = |start| {
+            let options = Options { start, ..Options::default() };
             F::open(Some(&name.0), &options, libc::O_RDONLY, 0).unwrap()
         };
-        let consumer = join(false);
+        let consumer = join(Start::Now);
         (0..5).for_each(|value| push(&ring, value));
         assert_eq!(sums(&ring), [5, 0, 0, 5]);
         (0..5).for_each(|value| assert_eq!(pop(&consumer), value));
@@ -201,9 +202,9 @@ fn what_stays_when_the_last_consumer_closes<F: Face>() {
         assert_eq!(sums(&ring), [5, 0, 0, 5]);
         assert_eq!(ring.stat().consumer_state, MDG_RING_END_CLOSED);
         // One that begins now has nothing to read, one that begins with the oldest has all.
-        let now = join(false);
+        let now = join(Start::Now);
         assert_eq!(sums(&ring), [5, 5, 0, 0]);
-        let oldest = join(true);
+        let oldest = join(Start::Oldest);
         assert_eq!(sums(&ring), [5, 0, 0, 5]);
         (0..5).for_each(|value| assert_eq!(pop(&oldest), value));
         assert_eq!(sums(&ring), [5, 5, 0, 0]);
@@ -218,18 +219,63 @@ fn what_stays_when_the_last_consumer_closes<F: Face>() {
     }
 }
 
+/// A consumer that wants the present state begins with the newest item, and passes over old ones.
+fn the_newest_item_only<F: Face>() {
+    for policy in POLICIES {
+        let name = Named::new("newest");
+        let ring = F::open(Some(&name.0), &broadcast(8, 8, policy), CREATE, 0o600).unwrap();
+        let join = || {
+            let options = Options { start: Start::Latest, ..Options::default() };
+            F::open(Some(&name.0), &options, libc::O_RDONLY, 0).unwrap()
+        };
+        let early = join();
+        is_empty(&early);
+        for value in 0..5 {
+            push(&ring, value);
+        }
+        let late = join();
+        assert_eq!(pop(&late), 4);
+        is_empty(&late);
+        assert_eq!(early.skip(1).unwrap(), 4);
+        assert_eq!((early.skip(1).unwrap(), pop(&early)), (0, 4));
+        assert_eq!((early.skip(0).unwrap(), early.lost()), (0, 0));
+        // In the next lap, behind the end of the ring's memory.
+        for value in 5..11 {
+            push(&ring, value);
+        }
+        assert_eq!((late.skip(1).unwrap(), pop(&late)), (5, 10));
+        assert_eq!((early.skip(0).unwrap(), pop(&join())), (6, 10));
+        is_empty(&early);
+        let [written, _, dropped, _] = sums(&ring);
+        assert_eq!(written, 11);
+        assert!(policy == policy::OVERWRITE || dropped == 0, "nobody has lost anything");
+    }
+    // Far behind: what was overwritten meanwhile is passed over, too, and not lost.
+    let ring: F = open(&broadcast(4, 8, policy::OVERWRITE));
+    let consumer = consumer(&ring);
+    (0..100).for_each(|value| push(&ring, value));
+    assert_eq!((consumer.skip(1).unwrap(), pop(&consumer), consumer.lost()), (99, 99, 0));
+    // An evicted consumer is told first.
+    let ring: F = open(&broadcast(4, 8, policy::EVICT));
+    let consumer = self::consumer(&ring);
+    (0..9).for_each(|value| push(&ring, value));
+    refused_with(consumer.skip(1), libc::EOVERFLOW, "items went by");
+    consumer.skip(1).unwrap();
+    assert_eq!(pop(&consumer), 8);
+}
+
 fn late_joiners<F: Face>() {
     for policy in POLICIES {
         let name = Named::new("late");
         let ring = F::open(Some(&name.0), &broadcast(8, 8, policy), CREATE, 0o600).unwrap();
-        let join = |oldest| {
-            let options = Options { oldest, ..Options::default() };
+        let join = |start| {
+            let options = Options { start, ..Options::default() };
             F::open(Some(&name.0), &options, libc::O_RDONLY, 0).unwrap()
         };
         for value in 0..5 {
             push(&ring, value);
         }
-        let (now, oldest) = (join(false), join(true));
+        let (now, oldest) = (join(Start::Now), join(Start::Oldest));
         push(&ring, 5);
         assert_eq!(pop(&now), 5);
         assert_eq!((0..6).map(|_| pop(&oldest)).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
@@ -240,7 +286,7 @@ fn late_joiners<F: Face>() {
             push(&ring, value);
             assert_eq!((pop(&now), pop(&oldest)), (value, value));
         }
-        let late = join(true);
+        let late = join(Start::Oldest);
         let first = pop(&late);
         assert!((42..=44).contains(&first), "three quarters of the ring at least: {first}");
         for value in first + 1..50 {
@@ -250,7 +296,7 @@ fn late_joiners<F: Face>() {
         assert_eq!(late.lost(), 0);
         // What a late one has joined on is kept for it.
         if policy == 0 {
-            let late = join(true);
+            let late = join(Start::Oldest);
             while ring.push(&[0; 8], NOWAIT).is_ok() {
                 assert_eq!((pop(&now), pop(&oldest)), (0, 0));
             }
@@ -333,7 +379,7 @@ fn options_that_make_no_sense<F: Face>() {
     refused(&broadcast(4, 8, 1 << 31), "0x80000000");
     for kind in [None, Some(Kind::Spsc), Some(Kind::Mpmc)] {
         refused(
-            &Options { oldest: true, kind, ..Options::new(4, 8) },
+            &Options { start: Start::Oldest, kind, ..Options::new(4, 8) },
             "only a consumer of a broadcast",
         );
         let evict = Options { kind, policy: policy::EVICT, ..Options::new(4, 8) };
@@ -342,7 +388,7 @@ fn options_that_make_no_sense<F: Face>() {
     let name = Named::new("other");
     let open = |options: &Options| F::open(Some(&name.0), options, CREATE, 0o600);
     let spsc = open(&Options::new(4, 8)).unwrap();
-    let oldest = Options { oldest: true, ..Options::default() };
+    let oldest = Options { start: Start::Oldest, ..Options::default() };
     refused_with(open(&oldest), libc::EINVAL, "only a consumer of a broadcast");
     refused_with(open(&broadcast(4, 8, 0)), libc::EPROTO, "kind is 3 here but 1 in the object");
     F::unlink(&name.0).unwrap();

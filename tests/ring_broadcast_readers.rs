@@ -3,7 +3,7 @@
 mod support;
 
 use madang::ffi::ring::*;
-use madang::ring::{Options, Ring, policy};
+use madang::ring::{Options, Ring, Start, policy};
 use support::broadcast::*;
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::process::{Gate, as_nobody, fork, is_root, join, kill, serial};
@@ -113,7 +113,7 @@ fn a_death_seen_by_one_who_may_only_read() {
     let (joined, gone) = (Gate::new(), Gate::new());
     let reader = fork(|| {
         as_nobody(|| {
-            let oldest = Options { oldest: true, ..Options::default() };
+            let oldest = Options { start: Start::Oldest, ..Options::default() };
             let reader = C::open(Some(&name.0), &oldest, libc::O_RDONLY, 0).unwrap();
             assert_eq!(pop(&reader), 1);
             joined.open();

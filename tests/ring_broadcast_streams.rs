@@ -2,7 +2,7 @@
 
 mod support;
 
-use madang::ring::Options;
+use madang::ring::{Options, Start};
 use support::broadcast::*;
 use support::face::FOREVER;
 use support::process::{Gate, fork, join, kill, serial};
@@ -95,7 +95,8 @@ fn random_kills() {
         let consume = |round: usize| {
             let started = Gate::new();
             let child = fork(|| {
-                let options = Options { oldest: round.is_multiple_of(2), ..Options::default() };
+                let start = if round.is_multiple_of(2) { Start::Oldest } else { Start::Now };
+                let options = Options { start, ..Options::default() };
                 let ring = C::open(Some(&name.0), &options, libc::O_RDONLY, 0).unwrap();
                 started.open();
                 loop {

@@ -75,6 +75,12 @@
 #define MDG_RING_OLDEST 1
 
 /**
+ * Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the newest item that is there,
+ * if there is one, and goes on with those that are committed after it. Not with MDG_RING_OLDEST.
+ */
+#define MDG_RING_LATEST 2
+
+/**
  * Event: a pop, or a read from a descriptor, may go on. The value of POLLIN.
  */
 #define MDG_POLL_IN 1
@@ -165,7 +171,7 @@ typedef struct mdg_ring_opts {
    */
   uint32_t policy;
   /**
-   * MDG_RING_OLDEST. For this handle; not compared with the ring.
+   * MDG_RING_OLDEST or MDG_RING_LATEST. For this handle; not compared with the ring.
    */
   uint32_t flags;
   /**
@@ -476,6 +482,27 @@ ssize_t mdg_ring_peek(struct mdg_ring *ring,
  */
 int mdg_ring_release(struct mdg_ring *ring,
                      size_t count);
+
+/**
+ * Skips the oldest items until at most keep are left for this consumer: for a consumer that wants
+ * the newest state only. It copies nothing and never waits.
+ *
+ * The skipped items count as read, not as lost. Consumers of a broadcast skip for themselves alone.
+ * While a producer goes on, more than keep items may be there when the call returns. A ring in which
+ * only one item is ever wanted has a capacity of 1 and MDG_RING_OVERWRITE.
+ *
+ * Returns how many items were skipped: 0 if there were at most keep. On failure:
+ *   -EINVAL     NULL, or a peeked run was not released
+ *   -EBADF      not a live handle
+ *   -EACCES     the handle was opened O_WRONLY
+ *   -EBUSY      another live process has the consuming end
+ *   -EOVERFLOW  MDG_RING_EVICT: this consumer was evicted, as in mdg_ring_pop; the next call goes on
+ *   -EBADMSG    the ring is corrupt
+ *   -EMFILE, -ENFILE, -ENOMEM  the first use of an O_RDWR handle, or of a forked one
+ * Thread: the handle's thread only. Not async-signal-safe; not a cancellation point.
+ */
+int64_t mdg_ring_skip(struct mdg_ring *ring,
+                      uint64_t keep);
 
 /**
  * Tells how many items this handle, a consumer of a broadcast, has lost: what -EOVERFLOW has told of,

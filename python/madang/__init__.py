@@ -11,7 +11,7 @@ from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
 from .mutex import Cond, Mutex
 from .pipe import MESSAGE_MAX, Fifo, Pipe
-from .ring import Ring, RingEnd, RingKind, RingPolicy, RingStats
+from .ring import Ring, RingEnd, RingKind, RingPolicy, RingStart, RingStats
 from .sem import UNDO_VALUE_MAX, VALUE_MAX, Holder, Semaphore
 from .shm import Shm, sigbus_guard
 from .wait import POLL_ERR, POLL_HUP, POLL_IN, POLL_OUT, WAIT_MAX, wait_any
@@ -35,6 +35,7 @@ __all__ = [
     "RingEnd",
     "RingKind",
     "RingPolicy",
+    "RingStart",
     "RingStats",
     "SEALED",
     "Semaphore",

@@ -199,6 +199,7 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_ring_commit": (c_int, _handle, c_size_t),
     "mdg_ring_peek": (c_ssize_t, _handle, _out, c_size_t, _timeout),
     "mdg_ring_release": (c_int, _handle, c_size_t),
+    "mdg_ring_skip": (c_int64, _handle, c_uint64),
     "mdg_ring_lost": (c_int64, _handle),
     "mdg_ring_shutdown": (c_int, _handle),
     "mdg_ring_fd": (c_int, _handle, c_uint32),

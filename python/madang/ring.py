@@ -14,7 +14,6 @@ from ._handle import Handle, Process, chars_type, expect, identity
 from .shm import Shm
 
 _SHUTDOWN, _CORRUPT, _UNLINKED = 1, 2, 4
-_OLDEST = 0x1
 
 
 class RingKind(IntEnum):
@@ -42,6 +41,17 @@ class RingPolicy(IntFlag):
     """Raises BlockingIOError."""
     REDELIVER = 0x10
     """What a consumer of ``RingKind.MPMC`` had in hands when it died, or closed, goes to another."""
+
+
+class RingStart(IntEnum):
+    """The first item that a consumer of a broadcast gets."""
+
+    NOW = 0
+    """The first one that is committed after it has joined."""
+    OLDEST = 0x1
+    """The oldest one that is still in the ring."""
+    LATEST = 0x2
+    """The newest one that is in the ring, if there is one."""
 
 
 class RingEnd(IntEnum):
@@ -94,7 +104,7 @@ class RingStats(NamedTuple):
 
 
 def _opts(
-    capacity: int, item_size: int, kind: int, max_handles: int, policy: int, oldest: bool = False
+    capacity: int, item_size: int, kind: int, max_handles: int, policy: int, start: int = 0
 ) -> RingOpts:
     return RingOpts(
         ctypes.sizeof(RingOpts),
@@ -103,7 +113,7 @@ def _opts(
         unsigned(kind, "kind", 0xFFFFFFFF),
         unsigned(max_handles, "max_handles", 0xFFFFFFFF),
         unsigned(policy, "policy", 0xFFFFFFFF),
-        _OLDEST if oldest else 0,
+        unsigned(start, "start", 0xFFFFFFFF),
     )
 
 
@@ -128,8 +138,8 @@ class Ring(Process):
     unpickling opens the ring again by its name, with the same ``flags``, as one more handle.
 
     ``kind`` and ``policy`` say what to make, or to insist on; see ``RingKind`` and ``RingPolicy``. A
-    consumer of a broadcast begins with the first item after it has joined, or, if ``oldest``, with
-    the oldest one that is still there. When it has lost items, its next ``pop``, ``pop_many``,
+    consumer of a broadcast begins with the first item after it has joined unless ``start`` says
+    otherwise; see ``RingStart``. When it has lost items, its next ``pop``, ``pop_many``,
     ``peek`` or ``release`` raises OSError with ``EOVERFLOW``, once; ``lost()`` counts them.
     """
 
@@ -151,11 +161,11 @@ class Ring(Process):
         kind: int = 0,
         max_handles: int = 0,
         policy: int = 0,
-        oldest: bool = False,
+        start: int = RingStart.NOW,
     ) -> None:
         if flags is None:
             flags = os.O_RDWR if name is not None else os.O_CREAT | os.O_RDWR
-        opts = _opts(capacity, item_size, kind, max_handles, policy, oldest)
+        opts = _opts(capacity, item_size, kind, max_handles, policy, start)
         raw = None if name is None else c_name(name)
         out = ctypes.c_void_p()
         check(lib.mdg_ring_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
@@ -220,14 +230,14 @@ class Ring(Process):
         kind: int = 0,
         max_handles: int = 0,
         policy: int = 0,
-        oldest: bool = False,
+        start: int = RingStart.NOW,
     ) -> "Ring":
         """Makes a ring inside a segment, at a multiple of 4096 with ``footprint()`` bytes free.
 
         What was there is overwritten, unless it is a ring in use: OSError with EBUSY. The ring may
         outlive `shm`, the object.
         """
-        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
+        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, start))
         place, handle = unsigned(offset, "offset"), shm._open()
         return cls._made(
             lambda out: lib.mdg_ring_init(out, handle.pointer, place, opts, flags), flags
@@ -245,10 +255,10 @@ class Ring(Process):
         kind: int = 0,
         max_handles: int = 0,
         policy: int = 0,
-        oldest: bool = False,
+        start: int = RingStart.NOW,
     ) -> "Ring":
         """Opens the ring that ``init`` made in a segment; OSError with EPROTO if there is none."""
-        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
+        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, start))
         place, handle = unsigned(offset, "offset"), shm._open()
         return cls._made(
             lambda out: lib.mdg_ring_attach(out, handle.pointer, place, opts, flags), flags
@@ -265,13 +275,13 @@ class Ring(Process):
         kind: int = 0,
         max_handles: int = 0,
         policy: int = 0,
-        oldest: bool = False,
+        start: int = RingStart.NOW,
     ) -> "Ring":
         """Opens the ring whose ``memory()`` another process has sent; your descriptor stays yours.
 
         With ``madang.SEALED`` in the flags one is refused that its sender could still truncate.
         """
-        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, oldest))
+        opts = ctypes.byref(_opts(capacity, item_size, kind, max_handles, policy, start))
         number = descriptor(fd)
         return cls._made(lambda out: lib.mdg_ring_from_fd(out, number, opts, flags), flags)
 
@@ -410,6 +420,14 @@ class Ring(Process):
         count = self._whole(self._peeked) if count is None else unsigned(count, "count")
         self._forget("_peeked")
         self._run(lambda pointer: check(lib.mdg_ring_release(pointer, count)))
+
+    def skip(self, keep: int = 1) -> int:
+        """Skips the oldest items until at most `keep` are left for this consumer.
+
+        Returns how many were skipped. They count as read. Never waits.
+        """
+        number = unsigned(keep, "keep")
+        return self._run(lambda pointer: check(lib.mdg_ring_skip(pointer, number)))
 
     def _in_place(
         self, function: Any, count: int, timeout: Optional[float], readonly: bool

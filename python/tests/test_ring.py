@@ -7,7 +7,7 @@ import signal
 import threading
 
 import support
-from madang import OwnerDead, Ring, RingEnd, RingKind, RingPolicy
+from madang import OwnerDead, Ring, RingEnd, RingKind, RingPolicy, RingStart
 
 CREATE = os.O_CREAT | os.O_EXCL
 
@@ -54,14 +54,27 @@ class Rings(support.Case):
             for i in range(4):
                 producer.push(b"%04d" % i, 0)
             self.assertRaises(BlockingIOError, producer.push, b"full", 0)
-            with Ring(name, flags=os.O_RDONLY, oldest=True) as late:
+            with Ring(name, flags=os.O_RDONLY, start=RingStart.OLDEST) as late:
                 for ring in (first, second, late):
                     self.assertEqual(ring.pop_many(9, 0), b"0000000100020003")
                     self.assertEqual(ring.lost(), 0)
             stats = producer.stat()
             self.assertEqual((stats.kind, stats.policy), (RingKind.BROADCAST, RingPolicy(0)))
             self.assertEqual((stats.written, stats.read, stats.lost, stats.pending), (4, 4, 0, 0))
-        self.assertRaises(OSError, Ring, None, 4, 4, oldest=True)
+        self.assertRaises(OSError, Ring, None, 4, 4, start=RingStart.OLDEST)
+        self.assertRaises(OSError, Ring, name, flags=os.O_RDONLY, start=3)
+
+    def test_newest_only(self):
+        producer, name = self.broadcast(RingPolicy.OVERWRITE)
+        for i in range(9):
+            producer.push(b"%04d" % i, 0)
+        with Ring(name, flags=os.O_RDONLY, start=RingStart.LATEST) as late:
+            self.assertEqual(late.pop(0), b"0008")
+            for i in range(3):
+                producer.push(b"%04d" % i, 0)
+            self.assertEqual((late.skip(), late.skip(), late.lost()), (2, 0, 0))
+            self.assertEqual(late.pop(0), b"0002")
+            self.assertRaises(TypeError, late.skip, "1")
 
     def test_broadcast_that_loses(self):
         for policy in (RingPolicy.OVERWRITE, RingPolicy.EVICT):

@@ -8,7 +8,7 @@ import sys
 
 import support
 import madang
-from madang import RingEnd, RingKind, RingPolicy, _check, mutex, object as objects, ring
+from madang import RingEnd, RingKind, RingPolicy, RingStart, _check, mutex, object as objects, ring
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 HEADERS = os.path.join(HERE, "..", "..", "include", "madang", "*.h")
@@ -42,7 +42,8 @@ CONSTANTS = {
     "MDG_RING_EVICT": RingPolicy.EVICT,
     "MDG_RING_FAIL": RingPolicy.FAIL,
     "MDG_RING_REDELIVER": RingPolicy.REDELIVER,
-    "MDG_RING_OLDEST": ring._OLDEST,  # Ring(..., oldest=True)
+    "MDG_RING_OLDEST": RingStart.OLDEST,
+    "MDG_RING_LATEST": RingStart.LATEST,
     "MDG_POLL_IN": madang.POLL_IN,
     "MDG_POLL_OUT": madang.POLL_OUT,
     "MDG_POLL_ERR": madang.POLL_ERR,

@@ -108,7 +108,7 @@ impl Ring {
         if flags.creation == Creation::CreateNew {
             request.make.clone()?;
         }
-        let start = options.start();
+        let start = options.start;
         Object::open(request, |object| Self::with(object, flags.access, start))
     }
 
@@ -124,7 +124,7 @@ impl Ring {
             check: &|_, _| Ok(()),
             readable_will_do: false,
         };
-        let start = options.start();
+        let start = options.start;
         Object::open(request, |object| Self::with(object, access, start))
     }
 
@@ -147,7 +147,7 @@ impl Ring {
         let what = "ring in a segment";
         options.validate(what)?;
         Object::init_in(segment, offset, "ring", options.geometry(what)?, |object| {
-            Self::with(object, access, options.start())
+            Self::with(object, access, options.start)
         })
     }
 
@@ -161,7 +161,7 @@ impl Ring {
         options.validate("ring in a segment")?;
         let check = |found: &Superblock, what: &str| options.check(found, what);
         let object = Object::attach_in(segment, offset, "ring", &check)?;
-        Self::with(object, access, options.start())
+        Self::with(object, access, options.start)
     }
 
     /// Opens the ring whose memory `fd` refers to: what [`Ring::memory`] of another process gave. The
@@ -175,7 +175,7 @@ impl Ring {
         options.validate("ring from a descriptor")?;
         let check = |found: &Superblock, what: &str| options.check(found, what);
         let object = Object::from_fd(fd, seals == Seals::Required, &check)?;
-        Self::with(object, access, options.start())
+        Self::with(object, access, options.start)
     }
 
     /// The descriptor of the ring's memory, to be passed to another process. `None` for a ring in a

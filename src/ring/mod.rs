@@ -19,6 +19,7 @@ mod poll;
 mod repair;
 mod report;
 mod seat;
+mod skip;
 mod spsc;
 mod stats;
 mod stopproof;
@@ -26,6 +27,7 @@ mod straight;
 mod transfer;
 mod waiting;
 
+pub use broadcast::Start;
 pub use ends::{Consumer, Producer, pair};
 pub use handle::Ring;
 pub use many::{MOST, Source, Wait, wait_any};

@@ -79,15 +79,14 @@ pub struct Options {
     pub max_handles: u32,
     /// Bits that change how the ring behaves: see [`policy`].
     pub policy: u32,
-    /// This handle, a consumer of a broadcast, begins with the oldest item that is still there; else
-    /// with the first one after it has joined. Not a property of the ring.
-    pub oldest: bool,
+    /// Where this handle begins if it is a consumer of a broadcast. Not a property of the ring.
+    pub start: Start,
 }
 
 impl Options {
     /// A ring of `capacity` items of `item_size` bytes, everything else by default.
     pub const fn new(capacity: u64, item_size: u32) -> Self {
-        Self { capacity, item_size, kind: None, max_handles: 0, policy: 0, oldest: false }
+        Self { capacity, item_size, kind: None, max_handles: 0, policy: 0, start: Start::Now }
     }
 
     /// Errors that no object can mend.
@@ -113,7 +112,7 @@ impl Options {
             ));
         }
         if self.kind.is_some_and(|kind| !self.fits(kind)) {
-            return Err(Self::no_oldest(what));
+            return Err(Self::no_start(what));
         }
         // Without a kind they may be those of the ring that is there.
         let known = self.kind.map_or(POLICIES, Kind::policies);
@@ -138,16 +137,14 @@ impl Options {
         Ok(())
     }
 
-    /// Whether the wish for the oldest item makes sense.
+    /// Whether `start` is valid for this kind.
     fn fits(&self, kind: Kind) -> bool {
-        !self.oldest || kind == Kind::Broadcast
+        self.start == Start::Now || kind == Kind::Broadcast
     }
 
-    fn no_oldest(what: &str) -> Error {
-        Error::new(
-            Errno::EINVAL,
-            format_args!("{what}: only a consumer of a broadcast can begin with the oldest item"),
-        )
+    fn no_start(what: &str) -> Error {
+        let why = "only a consumer of a broadcast can begin with the oldest or the newest item";
+        Error::new(Errno::EINVAL, format_args!("{what}: {why}"))
     }
 
     fn no_policy(bits: u32, what: &str) -> Error {
@@ -157,15 +154,10 @@ impl Options {
         )
     }
 
-    /// Where a consumer of a broadcast begins.
-    pub(super) fn start(&self) -> Start {
-        if self.oldest { Start::Oldest } else { Start::Now }
-    }
-
     /// The ring to make.
     pub(super) fn geometry(&self, what: &str) -> Result<Geometry> {
         if !self.fits(self.kind.unwrap_or(Kind::Spsc)) {
-            return Err(Self::no_oldest(what));
+            return Err(Self::no_start(what));
         }
         if self.capacity == 0 || self.item_size == 0 {
             return Err(Error::new(
@@ -205,7 +197,7 @@ impl Options {
             ));
         };
         if !self.fits(kind) {
-            return Err(Self::no_oldest(what));
+            return Err(Self::no_start(what));
         }
         if there.policy & !kind.policies() != 0 {
             return Err(Error::new(

@@ -172,7 +172,7 @@ impl Ring {
     /// After what a consumer of an overwriting broadcast has read, which may be the only sign that
     /// it has of a cut: nothing of what was read meanwhile is handed on.
     #[inline(always)]
-    fn still_whole(&self) -> Result<()> {
+    pub(super) fn still_whole(&self) -> Result<()> {
         if matches!(self.engine, Engine::Overwrite(_)) && self.object.region().is_cut() {
             return Err(self.cut());
         }
@@ -234,7 +234,7 @@ impl Ring {
     }
 
     /// Items of the run that is handed out at `end`.
-    fn run(&self, end: End) -> u64 {
+    pub(super) fn run(&self, end: End) -> u64 {
         match self.engine {
             Engine::Spsc => self.side(end).handed_out(),
             _ => self.hot.seat.grip(end).run.get().handed_out(),

@@ -22,7 +22,7 @@ const SUSPICION: Duration = Duration::from_millis(1);
 impl Ring {
     /// What the flags say against an operation at `end`: corrupt, or shut down (which is for a
     /// consumer to judge that has found nothing: `None`).
-    fn flags(&self) -> Result<bool> {
+    pub(super) fn flags(&self) -> Result<bool> {
         // Acquire, and before the look at the indices: what was committed before a shutdown is
         // seen by everyone who sees the shutdown.
         let flags = self.control().flags.0.load(Ordering::Acquire);
@@ -160,7 +160,7 @@ impl Ring {
         self.wait(end, timeout, || self.look(end, may_wait))
     }
 
-    fn in_hands(&self) -> Error {
+    pub(super) fn in_hands(&self) -> Error {
         let why = "a run is handed out in place; give it back first (a count of 0 will do)";
         self.refuse(Errno::EINVAL, why)
     }

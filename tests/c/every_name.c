@@ -154,6 +154,8 @@ static void ring(void)
     }
     EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == -EOVERFLOW && mdg_ring_lost(reader) == 2);
     EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == 0 && item == 2);
+    EXPECT(mdg_ring_skip(reader, 1) == 2);
+    EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == 0 && item == 5);
     mdg_ring_close(reader);
     mdg_ring_close(ring);
     opts.policy = MDG_RING_EVICT;
@@ -161,6 +163,9 @@ static void ring(void)
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     EXPECT(mdg_ring_push(ring, &items[0], MDG_FOREVER) == 0);
     EXPECT(mdg_ring_pop(ring, &item, MDG_NOWAIT) == 0 && item == items[0]);
+    mdg_ring_close(ring);
+    opts.flags = MDG_RING_LATEST;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);
 }
 

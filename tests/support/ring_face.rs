@@ -8,7 +8,7 @@ use std::ptr;
 use madang::Timeout;
 use madang::ffi::ring::*;
 use madang::ffi::wait::{mdg_wait, mdg_wait_any};
-use madang::ring::{Events, Options, Ring, Source, Stats, Wait, wait_any};
+use madang::ring::{Events, Options, Ring, Source, Start, Stats, Wait, wait_any};
 use nix::errno::Errno;
 
 use super::face::{Outcome, answer, c_string, done, open_flags};
@@ -29,6 +29,7 @@ pub trait Face: Sized + Debug {
     fn commit(&self, count: usize) -> Outcome<()>;
     fn peek(&self, count: usize, timeout: i64) -> Outcome<(*const u8, usize)>;
     fn release(&self, count: usize) -> Outcome<()>;
+    fn skip(&self, keep: u64) -> Outcome<u64>;
     fn shutdown(&self) -> Outcome<()>;
     fn stat(&self) -> mdg_ring_stats;
     fn lost(&self) -> u64;
@@ -102,6 +103,9 @@ impl Face for Ring {
     }
     fn release(&self, count: usize) -> Outcome<()> {
         Ok(Ring::release(self, count)?)
+    }
+    fn skip(&self, keep: u64) -> Outcome<u64> {
+        Ok(Ring::skip(self, keep)?)
     }
     fn shutdown(&self) -> Outcome<()> {
         Ok(Ring::shutdown(self)?)
@@ -189,7 +193,11 @@ pub fn c_options(options: &Options) -> mdg_ring_opts {
         kind: options.kind.map_or(0, |kind| kind as u32),
         max_handles: options.max_handles,
         policy: options.policy,
-        flags: if options.oldest { MDG_RING_OLDEST } else { 0 },
+        flags: match options.start {
+            Start::Now => 0,
+            Start::Oldest => MDG_RING_OLDEST,
+            Start::Latest => MDG_RING_LATEST,
+        },
         reserved: 0,
     }
 }
@@ -253,6 +261,10 @@ impl Face for C {
     fn release(&self, count: usize) -> Outcome<()> {
         // SAFETY: a live handle.
         done(|| unsafe { mdg_ring_release(self.0, count) })
+    }
+    fn skip(&self, keep: u64) -> Outcome<u64> {
+        // SAFETY: a live handle.
+        answer(|| unsafe { mdg_ring_skip(self.0, keep) } as isize).map(|count| count as u64)
     }
     fn shutdown(&self) -> Outcome<()> {
         // SAFETY: a live handle.

@@ -15,6 +15,9 @@ pub use transfer::*;
 mod place;
 pub use place::*;
 
+mod skip;
+pub use skip::*;
+
 mod inspect;
 pub use inspect::*;
 
@@ -58,6 +61,9 @@ pub const MDG_RING_REDELIVER: u32 = 0x10;
 /// Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
 /// there, not with the first one after it has joined.
 pub const MDG_RING_OLDEST: u32 = 0x1;
+/// Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the newest item that is there,
+/// if there is one, and goes on with those that are committed after it. Not with MDG_RING_OLDEST.
+pub const MDG_RING_LATEST: u32 = 0x2;
 /// Event: a pop, or a read from a descriptor, may go on. The value of POLLIN.
 pub const MDG_POLL_IN: u32 = 0x1;
 /// Event: a push, or a write to a descriptor, may go on. The value of POLLOUT.
@@ -120,7 +126,7 @@ pub struct mdg_ring_opts {
     /// MDG_RING_OVERWRITE, MDG_RING_EVICT or MDG_RING_FAIL; 0: a push into a full ring waits.
     /// MDG_RING_STOPPROOF may be added.
     pub policy: u32,
-    /// MDG_RING_OLDEST. For this handle; not compared with the ring.
+    /// MDG_RING_OLDEST or MDG_RING_LATEST. For this handle; not compared with the ring.
     pub flags: u32,
     /// 0.
     pub reserved: u32,

@@ -6,10 +6,10 @@ use nix::errno::Errno;
 
 use super::super::args;
 use super::super::guard::{guard, guard_void};
-use super::{MDG_RING_OLDEST, mdg_ring, mdg_ring_opts};
+use super::{MDG_RING_LATEST, MDG_RING_OLDEST, mdg_ring, mdg_ring_opts};
 use crate::error::{Error, Result};
 use crate::flags::Access;
-use crate::ring::{Kind, Options, Ring};
+use crate::ring::{Kind, Options, Ring, Start};
 
 pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
     let Some(opts) = opts else { return Ok(Options::default()) };
@@ -20,7 +20,15 @@ pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
                 Error::new(Errno::EINVAL, format_args!("unknown ring kind {kind}"))
             })?),
         };
-    let flags = args::flags(opts.flags, MDG_RING_OLDEST, "mdg_ring_opts")?;
+    let start = match args::flags(opts.flags, MDG_RING_OLDEST | MDG_RING_LATEST, "mdg_ring_opts")? {
+        0 => Start::Now,
+        MDG_RING_OLDEST => Start::Oldest,
+        MDG_RING_LATEST => Start::Latest,
+        _ => {
+            let why = "mdg_ring_opts: MDG_RING_OLDEST and MDG_RING_LATEST exclude each other";
+            return Err(Error::new(Errno::EINVAL, why));
+        }
+    };
     if opts.reserved != 0 {
         return Err(Error::new(Errno::EINVAL, "mdg_ring_opts: reserved must be 0"));
     }
@@ -30,7 +38,7 @@ pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
         kind,
         max_handles: opts.max_handles,
         policy: opts.policy,
-        oldest: flags & MDG_RING_OLDEST != 0,
+        start,
     })
 }
 

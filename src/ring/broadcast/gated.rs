@@ -327,6 +327,11 @@ impl<M: Memory> Gated<M> {
                 self.now(me)
             }
             Start::Oldest => self.settle(me, self.memory.head().load(Ordering::Acquire)),
+            Start::Latest => {
+                let head = self.memory.head().load(Ordering::Acquire);
+                let tail = self.memory.tail().load(Ordering::Acquire);
+                self.settle(me, if tail == head { tail } else { tail.wrapping_sub(1) })
+            }
         };
         grip.position.set(position);
         grip.limit.set(position);
@@ -366,6 +371,12 @@ impl<M: Memory> Gated<M> {
     pub(crate) fn leave(&self, me: u32) {
         // Release: what it read it has read.
         self.memory.reader(me).store(0, Ordering::Release);
+    }
+
+    /// Items that are committed and that the consumer `grip` has not read.
+    pub(crate) fn unread(&self, grip: &Grip) -> u64 {
+        let tail = self.memory.tail().load(Ordering::Acquire);
+        tail.wrapping_sub(grip.position.get()).min(self.memory.capacity())
     }
 
     /// Whether the producer has evicted participant `me`.

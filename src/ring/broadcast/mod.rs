@@ -40,13 +40,16 @@ impl From<Corrupt> for Miss {
     }
 }
 
-/// Where a consumer begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// Behind everything that is there.
+/// The first item that a consumer of a broadcast gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// The first one that is committed after it has joined.
+    #[default]
     Now,
-    /// With the oldest item that is still there.
+    /// The oldest one that is still in the ring.
     Oldest,
+    /// The newest one in the ring; the next one that is committed if the ring is empty.
+    Latest,
 }
 
 /// What is inside: `written = read + dropped + length`.

@@ -123,7 +123,12 @@ impl<M: Memory> Overwrite<M> {
     /// Where a new consumer begins.
     pub(crate) fn join(&self, start: Start) -> u64 {
         let end = self.end();
-        if start == Start::Now { end } else { self.oldest(end) }
+        match start {
+            Start::Now => end,
+            Start::Oldest => self.oldest(end),
+            // Before `end`, unless the producer is overwriting the only item that there is.
+            Start::Latest => self.oldest(end).max(end.saturating_sub(1)),
+        }
     }
 
     #[inline(always)]
@@ -273,6 +278,15 @@ impl<M: Memory> Overwrite<M> {
     /// Whether a consumer at `position` has something to take, or has lost something.
     pub(crate) fn is_ready(&self, position: u64) -> bool {
         self.load(position).wrapping_sub(holds(position)) as i64 >= 0
+    }
+
+    /// Moves a consumer forward so that at most `keep` items are before it; how many it passes over.
+    pub(crate) fn skip(&self, position: &Cell<u64>, keep: u64) -> u64 {
+        let ahead = self.end().wrapping_sub(position.get());
+        // Invariant 3; what a hostile writer has made of `tail` moves nobody back.
+        let skipped = if (ahead as i64) < 0 { 0 } else { ahead.saturating_sub(keep) };
+        position.set(position.get().wrapping_add(skipped));
+        skipped
     }
 
     pub(crate) fn tally(&self) -> Tally {
