@@ -169,10 +169,10 @@ class Ring(Process):
         raw = None if name is None else c_name(name)
         out = ctypes.c_void_p()
         check(lib.mdg_ring_open(ctypes.byref(out), raw, ctypes.byref(opts), flags, mode))
-        self._adopt(out, None if name is None else os.fsdecode(name), flags, oldest)
+        self._adopt(out, None if name is None else os.fsdecode(name), flags, start)
 
     def _adopt(
-        self, out: ctypes.c_void_p, name: Optional[str], flags: int, oldest: bool = False
+        self, out: ctypes.c_void_p, name: Optional[str], flags: int, start: int = 0
     ) -> None:
         self._handle: Optional[Handle] = Handle(out.value or 0, lib.mdg_ring_close)
         self._busy = threading.Lock()
@@ -180,7 +180,7 @@ class Ring(Process):
         self._peeked: Optional[memoryview] = None
         self._name = name
         self._access = flags & os.O_ACCMODE
-        self._oldest = oldest
+        self._start = start
         stats = self.stat()
         self._capacity = stats.capacity
         self._item_size = stats.item_size
@@ -208,7 +208,7 @@ class Ring(Process):
                 "closed, or instead of it" % (ends[self._access], self._name)
             )
         expected = identity(check(lib.mdg_ring_memory(handle.pointer)))
-        return _reopen, (type(self), self._name, self._access, self._oldest, expected)
+        return _reopen, (type(self), self._name, self._access, self._start, expected)
 
     @staticmethod
     def footprint(
@@ -576,9 +576,9 @@ class Ring(Process):
 
 
 def _reopen(
-    cls: Any, name: str, access: int, oldest: bool, expected: Tuple[int, int]
+    cls: Any, name: str, access: int, start: int, expected: Tuple[int, int]
 ) -> Ring:
-    ring: Ring = cls(name, flags=access, oldest=oldest)
+    ring: Ring = cls(name, flags=access, start=start)
     try:
         expect(identity(ring.memory()), expected, name)
     except BaseException:
