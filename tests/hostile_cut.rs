@@ -223,7 +223,7 @@ fn no_item_of_a_cut_file_is_delivered_to_who_may_only_read() {
 fn a_sealed_ring_cannot_be_cut() {
     for options in all_kinds() {
         let ring = Ring::anonymous(&options, Access::ReadWrite).unwrap();
-        let memory = ring.memory().unwrap();
+        let memory = ring.memory().unwrap().unwrap();
         let length = nix::sys::stat::fstat(memory).unwrap().st_size;
         for shorter in [0, 1, 4096, length - 1] {
             // SAFETY: a plain call on an open descriptor.

@@ -40,6 +40,11 @@
  * means default, NULL means all defaults. A non-zero field that this version of the library does not
  * know is -E2BIG, so programs and libraries of different age understand each other.
  *
+ * Descriptors that a handle keeps are numbered 3 or more, and belong to the handle. If the program
+ * closes one all the same, calls that need it return -EBADF, and whatever file has its number by then
+ * is neither changed nor closed. Descriptors that a call gives to the caller have the lowest free
+ * number, as from pipe(2), which is 0, 1 or 2 where a standard stream is closed.
+ *
  * The library imposes nothing on its host: no thread, no signal handler, no exit handler, no
  * SIGPIPE, no abort. An internal error is -ENOTRECOVERABLE, and the handle can then only be closed.
  * Waiting calls are no cancellation points of pthread_cancel(3).

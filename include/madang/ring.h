@@ -653,7 +653,8 @@ int mdg_ring_from_fd(struct mdg_ring **ring,
  * The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
  * the handle: do not close it.
  *
- * Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment); -EBADF.
+ * Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment);
+ * -EBADF (also: the program has closed this descriptor, or has another file under its number).
  * Thread-safe; async-signal-safe as long as it succeeds.
  */
 int mdg_ring_memory(const struct mdg_ring *ring);

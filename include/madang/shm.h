@@ -125,8 +125,8 @@ size_t mdg_shm_size(const struct mdg_shm *shm);
  * The segment's descriptor, for fstat(2), fchmod(2), or passing on. It belongs to the handle: do not
  * close it, and duplicate it to keep it longer.
  *
- * Returns the descriptor (0 or more), -EINVAL for NULL, or -EBADF. Thread-safe; not
- * async-signal-safe.
+ * Returns the descriptor (3 or more), -EINVAL for NULL, or -EBADF (also: the program has closed it,
+ * or has another file under its number). Thread-safe; not async-signal-safe.
  */
 int mdg_shm_fd(const struct mdg_shm *shm);
 
@@ -138,7 +138,8 @@ int mdg_shm_fd(const struct mdg_shm *shm);
  * resizing to the same size or opening again, and after shrinking must not touch what lies beyond
  * the new end (that is SIGBUS).
  *
- * Returns 0, or: -EINVAL (NULL, size 0, a device); -EBADF; -EACCES (mapped read-only, or smaller
+ * Returns 0, or: -EINVAL (NULL, size 0, a device); -EBADF (also: the program has closed the
+ * segment's descriptor, or has another file under its number); -EACCES (mapped read-only, or smaller
  * than an anonymous segment is: it is sealed); -EOVERFLOW; -ENOSPC; -ENOMEM; the old size stands
  * then. No other thread may use the segment meanwhile; not async-signal-safe.
  */

@@ -4,7 +4,7 @@
 //! children. A named one is a plain POSIX object without any header of ours.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::{PoisonError, RwLock};
 
@@ -226,15 +226,15 @@ pub unsafe extern "C" fn mdg_shm_size(shm: *const mdg_shm) -> usize {
 /// The segment's descriptor, for fstat(2), fchmod(2), or passing on. It belongs to the handle: do not
 /// close it, and duplicate it to keep it longer.
 ///
-/// Returns the descriptor (0 or more), -EINVAL for NULL, or -EBADF. Thread-safe; not
-/// async-signal-safe.
+/// Returns the descriptor (3 or more), -EINVAL for NULL, or -EBADF (also: the program has closed it,
+/// or has another file under its number). Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `shm` is NULL or a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_shm_fd(shm: *const mdg_shm) -> c_int {
     // SAFETY: the caller's promise.
-    guard(|| unsafe { with(shm, |shm| Ok(shm.as_fd().as_raw_fd())) })
+    guard(|| unsafe { with(shm, |shm| Ok(shm.descriptor()?.as_raw_fd())) })
 }
 
 /// Changes the size of the segment, as ftruncate(2) does, and of this mapping, which may move: take
@@ -244,7 +244,8 @@ pub unsafe extern "C" fn mdg_shm_fd(shm: *const mdg_shm) -> c_int {
 /// resizing to the same size or opening again, and after shrinking must not touch what lies beyond
 /// the new end (that is SIGBUS).
 ///
-/// Returns 0, or: -EINVAL (NULL, size 0, a device) · -EBADF · -EACCES (mapped read-only, or smaller
+/// Returns 0, or: -EINVAL (NULL, size 0, a device) · -EBADF (also: the program has closed the
+/// segment's descriptor, or has another file under its number) · -EACCES (mapped read-only, or smaller
 /// than an anonymous segment is: it is sealed) · -EOVERFLOW · -ENOSPC · -ENOMEM; the old size stands
 /// then. No other thread may use the segment meanwhile; not async-signal-safe.
 ///

@@ -27,7 +27,7 @@
 //! | before unlink | nothing was done; ADMIN is free |
 //! | after unlink | the name is gone, its doorbells may stand; nobody has them open |
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -40,6 +40,7 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::object::Look;
 use crate::shm::named;
+use crate::sys::kept::Kept;
 use crate::sys::lock;
 
 /// Removes the object `name`, or without a name all of a mechanism, or without that all there are: of
@@ -91,8 +92,9 @@ fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
             }
         },
         _ if mechanism.is_area() => {
-            let file = Arc::new(open(&path)?);
-            let admin = Admin::lock(&file, &what)?;
+            let file = Kept::new(open(&path)?);
+            let file = Arc::new(file.map_err(|errno| Error::from_kernel(errno, &what))?);
+            let admin = Admin::lock(file.checked(&what)?, &what)?;
             // Not what somebody has open; nor what is none, whose users need not say so.
             if area::look_at(mechanism, &file, &what)?.is_open {
                 return Err(in_use(&what));
@@ -107,7 +109,7 @@ fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
             })?;
             // The same description: the kernel does not count its own lock when asked through it.
             let look = Look::new(copy, &what)?;
-            let admin = Admin::lock(&file, &what)?;
+            let admin = Admin::lock(file.as_fd(), &what)?;
             if look.is_lived_in() {
                 return Err(in_use(&what));
             }
@@ -122,13 +124,13 @@ fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
 }
 
 /// The ADMIN byte, held.
-struct Admin<'a>(&'a OwnedFd);
+struct Admin<'a>(BorrowedFd<'a>);
 
 impl<'a> Admin<'a> {
     /// `EBUSY` if somebody else has it: for an object, who removes it too; for a temporary file, its
     /// maker.
-    fn lock(file: &'a OwnedFd, what: &str) -> Result<Self> {
-        match lock::try_lock(file.as_fd(), lock::BASE + lock::ADMIN) {
+    fn lock(file: BorrowedFd<'a>, what: &str) -> Result<Self> {
+        match lock::try_lock(file, lock::BASE + lock::ADMIN) {
             Ok(true) => Ok(Self(file)),
             Ok(false) => Err(in_use(what)),
             Err(errno) => Err(Error::from_kernel(errno, what)),
@@ -148,12 +150,12 @@ impl<'a> Admin<'a> {
 
 impl Drop for Admin<'_> {
     fn drop(&mut self) {
-        lock::unlock(self.0.as_fd(), lock::BASE + lock::ADMIN);
+        lock::unlock(self.0, lock::BASE + lock::ADMIN);
     }
 }
 
 fn remove(path: &Name, file: &OwnedFd) -> Result<()> {
-    Admin::lock(file, &path.to_string())?.remove(path)
+    Admin::lock(file.as_fd(), &path.to_string())?.remove(path)
 }
 
 fn open(path: &Name) -> Result<OwnedFd> {
@@ -168,8 +170,8 @@ pub(super) fn is_left(name: &[u8], path: &Name) -> Result<bool> {
     }
     let what = path.to_string();
     let file = named::open_regular(path.path(), false, &what)?.ok_or_else(|| missing(&what))?;
-    let anchor = lock::Anchor::new(std::sync::Arc::new(file), 0);
-    let anchor = anchor.map_err(|errno| Error::from_kernel(errno, &what))?;
+    let file = Kept::new(file).map_err(|errno| Error::from_kernel(errno, &what))?;
+    let anchor = lock::Anchor::new(Arc::new(file), 0);
     Ok(!anchor.is_held(lock::ADMIN))
 }
 

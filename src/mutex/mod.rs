@@ -31,7 +31,7 @@ mod cond;
 pub(crate) mod inspect;
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -47,6 +47,7 @@ use crate::name::{Kind, Name};
 use crate::object::{self, MUTEX_SIZE, Shared};
 use crate::shm::{Mapping, named};
 use crate::sync::{EventCount, Spinner, wait_deaf_until, wait_until};
+use crate::sys::kept::Kept;
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 use crate::sys::mutex::Taken;
@@ -107,7 +108,7 @@ fn open_file<T: Shared>(
     share: &dyn Fn(&T, BorrowedFd<'_>, &str) -> Result<()>,
 ) -> Result<Area<T>> {
     let what = name.to_string();
-    let map = |file: &OwnedFd| Area::of(Mapping::new(file, size, true)?);
+    let map = |file: &Kept| Area::of(Mapping::new(file.checked(&what)?, size, true)?);
     let existing = |path: &CStr| -> Result<Option<Area<T>>> {
         let Some(file) = named::open_regular(path, true, &what)? else { return Ok(None) };
         let status = named::status(&file, &what)?;
@@ -117,10 +118,10 @@ fn open_file<T: Shared>(
                 format_args!("{what}: {} bytes, where {size} must be", status.st_size),
             ));
         }
+        let file = Kept::new(file).map_err(|errno| Error::from_kernel(errno, &what))?;
         let anchor = Anchor::new(Arc::new(file), 0);
-        let anchor = anchor.map_err(|errno| Error::from_kernel(errno, &what))?;
         let area = map(anchor.file())?;
-        share(&area, anchor.file().as_fd(), &what)?;
+        share(&area, anchor.file().checked(&what)?, &what)?;
         object::wait_for_removal(&anchor, &what)?;
         Ok(named::still_names(path, &status).then_some(area))
     };
@@ -128,7 +129,7 @@ fn open_file<T: Shared>(
         let new = named::Unpublished::new(path, size as u64, mode, &what)?;
         make(map(new.file())?)?;
         let area = map(new.file())?;
-        share(&area, new.file().as_fd(), &what)?;
+        share(&area, new.file().checked(&what)?, &what)?;
         Ok(new.publish(path, &what)?.map(|_file| area))
     };
     named::create_or_open(name.path(), creation, &what, existing, new)

@@ -32,6 +32,7 @@ use super::participant;
 use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
 use crate::name::{BELL_PREFIX, DIRECTORY, TEMPORARY_PREFIX};
 use crate::sys::fifo;
+use crate::sys::kept::Kept;
 use crate::sys::lock::Anchor;
 
 /// Directory, slash, both prefixes, 32 digits, three numbers of 20, two of 10, six dots and the like: 145;
@@ -134,7 +135,7 @@ pub(super) fn remove_dead(file: OwnedFd) {
 
 fn try_remove_dead(file: OwnedFd) -> Option<()> {
     let copy = File::from(file.try_clone().ok()?);
-    let anchor = Anchor::new(Arc::new(file), 0).ok()?;
+    let anchor = Anchor::new(Arc::new(Kept::new(file).ok()?), 0);
     let mut bytes = [0; SUPERBLOCK_LEN];
     copy.read_exact_at(&mut bytes, 0).ok()?;
     let size = copy.metadata().ok()?.len();

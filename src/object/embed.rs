@@ -7,7 +7,6 @@
 //!
 //! Killed while making, a process leaves a place without an object; the next one makes it.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -21,6 +20,7 @@ use super::superblock::{SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::shm::{Mapping, Shm, named};
 use crate::sync::atomic::AtomicU64;
+use crate::sys::kept::{self, Kept};
 use crate::sys::lock::{self, Anchor};
 
 /// Objects begin at multiples of this, and what they take up is rounded up to it. A page, so that
@@ -54,15 +54,16 @@ impl Object {
         let file = check(segment, offset, &what)?;
         let offset = offset as u64;
         let size = footprint(&geometry).unwrap_or(u64::MAX);
-        let room = (named::status(file, &what)?.st_size as u64).saturating_sub(offset);
+        let descriptor = file.checked(&what)?;
+        let room = (named::status(descriptor, &what)?.st_size as u64).saturating_sub(offset);
         if size > room {
             return Err(Error::new(
                 Errno::ENOSPC,
                 format_args!("{what}: it needs {size} bytes, the segment has {room} from there"),
             ));
         }
-        let refused = |errno| Error::from_kernel(errno, &what);
-        let anchor = Anchor::new(Arc::clone(file), offset).map_err(refused)?;
+        let refused = |errno| kept::refused(errno, &what);
+        let anchor = Anchor::new(Arc::clone(file), offset);
         // A description of its own: dropping it, when `build` has come back, frees the byte.
         let _admin = anchor.lock_for_now(lock::ADMIN).map_err(refused)?.ok_or_else(|| {
             Error::new(Errno::EBUSY, format_args!("{what}: another process is making one there"))
@@ -75,7 +76,7 @@ impl Object {
         if let Some(error) = in_use() {
             return Err(error);
         }
-        let region = Region::new(Mapping::part(file, offset, size as usize, true)?);
+        let region = Region::new(Mapping::part(file.checked(&what)?, offset, size as usize, true)?);
         let place = region.bytes(0, size);
         let (Some(head), Some(first)) = (region.view::<Head>(0), place) else {
             return Err(Error::new(Errno::EINVAL, format_args!("{what}: too short")));
@@ -142,7 +143,7 @@ fn describe(word: &str, segment: &Shm, offset: usize) -> String {
 }
 
 /// Whether an object may lie there.
-fn check<'a>(segment: &'a Shm, offset: usize, what: &str) -> Result<&'a Arc<OwnedFd>> {
+fn check<'a>(segment: &'a Shm, offset: usize, what: &str) -> Result<&'a Arc<Kept>> {
     if !(offset as u64).is_multiple_of(EMBED_ALIGN) || offset as u64 > lock::BASE {
         return Err(Error::new(
             Errno::EINVAL,
@@ -152,7 +153,7 @@ fn check<'a>(segment: &'a Shm, offset: usize, what: &str) -> Result<&'a Arc<Owne
     if !segment.is_writable() {
         return Err(Error::new(Errno::EACCES, format_args!("{what}: mapped read-only")));
     }
-    if !named::is_regular(&named::status(segment.as_fd(), what)?) {
+    if !named::is_regular(&named::status(segment.file().checked(what)?, what)?) {
         return Err(Error::new(Errno::EPROTO, format_args!("{what}: a device has no locks")));
     }
     Ok(segment.file())

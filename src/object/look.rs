@@ -20,6 +20,7 @@ use super::role::{End, Holder};
 use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::shm::named;
+use crate::sys::kept::Kept;
 use crate::sys::lock::Anchor;
 
 /// Slots read in one piece.
@@ -58,13 +59,14 @@ pub(crate) struct Occupant {
 impl Look {
     /// Reads and checks the superblock; `EPROTO` names the field that is wrong.
     pub(crate) fn new(file: OwnedFd, what: &str) -> Result<Self> {
-        let status = named::status(&file, what)?;
+        let file = Kept::new(file).map_err(|errno| Error::from_kernel(errno, what))?;
+        let descriptor = file.checked(what)?;
+        let status = named::status(descriptor, what)?;
         let mut bytes = [0; SUPERBLOCK_LEN];
-        pread_exact(&file, &mut bytes, 0)
+        pread_exact(descriptor, &mut bytes, 0)
             .map_err(|errno| no_superblock(errno, status.st_size as u64, what))?;
         let superblock = Superblock::decode(bytes, Room::Exactly(status.st_size as u64), what)?;
-        let anchor =
-            Anchor::new(Arc::new(file), 0).map_err(|errno| Error::from_kernel(errno, what))?;
+        let anchor = Anchor::new(Arc::new(file), 0);
         Ok(Self { anchor, superblock, status, what: what.to_owned() })
     }
 
@@ -99,7 +101,7 @@ impl Look {
     pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         // The kernel reads for this thread, so a fence of this thread orders those reads.
         fence(Ordering::SeqCst);
-        let done = pread_exact(self.anchor.file(), bytes, offset);
+        let done = pread_exact(self.anchor.file().checked(&self.what)?, bytes, offset);
         fence(Ordering::SeqCst);
         done.map_err(|errno| match errno {
             Errno::ENODATA => {

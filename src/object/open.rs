@@ -5,13 +5,13 @@
 //! counts as opened only if the name still leads to it after this handle has its slot.
 
 use std::ffi::CStr;
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
+use nix::sys::stat::fstat;
+use nix::sys::uio::pwrite;
 
 use super::bell::{self, BellName, Home};
 use super::geometry::Geometry;
@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
 use crate::shm::{Mapping, named, require_seal, sealed_memory};
+use crate::sys::kept::{self, Kept};
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
 
@@ -102,14 +103,17 @@ impl Object {
         build: impl Fn(Self) -> Result<T>,
     ) -> Result<Option<T>> {
         let object = match named::open_regular(path, true, what) {
-            Ok(Some(file)) => Self::existing(file, Place::Named, true, what)?,
+            Ok(Some(file)) => {
+                Self::existing(keep(file, Some(path), what)?, Place::Named, true, what)?
+            }
             Ok(None) => return Ok(None),
             Err(refused)
                 if request.readable_will_do
                     && matches!(refused.code(), Errno::EACCES | Errno::EROFS) =>
             {
                 let Some(file) = named::open_regular(path, false, what)? else { return Ok(None) };
-                let object = Self::existing(file, Place::Named, false, what)?;
+                let object =
+                    Self::existing(keep(file, Some(path), what)?, Place::Named, false, what)?;
                 if !object.geometry().serves_readers() {
                     return Err(refused);
                 }
@@ -118,7 +122,7 @@ impl Object {
             Err(refused) => return Err(refused),
         };
         (request.check)(&object.superblock, what)?;
-        let status = named::status(object.file.file(), what)?;
+        let status = named::status(object.file.file().checked(what)?, what)?;
         let anchor = object.file.clone();
         let built = build(object);
         // Who removes the name of an object in which nobody lives holds ADMIN while it looks and
@@ -138,7 +142,7 @@ impl Object {
         let new =
             named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
-        let copy = new.file().try_clone().map_err(|error| no_descriptor(&error, what))?;
+        let copy = new.file().duplicate().map_err(|errno| kept::refused(errno, what))?;
         let object = Self::map(Arc::new(copy), superblock, Place::Named, true, what)?;
         let built = new.with_owner_access(what, || build(object))?;
         Ok(new.publish(path, what)?.map(|_file| built))
@@ -169,52 +173,53 @@ impl Object {
             ));
         }
         let copy = fd.try_clone_to_owned().map_err(|error| no_descriptor(&error, what))?;
-        let object = Self::existing(copy, Place::Anonymous, true, what)?;
+        let object = Self::existing(keep(copy, None, what)?, Place::Anonymous, true, what)?;
         check(&object.superblock, what)?;
         Ok(object)
     }
 
     /// Checks and maps a named object that is there, whoever is in it.
     pub(crate) fn visit(file: OwnedFd, what: &str) -> Result<Self> {
-        Self::existing(file, Place::Named, true, what)
+        Self::existing(keep(file, None, what)?, Place::Named, true, what)
     }
 
     /// Checks and maps an object that is there.
-    fn existing(file: OwnedFd, place: Place, writable: bool, what: &str) -> Result<Self> {
+    fn existing(file: Kept, place: Place, writable: bool, what: &str) -> Result<Self> {
         Self::existing_in(Arc::new(file), place, writable, what)
     }
 
     pub(super) fn existing_in(
-        file: Arc<OwnedFd>,
+        file: Arc<Kept>,
         place: Place,
         writable: bool,
         what: &str,
     ) -> Result<Self> {
-        let size = named::status(&file, what)?.st_size as u64;
+        let descriptor = file.checked(what)?;
+        let size = named::status(descriptor, what)?.st_size as u64;
         let room = match place {
             Place::Segment(offset) => Room::AtMost(size.saturating_sub(offset)),
             Place::Named | Place::Anonymous => Room::Exactly(size),
         };
         let mut bytes = [0; SUPERBLOCK_LEN];
-        pread_exact(&file, &mut bytes, place.offset())
+        pread_exact(descriptor, &mut bytes, place.offset())
             .map_err(|errno| no_superblock(errno, size, what))?;
         let superblock = Superblock::decode(bytes, room, what)?;
         Self::map(file, superblock, place, writable, what)
     }
 
     fn map(
-        file: Arc<OwnedFd>,
+        file: Arc<Kept>,
         superblock: Superblock,
         place: Place,
         writable: bool,
         what: &str,
     ) -> Result<Self> {
         let len = file_len(&superblock.geometry);
-        let region = Region::new(Mapping::part(&file, place.offset(), len, writable)?);
-        let file =
-            Anchor::new(file, place.offset()).map_err(|errno| Error::from_kernel(errno, what))?;
+        let descriptor = file.checked(what)?;
+        let region = Region::new(Mapping::part(descriptor, place.offset(), len, writable)?);
+        let owner = named::status(descriptor, what)?.st_uid;
+        let file = Anchor::new(file, place.offset());
         let light = membarrier::register().is_ok();
-        let owner = named::status(file.file(), what)?.st_uid;
         Ok(Self { file, region, superblock, place, light, owner, what: what.to_owned() })
     }
 
@@ -222,7 +227,8 @@ impl Object {
     /// checked when this one was opened: the superblock is not read again, a peer may have changed
     /// it.
     pub(crate) fn duplicate(&self) -> Result<Self> {
-        let size = named::status(self.file.file(), &self.what)?.st_size as u64;
+        let file = self.file.file().checked(&self.what)?;
+        let size = named::status(file, &self.what)?.st_size as u64;
         let needed = self.place.offset() + self.geometry().total_size().unwrap_or(0);
         let fits = match self.place {
             Place::Segment(_) => size >= needed,
@@ -319,17 +325,18 @@ impl Object {
     }
 
     /// The descriptor of the object's own file; `None` if it lies in another's.
-    pub(crate) fn memory(&self) -> Option<BorrowedFd<'_>> {
+    /// `EBADF` if the program has closed it meanwhile.
+    pub(crate) fn memory(&self) -> Result<Option<BorrowedFd<'_>>> {
         match self.place {
-            Place::Named | Place::Anonymous => Some(self.file.file().as_fd()),
-            Place::Segment(_) => None,
+            Place::Named | Place::Anonymous => self.file.file().checked(&self.what).map(Some),
+            Place::Segment(_) => Ok(None),
         }
     }
 
     /// Whether the object had a name that is gone.
     pub(crate) fn is_unlinked(&self) -> bool {
         self.place == Place::Named
-            && named::status(self.file.file(), &self.what).is_ok_and(|status| status.st_nlink == 0)
+            && self.file.file().fd().and_then(fstat).is_ok_and(|status| status.st_nlink == 0)
     }
 }
 
@@ -360,7 +367,7 @@ pub(super) fn no_superblock(errno: Errno, size: u64, what: &str) -> Error {
 }
 
 /// As `read_exact_at`, for a descriptor that is not ours alone; `ENODATA` at the end of the file.
-pub(crate) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
+pub(crate) fn pread_exact(file: BorrowedFd<'_>, bytes: &mut [u8], offset: u64) -> nix::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let at = (offset + done as u64) as libc::off_t;
@@ -372,6 +379,15 @@ pub(crate) fn pread_exact(file: &OwnedFd, bytes: &mut [u8], offset: u64) -> nix:
         }
     }
     Ok(())
+}
+
+/// A descriptor that an object keeps, of the file at `path` if it has one.
+fn keep(file: OwnedFd, path: Option<&CStr>, what: &str) -> Result<Kept> {
+    let kept = Kept::new(file).and_then(|kept| match path {
+        Some(path) => kept.at(path),
+        None => Ok(kept),
+    });
+    kept.map_err(|errno| Error::from_kernel(errno, what))
 }
 
 fn no_descriptor(error: &std::io::Error, what: &str) -> Error {
@@ -393,14 +409,20 @@ fn file_len(geometry: &Geometry) -> usize {
     geometry.total_size().unwrap_or(0) as usize
 }
 
-fn initialise(file: &OwnedFd, geometry: Geometry, what: &str) -> Result<Superblock> {
+fn initialise(file: &Kept, geometry: Geometry, what: &str) -> Result<Superblock> {
     let superblock = Superblock::new(geometry);
     // Everything else starts as zero, which is what a new file is made of.
-    let mapped = file.try_clone().map(File::from);
-    mapped.and_then(|file| file.write_all_at(&superblock.encode(), 0)).map_err(|error| {
-        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-        Error::from_kernel(errno, what)
-    })?;
+    let bytes = superblock.encode();
+    let file = file.checked(what)?;
+    let mut done = 0;
+    while done < bytes.len() {
+        match pwrite(file, &bytes[done..], done as libc::off_t) {
+            Ok(0) => return Err(Error::from_kernel(Errno::EIO, what)),
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::from_kernel(errno, what)),
+        }
+    }
     Ok(superblock)
 }
 

@@ -34,6 +34,7 @@ use super::region::{Region, Shared};
 use super::role::End;
 use crate::error::{Error, Result};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sys::kept;
 use crate::sys::lock::{Anchor, Token};
 use crate::sys::process;
 use attach::{Attach, Hint};
@@ -236,7 +237,7 @@ impl Participant {
     ) -> Result<bool> {
         let Some(slot) = Slot::of(region, geometry, index) else { return Ok(false) };
         let token = Token::acquire(file, SLOT_BYTE + 2 * u64::from(index));
-        let token = token.map_err(|errno| Error::from_kernel(errno, what))?;
+        let token = token.map_err(|errno| kept::refused(errno, what))?;
         if token.is_some() {
             mine()?;
         }

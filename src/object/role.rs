@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::sys::kept;
 use crate::sys::lock::{Anchor, Token};
 use crate::sys::process;
 
@@ -253,7 +254,7 @@ impl Role {
         file: &Anchor,
         what: &str,
     ) -> Result<Option<Self>> {
-        let refused = |errno| Error::from_kernel(errno, what);
+        let refused = |errno| kept::refused(errno, what);
         let process = process::tag().map_err(refused)?;
         let token = Token::acquire(file, end.byte()).map_err(refused)?;
         let Some(token) = token else { return Ok(None) };
@@ -290,12 +291,13 @@ impl Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::kept::Kept;
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     fn object() -> (Anchor, RoleWord) {
         let file = memfd_create(c"role", MFdFlags::MFD_CLOEXEC).unwrap();
         let word = RoleWord::default();
-        (Anchor::new(file.into(), 0).unwrap(), word)
+        (Anchor::new(Kept::new(file).unwrap().into(), 0), word)
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! says, and the wait between them. The flags of the caller's descriptor are never changed, for
 //! they belong to every holder of it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -12,6 +12,7 @@ use nix::sys::stat::{SFlag, fstat};
 
 use crate::error::{Error, Result};
 use crate::sync::descriptor::{LONG, Waiter, shows};
+use crate::sys::kept::Kept;
 use crate::sys::pipe as sys;
 
 /// Writes of at most this many bytes are never split or interleaved; the Linux value.
@@ -33,7 +34,7 @@ enum Way {
     /// The descriptor is non-blocking already.
     Own,
     /// A private non-blocking open file description of the same pipe.
-    Private(OwnedFd),
+    Private(Kept),
     /// poll(2), then the blocking call: another reader or writer can come in between.
     Polled,
 }
@@ -53,14 +54,14 @@ impl<'fd> End<'fd> {
     }
 
     /// The end behind a private open file description that the caller made of `fd`.
-    pub(super) fn private(fd: BorrowedFd<'fd>, direction: Direction, own: OwnedFd) -> Self {
+    pub(super) fn private(fd: BorrowedFd<'fd>, direction: Direction, own: Kept) -> Self {
         Self { fd, direction, way: Way::Private(own), misses: 0 }
     }
 
     /// The descriptor that the attempts are made on.
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.way {
-            Way::Private(own) => own.as_fd(),
+            Way::Private(own) => own.unchecked(),
             _ => self.fd,
         }
     }
@@ -123,7 +124,7 @@ impl<'fd> End<'fd> {
             let answer = match &self.way {
                 Way::Flag => sys::read_nowait(self.fd, buf),
                 Way::Own => sys::read(self.fd, buf),
-                Way::Private(own) => sys::read(own.as_fd(), buf),
+                Way::Private(own) => own.fd().and_then(|own| sys::read(own, buf)),
                 Way::Polled => self.look().and_then(|()| sys::read(self.fd, buf)),
             };
             match answer {
@@ -144,7 +145,7 @@ impl<'fd> End<'fd> {
             let answer = match &self.way {
                 Way::Flag => sys::write(self.fd, data, true),
                 Way::Own => sys::write(self.fd, data, false),
-                Way::Private(own) => sys::write(own.as_fd(), data, false),
+                Way::Private(own) => own.fd().and_then(|own| sys::write(own, data, false)),
                 // Room for PIPE_BUF bytes is all that POLLOUT promises.
                 Way::Polled => {
                     let fits = &data[..data.len().min(PIPE_BUF)];

@@ -15,6 +15,7 @@ use nix::unistd::{mkfifo, pipe2, unlink as unlink_file};
 use crate::error::{Error, Result};
 use crate::flags::Access;
 use crate::sync::descriptor::{LONG, Waiter, shows};
+use crate::sys::kept::Kept;
 use crate::sys::pipe::{Watch, has_writer};
 use crate::time::Timeout;
 
@@ -61,7 +62,7 @@ pub fn open(path: &Path, access: Access, timeout: Timeout) -> Result<OwnedFd> {
 struct Fifo<'path> {
     path: &'path Path,
     /// O_PATH: names the file and touches nothing.
-    name: OwnedFd,
+    name: Kept,
     stat: FileStat,
 }
 
@@ -69,8 +70,8 @@ impl<'path> Fifo<'path> {
     fn find(path: &'path Path) -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let name = open_file(path, flags, Mode::empty());
-        let name = name.map_err(|errno| failed("opening", path, errno))?;
-        let stat = fstat(&name).map_err(|errno| failed("opening", path, errno))?;
+        let name = name.and_then(Kept::new).map_err(|errno| failed("opening", path, errno))?;
+        let stat = fstat(name.unchecked()).map_err(|errno| failed("opening", path, errno))?;
         require_fifo(path, &stat)?;
         Ok(Self { path, name, stat })
     }
@@ -111,7 +112,7 @@ impl<'path> Fifo<'path> {
             return Ok(fd);
         }
         // The watch stands before the next attempt, so that no event falls between.
-        let watch = waiter.may_wait().then(|| Watch::on(self.name.as_fd()).ok()).flatten();
+        let watch = waiter.may_wait().then(|| Watch::on(self.name.unchecked()).ok()).flatten();
         loop {
             if let Some(fd) = self.try_open(OFlag::O_WRONLY)? {
                 return Ok(fd);
@@ -123,13 +124,15 @@ impl<'path> Fifo<'path> {
     fn reader(&self, waiter: &mut Waiter) -> Result<OwnedFd> {
         let fd = self.open(OFlag::O_RDONLY)?;
         // A writer that asked before, and one that opens without waiting, can go on from here.
-        let (_empty, scratch) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| self.failed(errno))?;
-        if self.connected(fd.as_fd(), scratch.as_fd())? {
+        let scratch = pipe2(OFlag::O_CLOEXEC)
+            .and_then(|(empty, scratch)| Ok((Kept::new(empty)?, Kept::new(scratch)?)))
+            .map_err(|errno| self.failed(errno))?;
+        if self.connected(fd.as_fd(), &scratch.1)? {
             return Ok(fd);
         }
-        let watch = waiter.may_wait().then(|| Watch::on(self.name.as_fd()).ok()).flatten();
+        let watch = waiter.may_wait().then(|| Watch::on(self.name.unchecked()).ok()).flatten();
         loop {
-            if self.connected(fd.as_fd(), scratch.as_fd())? {
+            if self.connected(fd.as_fd(), &scratch.1)? {
                 return Ok(fd);
             }
             self.wait(waiter, watch.as_ref(), Some(fd.as_fd()))?;
@@ -137,12 +140,12 @@ impl<'path> Fifo<'path> {
     }
 
     /// Whether a writer is there, or was there since `fd` was opened: what ends a plain open(2).
-    fn connected(&self, fd: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> Result<bool> {
+    fn connected(&self, fd: BorrowedFd<'_>, scratch: &Kept) -> Result<bool> {
         let found = shows(fd, PollFlags::POLLIN).map_err(|errno| self.failed(errno))?;
         if !found.is_empty() {
             return Ok(true);
         }
-        has_writer(fd, scratch).map_err(|errno| self.failed(errno))
+        scratch.fd().and_then(|scratch| has_writer(fd, scratch)).map_err(|errno| self.failed(errno))
     }
 
     /// Waits until the other end may have come; `ESTALE` when it never will.
@@ -153,7 +156,7 @@ impl<'path> Fifo<'path> {
         own: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
         // Before the sleep: the name may have gone before the watch stood.
-        let links = fstat(&self.name).map_err(|errno| self.failed(errno))?.st_nlink;
+        let links = self.name.fd().and_then(fstat).map_err(|errno| self.failed(errno))?.st_nlink;
         if links == 0 {
             return Err(self.stale());
         }

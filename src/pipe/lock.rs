@@ -6,7 +6,7 @@
 //! lock is flock(2) on an open file description made for this one message: it therefore excludes
 //! threads and forked processes alike, and the kernel takes it back when its holder dies.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -89,12 +89,12 @@ fn wait_for(
 /// Whether somebody is in the middle of a message of many chunks; `None`: cannot be told.
 pub(super) fn is_held(fd: BorrowedFd<'_>) -> Option<bool> {
     let own = sys::reopen(fd, libc::O_RDONLY).ok()?;
-    match sys::flock(own.as_fd(), libc::LOCK_SH | libc::LOCK_NB) {
+    match own.fd().and_then(|own| sys::flock(own, libc::LOCK_SH | libc::LOCK_NB)) {
         Err(Errno::EAGAIN) => Some(true),
         Err(_) => None,
         Ok(()) => {
             // Before the close, for the reason given in `Turn::drop`.
-            let _ = sys::flock(own.as_fd(), libc::LOCK_UN);
+            let _ = own.fd().and_then(|own| sys::flock(own, libc::LOCK_UN));
             sys::record_locked(fd).ok()
         }
     }

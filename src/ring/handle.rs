@@ -179,8 +179,8 @@ impl Ring {
     }
 
     /// The descriptor of the ring's memory, to be passed to another process. `None` for a ring in a
-    /// segment, whose memory is the segment's.
-    pub fn memory(&self) -> Option<BorrowedFd<'_>> {
+    /// segment, whose memory is the segment's. `EBADF` if the program has closed it.
+    pub fn memory(&self) -> Result<Option<BorrowedFd<'_>>> {
         self.object.memory()
     }
 

@@ -243,7 +243,7 @@ impl Ring {
                 |errno| Error::from_kernel(errno, format_args!("{:?}", name.path().as_c_str()));
             // Before there is a name: whoever clears away after us looks as far as this.
             self.control().polled.0.fetch_max(index + 1, Ordering::SeqCst);
-            let ring = fstat(self.object.anchor().file()).map_err(failed)?;
+            let ring = self.object.anchor().file().fd().and_then(fstat).map_err(failed)?;
             let (path, temporary) = (name.path(), name.temporary());
             let fifo = fifo::make(path.as_c_str(), temporary.as_c_str(), &ring).map_err(failed)?;
             self.hot.calls.bell.note(&fifo);

@@ -56,7 +56,7 @@ impl Semaphore {
 
     fn make(path: &CStr, value: u32, mode: u32, what: &str) -> Result<Option<Self>> {
         let new = named::Unpublished::new(path, semaphore::SIZE as u64, mode, what)?;
-        let place = Place::of(Mapping::new(new.file(), semaphore::SIZE, true)?)?;
+        let place = Place::of(Mapping::new(new.file().checked(what)?, semaphore::SIZE, true)?)?;
         let made = Self::init(place, value)?;
         Ok(new.publish(path, what)?.map(|_file| made))
     }

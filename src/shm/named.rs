@@ -15,7 +15,7 @@
 //! it.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +27,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::{Error, Result};
 use crate::flags::Creation;
+use crate::sys::kept::{Kept, above_standard, has_proc};
 use crate::sys::{file, lock};
 
 /// How often creating and opening may chase a name that others make and remove.
@@ -39,7 +40,7 @@ pub(crate) fn open_regular(path: &CStr, write: bool, what: &str) -> Result<Optio
     // O_NONBLOCK: whatever stands under the name, opening it must not wait.
     let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let fd = match open(path, flags, Mode::empty()) {
-        Ok(fd) => fd,
+        Ok(fd) => above_standard(fd).map_err(|errno| Error::from_kernel(errno, what))?,
         Err(Errno::ENOENT) => return Ok(None),
         Err(Errno::EISDIR | Errno::ENXIO | Errno::ENODEV | Errno::ENOTDIR) => {
             return Err(not_regular(what));
@@ -77,12 +78,12 @@ pub(crate) fn still_names(path: &CStr, status: &FileStat) -> bool {
 
 /// Makes `file` exactly `size` bytes long with its pages from `from` on reserved; `ENOSPC` says what
 /// was asked for. The old size stands when it fails.
-pub(crate) fn reserve(file: &OwnedFd, from: u64, size: u64, what: &str) -> Result<()> {
+pub(crate) fn reserve(file: BorrowedFd<'_>, from: u64, size: u64, what: &str) -> Result<()> {
     file::reserve(file, from, size).map_err(|errno| no_room(errno, from, size, what))
 }
 
 /// Reserves pages behind the end of a file of `from` bytes, which keeps its size.
-pub(crate) fn reserve_behind(file: &OwnedFd, from: u64, size: u64, what: &str) -> Result<()> {
+pub(crate) fn reserve_behind(file: BorrowedFd<'_>, from: u64, size: u64, what: &str) -> Result<()> {
     file::reserve_behind(file, from, size).map_err(|errno| no_room(errno, from, size, what))
 }
 
@@ -109,7 +110,7 @@ impl Drop for Temporary {
 /// A new file that nobody else can see yet.
 #[derive(Debug)]
 pub(crate) struct Unpublished {
-    file: OwnedFd,
+    file: Kept,
     /// Its name for now, where the file system cannot do without.
     temporary: Option<Temporary>,
 }
@@ -118,35 +119,50 @@ impl Unpublished {
     /// A file of `size` zero bytes, pages reserved, to stand at `path` later.
     pub(crate) fn new(path: &CStr, size: u64, mode: libc::mode_t, what: &str) -> Result<Self> {
         let directory = parent(path)?;
-        let this = match file::unnamed(&directory, mode) {
-            Ok(file) => Self { file, temporary: None },
+        let refused = |errno| Error::from_kernel(errno, what);
+        // Without /proc the file could get no name later.
+        let unnamed =
+            if has_proc() { file::unnamed(&directory, mode) } else { Err(Errno::EOPNOTSUPP) };
+        let this = match unnamed {
+            Ok(file) => Self {
+                file: Kept::new(file).and_then(|file| file.at(path)).map_err(refused)?,
+                temporary: None,
+            },
             // Old kernels and some file systems have no O_TMPFILE.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => {
-                Self::with_temporary_name(&directory, mode, what)?
+                Self::with_temporary_name(path, &directory, mode, what)?
             }
-            Err(errno) => return Err(Error::from_kernel(errno, what)),
+            Err(errno) => return Err(refused(errno)),
         };
-        reserve(&this.file, 0, size, what)?;
+        reserve(this.file.checked(what)?, 0, size, what)?;
         Ok(this)
     }
 
-    fn with_temporary_name(directory: &CStr, mode: libc::mode_t, what: &str) -> Result<Self> {
+    fn with_temporary_name(
+        path: &CStr,
+        directory: &CStr,
+        mode: libc::mode_t,
+        what: &str,
+    ) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         for _ in 0..CHASE_LIMIT {
             let (pid, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
             let name = format!("/.mdg.tmp.{pid}.{count}");
-            let path = c_path([directory.to_bytes(), name.as_bytes()].concat())?;
-            match open(path.as_c_str(), flags, Mode::from_bits_truncate(mode)) {
+            let temporary = c_path([directory.to_bytes(), name.as_bytes()].concat())?;
+            match open(temporary.as_c_str(), flags, Mode::from_bits_truncate(mode)) {
                 Ok(file) => {
+                    let file = Kept::new(file).and_then(|file| file.at(&temporary)?.at(path));
+                    let file = file.map_err(|errno| Error::from_kernel(errno, what))?;
+                    let descriptor = file.checked(what)?;
                     // Locked from now on until it has its own name: whoever finds it unlocked has
                     // proven its maker dead. See `inventory::reap`.
-                    let locked = lock::try_lock(file.as_fd(), lock::BASE + lock::ADMIN);
-                    if locked == Ok(false) || !still_names(&path, &status(&file, what)?) {
+                    let locked = lock::try_lock(descriptor, lock::BASE + lock::ADMIN);
+                    if locked == Ok(false) || !still_names(&temporary, &status(descriptor, what)?) {
                         // Somebody removes it, or has.
                         continue;
                     }
-                    return Ok(Self { file, temporary: Some(Temporary(path)) });
+                    return Ok(Self { file, temporary: Some(Temporary(temporary)) });
                 }
                 Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(Error::from_kernel(errno, what)),
@@ -156,7 +172,7 @@ impl Unpublished {
     }
 
     /// The file, to be filled before it is published.
-    pub(crate) fn file(&self) -> &OwnedFd {
+    pub(crate) fn file(&self) -> &Kept {
         &self.file
     }
 
@@ -168,22 +184,24 @@ impl Unpublished {
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let refused = |errno| Error::from_kernel(errno, what);
-        let mode = Mode::from_bits_truncate(status(&self.file, what)?.st_mode);
+        let file = self.file.checked(what)?;
+        let mode = Mode::from_bits_truncate(status(file, what)?.st_mode);
         let owner = Mode::S_IRUSR | Mode::S_IWUSR;
         if mode.contains(owner) {
             return work();
         }
-        fchmod(&self.file, mode | owner).map_err(refused)?;
+        fchmod(file, mode | owner).map_err(refused)?;
         let done = work()?;
-        fchmod(&self.file, mode).map_err(refused)?;
+        fchmod(self.file.checked(what)?, mode).map_err(refused)?;
         Ok(done)
     }
 
     /// Gives the file its name in one step; `None`, and the file is gone, if something else has
     /// taken the name meanwhile.
-    pub(crate) fn publish(self, path: &CStr, what: &str) -> Result<Option<OwnedFd>> {
+    pub(crate) fn publish(self, path: &CStr, what: &str) -> Result<Option<Kept>> {
+        let file = self.file.checked(what)?;
         let linked = match &self.temporary {
-            None => file::give_name(self.file.as_fd(), path),
+            None => file::give_name(file, path),
             Some(Temporary(name)) => {
                 linkat(AT_FDCWD, name.as_c_str(), AT_FDCWD, path, AtFlags::empty())
             }
@@ -192,7 +210,7 @@ impl Unpublished {
             Ok(()) => {
                 if let Some(temporary) = self.temporary {
                     drop(temporary);
-                    lock::unlock(self.file.as_fd(), lock::BASE + lock::ADMIN);
+                    lock::unlock(file, lock::BASE + lock::ADMIN);
                 }
                 Ok(Some(self.file))
             }

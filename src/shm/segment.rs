@@ -16,6 +16,7 @@ use super::named::{self, Unpublished};
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{Kind, Name};
+use crate::sys::kept::Kept;
 use crate::sys::memfd::memfd_create;
 
 /// Whether a descriptor must carry the seal that makes truncation by a peer impossible.
@@ -35,7 +36,7 @@ pub enum Seals {
 pub struct Shm {
     mapping: Mapping,
     /// Shared with the rings that lie in the segment.
-    file: Arc<OwnedFd>,
+    file: Arc<Kept>,
     /// The segment in words: `segment "/OS"`.
     what: String,
 }
@@ -58,7 +59,7 @@ impl Shm {
                 let Some(file) = named::open_regular(path, writable, &what)? else {
                     return Ok(None);
                 };
-                Self::existing(file, size, writable, &what).map(Some)
+                Self::existing(file, Some(path), size, writable, &what).map(Some)
             },
             |path| Self::create(path, size, writable, mode, &what),
         )
@@ -76,7 +77,7 @@ impl Shm {
         }
         let new = Unpublished::new(path, size as u64, mode, what)?;
         // Mapped before it has a name: what can fail has failed by then.
-        let mapping = Mapping::new(new.file(), size, writable)?;
+        let mapping = Mapping::new(new.file().checked(what)?, size, writable)?;
         Ok(new.publish(path, what)?.map(|file| Self {
             mapping,
             file: Arc::new(file),
@@ -84,10 +85,17 @@ impl Shm {
         }))
     }
 
-    fn existing(file: OwnedFd, size: usize, writable: bool, what: &str) -> Result<Self> {
-        let status = named::status(&file, what)?;
+    fn existing(
+        file: OwnedFd,
+        path: Option<&CStr>,
+        size: usize,
+        writable: bool,
+        what: &str,
+    ) -> Result<Self> {
+        let file = kept(file, path, what)?;
+        let status = named::status(file.unchecked(), what)?;
         let size = size_to_map(&status, size, what)?;
-        let mapping = Mapping::new(&file, size, writable)?;
+        let mapping = Mapping::new(file.checked(what)?, size, writable)?;
         Ok(Self { mapping, file: Arc::new(file), what: what.to_owned() })
     }
 
@@ -99,7 +107,7 @@ impl Shm {
             return Err(Error::new(Errno::EINVAL, format_args!("{what}: size 0")));
         }
         let file = sealed_memory(c"madang", size as u64, inherit, what)?;
-        let mapping = Mapping::new(&file, size, true)?;
+        let mapping = Mapping::new(file.checked(what)?, size, true)?;
         Ok(Self { mapping, file: Arc::new(file), what: what.to_owned() })
     }
 
@@ -121,7 +129,7 @@ impl Shm {
             let errno = error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw);
             Error::from_kernel(errno, what)
         })?;
-        Self::existing(copy, 0, writable, what)
+        Self::existing(copy, None, 0, writable, what)
     }
 
     /// Maps an ordinary file, or a device that can be mapped such as /dev/zero (which needs a
@@ -137,7 +145,7 @@ impl Shm {
         let found = |path: &CStr| {
             let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
             match nix::fcntl::open(path, flags, Mode::empty()) {
-                Ok(file) => Self::existing(file, size, writable, &what).map(Some),
+                Ok(file) => Self::existing(file, None, size, writable, &what).map(Some),
                 Err(Errno::ENOENT) => Ok(None),
                 Err(Errno::EISDIR | Errno::ENXIO) => Err(unmappable(&what)),
                 Err(errno) => Err(Error::from_kernel(errno, &what)),
@@ -169,8 +177,13 @@ impl Shm {
         self.mapping.is_writable()
     }
 
+    /// The segment's descriptor; `EBADF` if the program has closed it meanwhile.
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>> {
+        self.file.checked(&self.what)
+    }
+
     /// The segment's descriptor, to be kept by what lies in the segment.
-    pub(crate) fn file(&self) -> &Arc<OwnedFd> {
+    pub(crate) fn file(&self) -> &Arc<Kept> {
         &self.file
     }
 
@@ -202,36 +215,42 @@ impl Shm {
         if size > isize::MAX as usize {
             return Err(Error::new(Errno::EOVERFLOW, format_args!("{what}: {size} bytes")));
         }
-        let status = named::status(&self.file, what)?;
+        let file = Arc::clone(&self.file);
+        let file = file.checked(what)?;
+        let status = named::status(file, what)?;
         if !named::is_regular(&status) {
             return Err(Error::new(Errno::EINVAL, format_args!("{what}: a device has no size")));
         }
         let old = status.st_size as u64;
-        if size as u64 > old { self.grow(old, size, what) } else { self.shrink(size, what) }
+        if size as u64 > old {
+            self.grow(file, old, size, what)
+        } else {
+            self.shrink(file, size, what)
+        }
     }
 
     /// Reserves, maps, and makes the object longer last of all: a sealed one could not be made
     /// shorter again if a later step failed.
-    fn grow(&mut self, old: u64, size: usize, what: &str) -> Result<()> {
+    fn grow(&mut self, file: BorrowedFd<'_>, old: u64, size: usize, what: &str) -> Result<()> {
         let mapped = self.mapping.len();
-        named::reserve_behind(&self.file, old, size as u64, what)?;
+        named::reserve_behind(file, old, size as u64, what)?;
         let result = self.mapping.remap(size).and_then(|()| {
-            nix::unistd::ftruncate(&self.file, size as libc::off_t).map_err(|errno| {
+            nix::unistd::ftruncate(file, size as libc::off_t).map_err(|errno| {
                 let _ = self.mapping.remap(mapped);
                 Error::from_kernel(errno, what)
             })
         });
         if result.is_err() {
             // The size that it has already: gives back what is reserved behind the end.
-            let _ = nix::unistd::ftruncate(&self.file, old as libc::off_t);
+            let _ = nix::unistd::ftruncate(file, old as libc::off_t);
         }
         result
     }
 
     /// Shrinks the object first: a mapping beyond the object's end would fault, a mapping shorter
     /// than the object does not, and a seal is found out before anything has changed.
-    fn shrink(&mut self, size: usize, what: &str) -> Result<()> {
-        let truncated = nix::unistd::ftruncate(&self.file, size as libc::off_t);
+    fn shrink(&mut self, file: BorrowedFd<'_>, size: usize, what: &str) -> Result<()> {
+        let truncated = nix::unistd::ftruncate(file, size as libc::off_t);
         truncated.map_err(|errno| Error::from_kernel(errno, what))?;
         self.mapping.remap(size)
     }
@@ -251,8 +270,17 @@ impl Shm {
 
 impl AsFd for Shm {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.file.unchecked()
     }
+}
+
+/// A descriptor that a segment keeps, of the file at `path` if it has one.
+fn kept(file: OwnedFd, path: Option<&CStr>, what: &str) -> Result<Kept> {
+    let kept = Kept::new(file).and_then(|kept| match path {
+        Some(path) => kept.at(path),
+        None => Ok(kept),
+    });
+    kept.map_err(|errno| Error::from_kernel(errno, what))
 }
 
 /// Refuses a descriptor whose memory somebody could shrink.
@@ -265,14 +293,15 @@ pub(crate) fn require_seal(fd: BorrowedFd<'_>, what: &str) -> Result<()> {
 }
 
 /// Memory of a fixed size that nobody can truncate, not even its owner.
-pub(crate) fn sealed_memory(label: &CStr, size: u64, inherit: bool, what: &str) -> Result<OwnedFd> {
+pub(crate) fn sealed_memory(label: &CStr, size: u64, inherit: bool, what: &str) -> Result<Kept> {
     let close_on_exec = if inherit { MFdFlags::empty() } else { MFdFlags::MFD_CLOEXEC };
     let flags = close_on_exec | MFdFlags::MFD_ALLOW_SEALING;
-    let file = memfd_create(label, flags).map_err(|errno| Error::from_kernel(errno, what))?;
-    named::reserve(&file, 0, size, what)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK))
-        .map_err(|errno| Error::from_kernel(errno, what))?;
-    Ok(file)
+    let refused = |errno| Error::from_kernel(errno, what);
+    let kept = memfd_create(label, flags).and_then(Kept::new).map_err(refused)?;
+    let file = kept.checked(what)?;
+    named::reserve(file, 0, size, what)?;
+    fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).map_err(refused)?;
+    Ok(kept)
 }
 
 fn writable(access: Access, what: &str) -> Result<bool> {

@@ -17,6 +17,8 @@ use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
 use nix::unistd::{Gid, Uid, fchown, mkfifo, unlink};
 
+use super::kept::{Kept, identity};
+
 const FLAGS: libc::c_int =
     libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_CLOEXEC;
 
@@ -35,27 +37,9 @@ fn open(path: &CStr, flags: libc::c_int) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Device and inode: which file a descriptor leads to.
-fn identity(fd: impl AsFd) -> nix::Result<(u64, u64)> {
-    fstat(fd).map(|status| (status.st_dev, status.st_ino))
-}
-
 /// A waiter's open FIFO.
 #[derive(Debug)]
-pub(crate) struct Fifo {
-    fd: ManuallyDrop<OwnedFd>,
-    identity: (u64, u64),
-}
-
-impl Drop for Fifo {
-    /// Closes the descriptor, unless the program has done so and has another file there by now.
-    fn drop(&mut self) {
-        if identity(&*self.fd) == Ok(self.identity) {
-            // SAFETY: dropped once, and not used after.
-            unsafe { ManuallyDrop::drop(&mut self.fd) };
-        }
-    }
-}
+pub(crate) struct Fifo(Kept);
 
 fn is_fifo(status: &FileStat) -> bool {
     SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFIFO
@@ -97,26 +81,26 @@ pub(crate) fn make(path: &CStr, temporary: &CStr, like: &FileStat) -> nix::Resul
 
 /// Opens the new FIFO `temporary` and gives it its name. `ENOENT` if it is gone.
 fn publish(path: &CStr, temporary: &CStr, like: &FileStat) -> nix::Result<Fifo> {
-    let fifo = open(temporary, FLAGS)?;
-    let status = fstat(&fifo)?;
+    let kept = Kept::new(open(temporary, FLAGS)?)?;
+    let fifo = kept.fd()?;
+    let status = fstat(fifo)?;
     if !is_fifo(&status) || status.st_uid != Uid::effective().as_raw() {
         return Err(Errno::EEXIST);
     }
     // As far as this process may: the file's owner and group are to reach the FIFO as well.
     let group = Some(Gid::from_raw(like.st_gid));
-    if fchown(&fifo, Some(Uid::from_raw(like.st_uid)), group).is_err() {
-        let _ = fchown(&fifo, None, group);
+    if fchown(fifo, Some(Uid::from_raw(like.st_uid)), group).is_err() {
+        let _ = fchown(fifo, None, group);
     }
     let mode = Mode::from_bits_truncate(like.st_mode & 0o666) | Mode::S_IRUSR | Mode::S_IWUSR;
-    fchmod(&fifo, mode)?;
-    let identity = identity(&fifo)?;
+    fchmod(fifo, mode)?;
     rename(temporary, path)?;
     // Another one's may have come in the place of one that was removed.
     let named = lstat(path)?;
-    if (named.st_dev, named.st_ino) != identity {
+    if (named.st_dev, named.st_ino) != kept.identity() {
         return Err(Errno::ENOENT);
     }
-    Ok(Fifo { identity, fd: ManuallyDrop::new(fifo) })
+    Ok(Fifo(kept))
 }
 
 /// Renames, unless there is something already: `EEXIST`.
@@ -204,11 +188,12 @@ pub(crate) struct Bell {
 impl Bell {
     /// Takes note of a descriptor, which its owner keeps open until [`Bell::clear`].
     pub(crate) fn note(&self, fifo: &Fifo) {
-        self.device.store(fifo.identity.0, Ordering::Relaxed);
-        self.inode.store(fifo.identity.1, Ordering::Relaxed);
+        let (device, inode) = fifo.0.identity();
+        self.device.store(device, Ordering::Relaxed);
+        self.inode.store(inode, Ordering::Relaxed);
         // Release, for those who cancel: whoever sees the number sees the identity. SeqCst: they
         // either see the number, or what they did before is seen after this.
-        self.number.store(fifo.fd.as_raw_fd() as u32 + 1, Ordering::SeqCst);
+        self.number.store(fifo.0.unchecked().as_raw_fd() as u32 + 1, Ordering::SeqCst);
     }
 
     pub(crate) fn clear(&self) {
@@ -295,12 +280,12 @@ mod tests {
         assert_eq!((bell.drain(), bell.drain()), (Ok(true), Ok(false)));
         assert_eq!(ring_at(&path, [me + 1, me + 1]), Rung::Nobody);
         for _ in 0..70_000 {
-            write_byte(fifo.fd.as_fd()).unwrap();
+            write_byte(fifo.0.unchecked()).unwrap();
         }
         assert_eq!((bell.drain(), bell.drain()), (Ok(true), Ok(false)));
         remove(&path);
         assert_eq!(ring_at(&path, [me, me]), Rung::Nobody);
-        let (other, number) = (nix::unistd::pipe().unwrap().0, fifo.fd.as_raw_fd());
+        let (other, number) = (nix::unistd::pipe().unwrap().0, fifo.0.unchecked().as_raw_fd());
         // SAFETY: the FIFO's descriptor becomes one of the pipe, which the FIFO leaves alone.
         assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), number) }, number);
         assert!(bell.fd().is_none());

@@ -2,13 +2,15 @@
 //! Files that appear complete or not at all, and pages that are there before anybody touches them.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, OFlag, fallocate, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{ftruncate, linkat};
+
+use super::kept::{above_standard, proc_path};
 
 /// Pages are reserved in pieces of this size: a signal interrupts a reservation, which starts its
 /// piece over, and a small piece always finishes between two ticks of a fast timer.
@@ -17,14 +19,13 @@ const RESERVE_PIECE: u64 = 4 << 20;
 /// A new file without a name in `directory`; `mode` is trimmed by the umask as open(2) does.
 pub(crate) fn unnamed(directory: &CStr, mode: libc::mode_t) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    open(directory, flags, Mode::from_bits_truncate(mode))
+    above_standard(open(directory, flags, Mode::from_bits_truncate(mode))?)
 }
 
 /// Gives a nameless file its name; `EEXIST` if something stands there.
 pub(crate) fn give_name(file: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
-    let through_proc = format!("/proc/self/fd/{}", file.as_raw_fd());
     let follow = AtFlags::AT_SYMLINK_FOLLOW;
-    match linkat(AT_FDCWD, through_proc.as_str(), AT_FDCWD, path, follow) {
+    match proc_path(file, |here| linkat(AT_FDCWD, here, AT_FDCWD, path, follow)) {
         // Without /proc: needs Linux 6.10 or a privilege.
         Err(Errno::ENOENT | Errno::ENOTDIR) => {
             linkat(file, c"", AT_FDCWD, path, AtFlags::AT_EMPTY_PATH)
@@ -35,11 +36,11 @@ pub(crate) fn give_name(file: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
 
 /// Makes the file `size` bytes long with every page from byte `from` on reserved, so that a full
 /// file system is an error now and not a SIGBUS later. Restores the old size when it fails.
-pub(crate) fn reserve(file: &OwnedFd, from: u64, size: u64) -> nix::Result<()> {
+pub(crate) fn reserve(file: BorrowedFd<'_>, from: u64, size: u64) -> nix::Result<()> {
     // The size first: a size that the file system cannot have fails before a page is taken.
-    let result = check_room(file.as_fd(), from, size)
+    let result = check_room(file, from, size)
         .and_then(|()| ftruncate(file, size as libc::off_t))
-        .and_then(|()| reserve_pieces(file.as_fd(), from, size, FallocateFlags::empty()));
+        .and_then(|()| reserve_pieces(file, from, size, FallocateFlags::empty()));
     if result.is_err() {
         let _ = ftruncate(file, from as libc::off_t);
     }
@@ -48,10 +49,9 @@ pub(crate) fn reserve(file: &OwnedFd, from: u64, size: u64) -> nix::Result<()> {
 
 /// Reserves pages behind the end of a file of `from` bytes and leaves its size alone, so that this
 /// can be taken back (by `ftruncate` to `from`) even where a seal forbids to shrink.
-pub(crate) fn reserve_behind(file: &OwnedFd, from: u64, size: u64) -> nix::Result<()> {
+pub(crate) fn reserve_behind(file: BorrowedFd<'_>, from: u64, size: u64) -> nix::Result<()> {
     let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    let result = check_room(file.as_fd(), from, size)
-        .and_then(|()| reserve_pieces(file.as_fd(), from, size, keep));
+    let result = check_room(file, from, size).and_then(|()| reserve_pieces(file, from, size, keep));
     if result.is_err() {
         let _ = ftruncate(file, from as libc::off_t);
     }
@@ -120,16 +120,18 @@ fn available_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
+
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     #[test]
     fn more_than_the_machine_has_is_refused_before_a_page_is_taken() {
         let available = available_memory().unwrap();
         let file = memfd_create(c"reserve", MFdFlags::MFD_CLOEXEC).unwrap();
-        assert_eq!(reserve(&file, 0, available * 2), Err(Errno::ENOSPC));
-        assert_eq!(reserve(&file, 0, u64::MAX), Err(Errno::EOVERFLOW));
+        assert_eq!(reserve(file.as_fd(), 0, available * 2), Err(Errno::ENOSPC));
+        assert_eq!(reserve(file.as_fd(), 0, u64::MAX), Err(Errno::EOVERFLOW));
         assert_eq!(nix::sys::stat::fstat(&file).unwrap().st_size, 0);
-        assert_eq!(reserve(&file, 0, 5000), Ok(()));
+        assert_eq!(reserve(file.as_fd(), 0, 5000), Ok(()));
         let status = nix::sys::stat::fstat(&file).unwrap();
         assert_eq!((status.st_size, status.st_blocks), (5000, 16));
     }

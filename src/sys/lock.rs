@@ -19,15 +19,15 @@
 //! lives. fork(2) waits for that to be over.
 
 use std::ffi::c_void;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
-use nix::sys::stat::{Mode, fstat};
 
+use super::kept::Kept;
 use super::{fork, no_memory, page};
 
 /// Where an object's lock bytes begin, behind the end of any file; further on for an object that
@@ -52,16 +52,13 @@ fn byte(kind: libc::c_int, offset: u64) -> libc::flock {
     }
 }
 
-/// The file whose bytes are locked, by a descriptor that is checked before each use: a program
-/// that closes descriptors it does not know (daemons do) may since have opened another file under
-/// the same number, and a lock on that would prove nothing.
+/// The file whose bytes are locked, by a descriptor that is checked before each use: a lock on
+/// another file that has the same number by now would prove nothing.
 ///
 /// Its own description never holds a lock: the kernel does not count those when asked by it.
 #[derive(Debug, Clone)]
 pub(crate) struct Anchor {
-    file: Arc<OwnedFd>,
-    device: libc::dev_t,
-    inode: libc::ino_t,
+    file: Arc<Kept>,
     /// Added to every offset below.
     base: u64,
 }
@@ -70,26 +67,25 @@ impl Anchor {
     /// For an object that begins at `start` of the file. A place on which an object may begin has
     /// at least a quarter as many bytes as the object has lock bytes before the next such place, so
     /// those of two objects in one file never meet.
-    pub(crate) fn new(file: Arc<OwnedFd>, start: u64) -> nix::Result<Self> {
-        let status = fstat(&file)?;
-        let base = BASE + 4 * start;
-        Ok(Self { file, device: status.st_dev, inode: status.st_ino, base })
+    pub(crate) fn new(file: Arc<Kept>, start: u64) -> Self {
+        Self { file, base: BASE + 4 * start }
     }
 
-    pub(crate) fn file(&self) -> &Arc<OwnedFd> {
+    pub(crate) fn file(&self) -> &Arc<Kept> {
         &self.file
     }
 
     /// Device and inode of the file, as the kernel told them when it was opened, and the offset of the
     /// object: no two objects have them at once, whatever is written in them.
     pub(crate) fn place(&self) -> (u64, u64, u64) {
-        (self.device, self.inode, (self.base - BASE) / 4)
+        let (device, inode) = self.file.identity();
+        (device, inode, (self.base - BASE) / 4)
     }
 
     /// Locks byte `offset` for as long as the descriptor returned is open; `None` when somebody holds
     /// it. For moments: a child that is forked meanwhile keeps it too.
     pub(crate) fn lock_for_now(&self, offset: u64) -> nix::Result<Option<OwnedFd>> {
-        let own = self.reopen()?;
+        let own = self.file.reopen()?;
         Ok(try_lock(own.as_fd(), self.base + offset)?.then_some(own))
     }
 
@@ -97,30 +93,20 @@ impl Anchor {
     pub(crate) fn is_any_held(&self, count: u64) -> bool {
         let mut probe = byte(libc::F_WRLCK, self.base + ADMIN + 1);
         probe.l_len = count as libc::off_t;
-        let asked = fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut probe));
-        asked.is_err() || probe.l_type != libc::F_UNLCK as libc::c_short
-    }
-
-    fn is(&self, file: impl AsFd) -> bool {
-        fstat(file).is_ok_and(|now| (now.st_dev, now.st_ino) == (self.device, self.inode))
-    }
-
-    /// A description of its own of the same file, which needs no name and no path, but permission.
-    fn reopen(&self) -> nix::Result<OwnedFd> {
-        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let own = open(path.as_str(), flags, Mode::empty())?;
-        if self.is(&own) { Ok(own) } else { Err(Errno::EBADF) }
+        self.is_locked(probe)
     }
 
     /// Whether another description holds byte `offset` of the object. "Yes" when the kernel gives no answer: a peer is
     /// never declared dead for want of one.
     pub(crate) fn is_held(&self, offset: u64) -> bool {
-        let mut probe = byte(libc::F_WRLCK, self.base + offset);
-        match fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut probe)) {
-            Ok(_) => probe.l_type != libc::F_UNLCK as libc::c_short || !self.is(&self.file),
-            Err(_) => true,
-        }
+        self.is_locked(byte(libc::F_WRLCK, self.base + offset))
+    }
+
+    fn is_locked(&self, mut probe: libc::flock) -> bool {
+        let asked = fcntl(self.file.unchecked(), FcntlArg::F_OFD_GETLK(&mut probe));
+        // "Nobody" counts only if it was said of this file.
+        let free = asked.is_ok() && probe.l_type == libc::F_UNLCK as libc::c_short;
+        !(free && self.file.is_intact())
     }
 }
 
@@ -158,7 +144,7 @@ impl Token {
         // No child may be forked while the description hangs on a descriptor, or on a mapping that
         // children get: it would keep the lock alive as long as itself.
         let _no_fork = fork::hold_off();
-        let own = file.reopen()?;
+        let own = file.file.reopen()?;
         if !try_lock(own.as_fd(), file.base + offset)? {
             return Ok(None);
         }

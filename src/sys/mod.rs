@@ -8,6 +8,7 @@ pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod identity;
+pub(crate) mod kept;
 pub(crate) mod latch;
 pub(crate) mod lock;
 pub(crate) mod membarrier;

@@ -1,14 +1,15 @@
 //! Raw calls under `pipe`: reads and writes that neither wait nor raise SIGPIPE, private open file
 //! descriptions, file locks, tee and inotify.
 
-use std::ffi::{CStr, c_int, c_long};
-use std::io::Write as _;
+use std::ffi::{c_int, c_long};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
+
+use super::kept::{Kept, identity, proc_path};
 
 /// Linux 6.18: a write to a pipe without readers raises no SIGPIPE.
 const RWF_NOSIGNAL: c_int = 0x100;
@@ -132,29 +133,16 @@ fn without_sigpipe(write: impl FnOnce() -> nix::Result<usize>) -> nix::Result<us
     answer
 }
 
-/// The name by which the kernel shows a descriptor of this process.
-fn with_proc_name<T>(fd: BorrowedFd<'_>, with: impl FnOnce(&CStr) -> T) -> T {
-    // "/proc/self/fd/", at most ten digits, NUL.
-    let mut name = [0_u8; 32];
-    // The buffer is large enough for every descriptor number, so the write cannot fail.
-    let _ = write!(&mut name[..], "/proc/self/fd/{}", fd.as_raw_fd());
-    with(CStr::from_bytes_until_nul(&name).unwrap_or(c""))
-}
-
 /// A private, non-blocking, close-on-exec open file description of the same pipe or FIFO.
 ///
 /// ENXIO: the writing end was asked for and nobody reads. ESTALE: /proc is not ours and led to
 /// something else.
-pub(crate) fn reopen(fd: BorrowedFd<'_>, access: c_int) -> nix::Result<OwnedFd> {
+pub(crate) fn reopen(fd: BorrowedFd<'_>, access: c_int) -> nix::Result<Kept> {
     let flags = access | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
     // SAFETY: the name is NUL-terminated; without O_CREAT open takes no third argument.
-    let raw = with_proc_name(fd, |name| unsafe { libc::open(name.as_ptr(), flags) });
-    let own = owned(raw)?;
-    let (ours, theirs) = (nix::sys::stat::fstat(&own)?, nix::sys::stat::fstat(fd)?);
-    if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino) {
-        return Err(Errno::ESTALE);
-    }
-    Ok(own)
+    let raw = proc_path(fd, |name| unsafe { libc::open(name.as_ptr(), flags) });
+    let own = Kept::new(owned(raw)?)?;
+    if own.identity() == identity(fd)? { Ok(own) } else { Err(Errno::ESTALE) }
 }
 
 /// What a descriptor-making call answered.
@@ -226,19 +214,20 @@ pub(crate) fn has_writer(fd: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> nix::Re
 }
 
 /// Tells when a file is opened, renamed or unlinked.
-pub(crate) struct Watch(OwnedFd);
+pub(crate) struct Watch(Kept);
 
 impl Watch {
     /// Watches the file behind a descriptor, which may be an O_PATH one.
     pub(crate) fn on(fd: BorrowedFd<'_>) -> nix::Result<Self> {
         // SAFETY: takes no pointers.
         let raw = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
-        let watch = Self(owned(raw)?);
+        let watch = Self(Kept::new(owned(raw)?)?);
         // A lost name shows as a change of the link count (IN_ATTRIB).
         let events = libc::IN_OPEN | libc::IN_ATTRIB | libc::IN_MOVE_SELF;
+        let number = watch.0.fd()?.as_raw_fd();
         // SAFETY: the name is NUL-terminated.
-        Errno::result(with_proc_name(fd, |name| unsafe {
-            libc::inotify_add_watch(watch.0.as_raw_fd(), name.as_ptr(), events)
+        Errno::result(proc_path(fd, |name| unsafe {
+            libc::inotify_add_watch(number, name.as_ptr(), events)
         }))?;
         Ok(watch)
     }
@@ -246,10 +235,10 @@ impl Watch {
     /// Forgets what was reported so far.
     pub(crate) fn drain(&self) {
         let mut events = [0_u8; 1024];
-        while read(self.0.as_fd(), &mut events).is_ok_and(|n| n > 0) {}
+        while self.0.fd().and_then(|fd| read(fd, &mut events)).is_ok_and(|n| n > 0) {}
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.unchecked()
     }
 }

@@ -138,7 +138,8 @@ pub unsafe extern "C" fn mdg_ring_from_fd(
 /// The descriptor of the ring's memory, to be passed to another process by mdg_fd_send. It belongs to
 /// the handle: do not close it.
 ///
-/// Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment) · -EBADF.
+/// Returns the descriptor, or: -EINVAL (NULL, or a ring in a segment: pass the segment) ·
+/// -EBADF (also: the program has closed this descriptor, or has another file under its number).
 /// Thread-safe; async-signal-safe as long as it succeeds.
 ///
 /// # Safety
@@ -147,7 +148,7 @@ pub unsafe extern "C" fn mdg_ring_from_fd(
 pub unsafe extern "C" fn mdg_ring_memory(ring: *const mdg_ring) -> c_int {
     guard(|| {
         // SAFETY: the caller's promise.
-        let memory = unsafe { args::handle(ring) }?.memory();
+        let memory = unsafe { args::handle(ring) }?.memory()?;
         let in_segment = || Error::new(Errno::EINVAL, "mdg_ring_memory: the ring is in a segment");
         Ok(memory.ok_or_else(in_segment)?.as_raw_fd())
     })

@@ -1,11 +1,12 @@
 //! Which slot a handle takes: how one is found with few questions to the kernel.
 
 use super::{IN_USE, Participant, SLOT_BYTE, Slot, is_alive};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::object::geometry::{Geometry, HINT_OFFSET};
 use crate::object::region::{Region, Shared};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::identity::Identity;
+use crate::sys::kept;
 use crate::sys::lock::{Anchor, Token};
 
 /// How many slots in use attaching asks about at most, how many states it reads for that, and how many
@@ -71,7 +72,7 @@ impl Attach<'_> {
     fn take(&self, index: u32) -> Result<Option<Participant>> {
         let Some(slot) = Slot::of(self.region, self.geometry, index) else { return Ok(None) };
         let token = Token::acquire(self.file, SLOT_BYTE + 2 * u64::from(index));
-        let token = token.map_err(|errno| Error::from_kernel(errno, self.what))?;
+        let token = token.map_err(|errno| kept::refused(errno, self.what))?;
         let Some(token) = token else { return Ok(None) };
         (self.mine)()?;
         // The byte is ours: whoever had the slot before is closed or dead, its stores are all

@@ -13,8 +13,8 @@ fn object(max_handles: u32) -> Object {
     let geometry = Geometry { kind: 1, item_size: 8, capacity: 4, max_handles, policy: 0 };
     let size = geometry.total_size().unwrap();
     let file = Arc::new(sealed_memory(c"slots", size, false, "slots").unwrap());
-    let region = Region::new(Mapping::part(&file, 0, size as usize, true).unwrap());
-    Object(geometry, region, Anchor::new(file, 0).unwrap())
+    let region = Region::new(Mapping::part(file.fd().unwrap(), 0, size as usize, true).unwrap());
+    Object(geometry, region, Anchor::new(file, 0))
 }
 
 impl Object {
