@@ -235,6 +235,58 @@ fn a_ring_by_its_descriptor() {
     }
 }
 
+/// A subscriber that was sent a descriptor for reading can take part as a consumer, and cannot write.
+#[test]
+fn a_descriptor_for_reading_serves_a_subscriber() {
+    let _turn = serial();
+    let read_only = |ring: &C| {
+        // SAFETY: a live handle, whose descriptor is open as long.
+        let memory = unsafe { mdg_ring_memory(ring.0) };
+        OwnedFd::from(std::fs::File::open(format!("/proc/self/fd/{memory}")).unwrap())
+    };
+    let open = |fd: &OwnedFd, oflag| {
+        let mut ring = ptr::null_mut();
+        let fd = fd.as_raw_fd();
+        // SAFETY: a writable pointer; no options.
+        done(|| unsafe { mdg_ring_from_fd(&raw mut ring, fd, ptr::null(), oflag) })?;
+        Ok(C(ring))
+    };
+    let overwriting = Options {
+        kind: Some(Kind::Broadcast),
+        policy: madang::ring::policy::OVERWRITE,
+        ..Options::new(16, 8)
+    };
+    let ring = C::open(None, &overwriting, libc::O_WRONLY, 0).unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
+    let joined = support::process::Gate::new();
+    let child = fork(|| {
+        let (fd, _) = fd::receive(there.as_fd(), Timeout::Forever).unwrap();
+        let ring = open(&fd, libc::O_RDONLY | MDG_SEALED).unwrap();
+        for oflag in [libc::O_RDWR, libc::O_WRONLY] {
+            refused_with(open(&fd, oflag), libc::EACCES, "open for reading only");
+        }
+        assert!(nix::unistd::write(&fd, b"x").is_err());
+        refused_with(ring.shutdown(), libc::EACCES, "only read");
+        joined.open();
+        // No more than the ring holds: none is overwritten.
+        for i in 0..16_u64 {
+            let mut item = [0; 8];
+            ring.pop(&mut item, 10 * SECOND).unwrap();
+            assert_eq!(u64::from_ne_bytes(item), i);
+        }
+    });
+    fd::send(here.as_fd(), read_only(&ring).as_fd(), Timeout::Forever).unwrap();
+    joined.pass();
+    (0..16_u64).for_each(|i| ring.push(&i.to_ne_bytes(), FOREVER).unwrap());
+    join(child);
+    // In every other kind a consumer writes.
+    for options in [Options::new(16, 8), Options { policy: 0, ..overwriting }] {
+        let ring = C::open(None, &options, libc::O_WRONLY, 0).unwrap();
+        let refused = open(&read_only(&ring), libc::O_RDONLY);
+        refused_with(refused, libc::EACCES, "open for reading only");
+    }
+}
+
 #[test]
 fn what_is_no_ring_is_refused() {
     // Others count the descriptors of this process.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::fstat;
 use nix::sys::uio::pwrite;
@@ -156,10 +157,12 @@ impl Object {
     }
 
     /// Opens the object that is the whole of what `fd` refers to. With `sealed` it is refused unless
-    /// nobody can ever shrink it.
+    /// nobody can ever shrink it. With `readable_will_do` a descriptor that is open for reading only
+    /// is accepted if the object serves consumers that only read.
     pub(crate) fn from_fd(
         fd: BorrowedFd<'_>,
         sealed: bool,
+        readable_will_do: bool,
         check: &dyn Fn(&Superblock, &str) -> Result<()>,
     ) -> Result<Self> {
         let what = "ring from a descriptor";
@@ -172,8 +175,20 @@ impl Object {
                 format_args!("{what}: not a file that has a size"),
             ));
         }
+        let refused = || {
+            let why = "the descriptor is open for reading only, which is enough for a consumer of an \
+                       overwriting broadcast and for nobody else";
+            Error::new(Errno::EACCES, format_args!("{what}: {why}"))
+        };
+        let writable = is_open_for_writing(fd, what)?;
+        if !writable && !readable_will_do {
+            return Err(refused());
+        }
         let copy = fd.try_clone_to_owned().map_err(|error| no_descriptor(&error, what))?;
-        let object = Self::existing(keep(copy, None, what)?, Place::Anonymous, true, what)?;
+        let object = Self::existing(keep(copy, None, what)?, Place::Anonymous, writable, what)?;
+        if !writable && !object.geometry().serves_readers() {
+            return Err(refused());
+        }
         check(&object.superblock, what)?;
         Ok(object)
     }
@@ -337,6 +352,19 @@ impl Object {
     pub(crate) fn is_unlinked(&self) -> bool {
         self.place == Place::Named
             && self.file.file().fd().and_then(fstat).is_ok_and(|status| status.st_nlink == 0)
+    }
+}
+
+/// Whether `fd` may be written as well as read; `EACCES` for one that may not be read.
+fn is_open_for_writing(fd: BorrowedFd<'_>, what: &str) -> Result<bool> {
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(|errno| Error::from_kernel(errno, what))?;
+    match flags & libc::O_ACCMODE {
+        libc::O_RDWR => Ok(true),
+        libc::O_RDONLY => Ok(false),
+        _ => Err(Error::new(
+            Errno::EACCES,
+            format_args!("{what}: the descriptor is not open for reading"),
+        )),
     }
 }
 

@@ -165,7 +165,8 @@ impl Ring {
     }
 
     /// Opens the ring whose memory `fd` refers to: what [`Ring::memory`] of another process gave. The
-    /// descriptor is duplicated; the caller keeps its own.
+    /// descriptor is duplicated; the caller keeps its own. One that is open for reading only makes a
+    /// consumer of an overwriting broadcast ([`Access::ReadOnly`]).
     pub fn from_fd(
         fd: BorrowedFd<'_>,
         options: &Options,
@@ -174,7 +175,8 @@ impl Ring {
     ) -> Result<Self> {
         options.validate("ring from a descriptor")?;
         let check = |found: &Superblock, what: &str| options.check(found, what);
-        let object = Object::from_fd(fd, seals == Seals::Required, &check)?;
+        let readable_will_do = access == Access::ReadOnly;
+        let object = Object::from_fd(fd, seals == Seals::Required, readable_will_do, &check)?;
         Self::with(object, access, options.start)
     }
 
