@@ -16,7 +16,7 @@ use madang::shm::{Seals, Shm};
 use madang::{Access, Timeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::face::{FOREVER, NOWAIT, Outcome, answer, done, refused_with};
-use support::process::{fork, interrupted, join, serial};
+use support::process::{as_nobody, fork, interrupted, is_root, join, serial};
 use support::ring_face::{C, Face, SECOND};
 
 /// What both faces can do.
@@ -240,9 +240,10 @@ fn a_ring_by_its_descriptor() {
 fn a_descriptor_for_reading_serves_a_subscriber() {
     let _turn = serial();
     let read_only = |ring: &C| {
-        // SAFETY: a live handle, whose descriptor is open as long.
-        let memory = unsafe { mdg_ring_memory(ring.0) };
-        OwnedFd::from(std::fs::File::open(format!("/proc/self/fd/{memory}")).unwrap())
+        // SAFETY: a live handle.
+        let fd = answer(|| unsafe { mdg_ring_memory_readonly(ring.0) })? as i32;
+        // SAFETY: made just now, for this caller alone.
+        Ok(unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) })
     };
     let open = |fd: &OwnedFd, oflag| {
         let mut ring = ptr::null_mut();
@@ -266,6 +267,14 @@ fn a_descriptor_for_reading_serves_a_subscriber() {
             refused_with(open(&fd, oflag), libc::EACCES, "open for reading only");
         }
         assert!(nix::unistd::write(&fd, b"x").is_err());
+        if is_root() {
+            // What one process may not write, another of the same rights may not either.
+            as_nobody(|| {
+                let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                let again = std::fs::OpenOptions::new().write(true).open(path);
+                assert_eq!(again.unwrap_err().raw_os_error(), Some(libc::EACCES));
+            });
+        }
         refused_with(ring.shutdown(), libc::EACCES, "only read");
         joined.open();
         // No more than the ring holds: none is overwritten.
@@ -275,14 +284,19 @@ fn a_descriptor_for_reading_serves_a_subscriber() {
             assert_eq!(u64::from_ne_bytes(item), i);
         }
     });
-    fd::send(here.as_fd(), read_only(&ring).as_fd(), Timeout::Forever).unwrap();
+    fd::send(here.as_fd(), read_only(&ring).unwrap().as_fd(), Timeout::Forever).unwrap();
     joined.pass();
     (0..16_u64).for_each(|i| ring.push(&i.to_ne_bytes(), FOREVER).unwrap());
     join(child);
     // In every other kind a consumer writes.
     for options in [Options::new(16, 8), Options { policy: 0, ..overwriting }] {
         let ring = C::open(None, &options, libc::O_WRONLY, 0).unwrap();
-        let refused = open(&read_only(&ring), libc::O_RDONLY);
+        let refused: Outcome<OwnedFd> = read_only(&ring);
+        refused_with(refused, libc::EINVAL, "overwriting broadcast");
+        // SAFETY: a live handle, whose descriptor is open as long.
+        let memory = unsafe { mdg_ring_memory(ring.0) };
+        let file = std::fs::File::open(format!("/proc/self/fd/{memory}")).unwrap();
+        let refused = open(&file.into(), libc::O_RDONLY);
         refused_with(refused, libc::EACCES, "open for reading only");
     }
 }

@@ -659,6 +659,27 @@ int mdg_ring_from_fd(struct mdg_ring **ring,
  */
 int mdg_ring_memory(const struct mdg_ring *ring);
 
+/**
+ * Makes a descriptor of the ring's memory that can be read and not written, for subscribers that are
+ * not trusted: send it by mdg_fd_send, and close it. They open it by mdg_ring_from_fd with O_RDONLY.
+ * For a broadcast with MDG_RING_OVERWRITE, whose consumers need not write.
+ *
+ * The kernel lets a process open a descriptor anew for writing if the permission bits of the file
+ * allow it. For a named ring the bits are those that it was made with. An anonymous ring gets the bits
+ * 0600 from this call: processes of other users keep the handles that they have and can make no
+ * new ones for writing, also in children after a change of the user. Processes of the same user are not
+ * kept apart.
+ *
+ * Returns a new descriptor, 0 or more, which is close-on-exec and the caller's. On failure:
+ *   -EINVAL  NULL, another kind of ring, or a ring in a segment
+ *   -EBADF   not a live handle, or its descriptor was closed by the program
+ *   -EACCES  the file may not be opened; an anonymous ring that another user has made
+ *   -ENOSYS  an anonymous ring, and /proc is not mounted
+ *   -EMFILE, -ENFILE, -ENOMEM
+ * Thread-safe; not async-signal-safe.
+ */
+int mdg_ring_memory_readonly(const struct mdg_ring *ring);
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif /* __cplusplus */

@@ -190,6 +190,7 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_ring_attach": (c_int, _out, _handle, c_size_t, POINTER(RingOpts), c_int),
     "mdg_ring_from_fd": (c_int, _out, c_int, POINTER(RingOpts), c_int),
     "mdg_ring_memory": (c_int, _handle),
+    "mdg_ring_memory_readonly": (c_int, _handle),
     "mdg_ring_dup": (c_int, _out, _handle, c_int),
     "mdg_ring_push": (c_int, _handle, c_void_p, _timeout),
     "mdg_ring_pop": (c_int, _handle, c_void_p, _timeout),

@@ -290,6 +290,14 @@ class Ring(Process):
         close it. OSError with EINVAL for a ring in a segment: send the segment's."""
         return self._look(lib.mdg_ring_memory)
 
+    def memory_readonly(self) -> int:
+        """A new descriptor of the memory of an overwriting broadcast that can only be read.
+
+        For subscribers that are not trusted: they open it with ``Ring.from_fd(fd, os.O_RDONLY)``.
+        Close it yourself (``os.close``).
+        """
+        return self._look(lib.mdg_ring_memory_readonly)
+
     @staticmethod
     def unlink(name: Name) -> None:
         """Removes the name; those who have the ring open go on using it."""

@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollTimeout, poll};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::sys::uio::pwrite;
 
 use super::bell::{self, BellName, Home};
@@ -346,6 +346,22 @@ impl Object {
             Place::Named | Place::Anonymous => self.file.file().checked(&self.what).map(Some),
             Place::Segment(_) => Ok(None),
         }
+    }
+
+    /// A new descriptor of the object's own file, open for reading only; `None` if it lies in
+    /// another's.
+    ///
+    /// A file without a name is closed to other users first, as the kernel lets everybody open it
+    /// anew for writing.
+    pub(crate) fn memory_for_reading(&self) -> Result<Option<OwnedFd>> {
+        let Some(fd) = self.memory()? else { return Ok(None) };
+        let file = self.file.file();
+        if fcntl(fd, FcntlArg::F_GET_SEALS).is_ok_and(|seals| seals & libc::F_SEAL_SHRINK != 0) {
+            let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+            fchmod(fd, mode).map_err(|errno| Error::from_kernel(errno, self.what()))?;
+        }
+        let own = file.reopen_for(OFlag::O_RDONLY);
+        own.map(Some).map_err(|errno| kept::refused(errno, self.what()))
     }
 
     /// Whether the object had a name that is gone.

@@ -1,7 +1,7 @@
 //! [`Ring`]: one handle on a ring, from opening to closing, across forks and deaths.
 
 use std::cell::Cell;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
@@ -184,6 +184,21 @@ impl Ring {
     /// segment, whose memory is the segment's. `EBADF` if the program has closed it.
     pub fn memory(&self) -> Result<Option<BorrowedFd<'_>>> {
         self.object.memory()
+    }
+
+    /// A new descriptor of the ring's memory that can be read and not written, for subscribers of an
+    /// overwriting broadcast. The memory of an anonymous ring is closed to other users by this call:
+    /// their processes can still use the handles that they have, and make no new ones for writing.
+    ///
+    /// `EINVAL` for a ring in a segment, and for kinds whose consumers write; `EACCES` for an anonymous
+    /// ring that another user has made.
+    pub fn memory_for_reading(&self) -> Result<OwnedFd> {
+        if !self.object.geometry().serves_readers() {
+            let why = "only consumers of an overwriting broadcast can do without writing";
+            return Err(self.refuse(Errno::EINVAL, why));
+        }
+        let in_segment = || self.refuse(Errno::EINVAL, "it is in a segment: pass the segment");
+        self.object.memory_for_reading()?.ok_or_else(in_segment)
     }
 
     /// Another handle on the same ring, for another thread; also of an anonymous or unlinked one. A

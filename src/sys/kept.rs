@@ -126,8 +126,13 @@ impl Kept {
     /// Another open file description of the same file, for reading and writing. `EBADF` as above,
     /// `EACCES` without the permission, `ENOSYS` for a file without a name where there is no /proc.
     pub(crate) fn reopen(&self) -> nix::Result<OwnedFd> {
+        self.reopen_for(OFlag::O_RDWR)
+    }
+
+    /// The same for an access mode.
+    pub(crate) fn reopen_for(&self, access: OFlag) -> nix::Result<OwnedFd> {
         // Non-blocking, and never a controlling terminal: whatever it may be by now.
-        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let flags = access | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         // Asked first: opening what is not ours may already do something, if it is a device.
         match proc_path(self.fd()?, |path| open(path, flags, Mode::empty())) {
             // No /proc.

@@ -154,6 +154,8 @@ static void ring(void)
     }
     EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == -EOVERFLOW && mdg_ring_lost(reader) == 2);
     EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == 0 && item == 2);
+    item = mdg_ring_memory_readonly(ring);
+    EXPECT(item >= 3 && close((int)item) == 0);
     EXPECT(mdg_ring_skip(reader, 1) == 2);
     EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == 0 && item == 5);
     mdg_ring_close(reader);
