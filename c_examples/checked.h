@@ -62,10 +62,6 @@ static inline int number(const char *text, int least, int most) {
     return (int)value;
 }
 
-static inline int64_t milliseconds(int count) {
-    return (int64_t)count * 1000000;
-}
-
 /* fork(), with nothing left in the buffers that the child would print again. */
 static inline pid_t fork_checked(void) {
     fflush(NULL);

@@ -24,7 +24,7 @@ int main(int argc, char **argv) {
 
     CHECKED_BUT(-EEXIST, mdg_fifo_create(argv[1], 0600));
 
-    int fd = mdg_fifo_open(argv[1], O_RDONLY, milliseconds(patience));
+    int fd = mdg_fifo_open(argv[1], O_RDONLY, MDG_MILLISECONDS(patience));
     if (fd == -ETIMEDOUT) {
         fprintf(stderr, "no writer came within %d ms\n", patience);
         CHECKED(mdg_fifo_unlink(argv[1]));

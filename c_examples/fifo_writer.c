@@ -26,7 +26,7 @@ int main(int argc, char **argv) {
     /* Either side may come first; the second finds the FIFO there. */
     CHECKED_BUT(-EEXIST, mdg_fifo_create(argv[1], 0600));
 
-    int fd = mdg_fifo_open(argv[1], O_WRONLY, milliseconds(patience));
+    int fd = mdg_fifo_open(argv[1], O_WRONLY, MDG_MILLISECONDS(patience));
     if (fd == -ETIMEDOUT) {
         fprintf(stderr, "no reader came within %d ms\n", patience);
         CHECKED(mdg_fifo_unlink(argv[1]));

@@ -43,7 +43,7 @@ static int ask(const int fds[2], const char *word, int patience) {
     char answer[LONGEST];
     ssize_t length =
         CHECKED_BUT(-ETIMEDOUT, mdg_pipe_receive(fds[READ_END], answer, sizeof answer,
-                                                 milliseconds(patience)));
+                                                 MDG_MILLISECONDS(patience)));
     if (length == -ETIMEDOUT) {
         fprintf(stderr, "%s: no answer in %d ms\n", word, patience);
         return 1;

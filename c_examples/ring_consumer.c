@@ -31,7 +31,7 @@ int main(int argc, char **argv) {
     long long sum = 0;
     struct item next;
     int result;
-    while ((result = mdg_ring_pop(ring, &next, milliseconds(patience))) >= 0) {
+    while ((result = mdg_ring_pop(ring, &next, MDG_MILLISECONDS(patience))) >= 0) {
         count++;
         sum += next.value;
     }

@@ -15,7 +15,7 @@
 
 /* 0, or -ETIMEDOUT with nothing taken. */
 static int consume(struct shared *s, int *next_consumed, int patience) {
-    if (CHECKED_BUT(-ETIMEDOUT, mdg_sem_wait(s->full, milliseconds(patience))) == -ETIMEDOUT) {
+    if (CHECKED_BUT(-ETIMEDOUT, mdg_sem_wait(s->full, MDG_MILLISECONDS(patience))) == -ETIMEDOUT) {
         return -ETIMEDOUT;
     }
     CHECKED(mdg_sem_wait(s->mutex, MDG_FOREVER));

@@ -126,7 +126,7 @@ int main(int argc, char **argv) {
     /* A death is found by who waits, or looks at the value. If nobody has had to
      * wait since, we are the ones who find it, and are told. */
     CHECKED(mdg_sem_value(permits));
-    if (CHECKED_BUT(-EOWNERDEAD, mdg_sem_wait(permits, milliseconds(10000))) == -EOWNERDEAD) {
+    if (CHECKED_BUT(-EOWNERDEAD, mdg_sem_wait(permits, MDG_MILLISECONDS(10000))) == -EOWNERDEAD) {
         pool->told++;
         clear_away_the_dead(permits, pool);
     }

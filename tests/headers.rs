@@ -29,6 +29,15 @@ fn source(mechanism: &str) -> PathBuf {
     if single.exists() { single } else { root().join(format!("src/ffi/{mechanism}/mod.rs")) }
 }
 
+/// Macros with arguments, which cbindgen does not make.
+fn macros(mechanism: &str) -> Option<String> {
+    let text = match mechanism {
+        "base" => include_str!("../src/ffi/base_macros.h"),
+        _ => return None,
+    };
+    Some(text.trim_end().to_owned())
+}
+
 fn generate(mechanism: &str) -> String {
     let path = source(mechanism);
     let source = fs::read_to_string(&path).unwrap();
@@ -41,6 +50,7 @@ fn generate(mechanism: &str) -> String {
         documentation_style: cbindgen::DocumentationStyle::Doxy,
         include_guard: Some(format!("MADANG_{}_H", mechanism.to_uppercase())),
         header: Some(preamble(&source)),
+        after_includes: macros(mechanism),
         sys_includes: ["stddef.h", "stdint.h", "sys/types.h"].map(String::from).to_vec(),
         ..cbindgen::Config::default()
     };
@@ -138,10 +148,15 @@ fn compiles(mut compiler: Command, dialect: &str, source: &Path) {
 fn headers_compile_in_every_dialect_alone_and_together() {
     let dir = scratch("headers");
     let headers = MECHANISMS.map(|name| format!("madang/{name}.h"));
+    // Numbers of every kind in the macros.
+    let timeouts = "int64_t all(int i, unsigned long u, float f, double d);\n\
+        int64_t all(int i, unsigned long u, float f, double d) {\n\
+        return MDG_SECONDS(i) + MDG_SECONDS(u) + MDG_MILLISECONDS(f) + MDG_MICROSECONDS(d); }\n";
     for header in headers.iter().map(String::as_str).chain(["madang.h"]) {
         let source = dir.join("one.c");
         // Twice: the guard works.
-        fs::write(&source, format!("#include <{header}>\n#include <{header}>\nint x;\n")).unwrap();
+        let text = format!("#include <{header}>\n#include <{header}>\n{timeouts}");
+        fs::write(&source, text).unwrap();
         for dialect in ["c89", "c99", "c11", "c17", "c++98", "c++11", "c++17"] {
             compiles(c_compiler(), dialect, &source);
             if Command::new("clang").arg("--version").output().is_ok() {
@@ -252,7 +267,11 @@ fn one_program_uses_every_name() {
         let path = root().join(format!("include/madang/{mechanism}.h"));
         for line in fs::read_to_string(path).unwrap().lines() {
             let define = line.strip_prefix("#define ").and_then(|rest| rest.split_once(' '));
-            names.extend(define.map(|(name, _)| name.to_owned()));
+            // A macro with arguments by its name and parenthesis.
+            names.extend(define.map(|(name, _)| match name.split_once('(') {
+                Some((name, _)) => format!("{name}("),
+                None => name.to_owned(),
+            }));
         }
     }
     names.retain(|name| !name.ends_with("_H"));

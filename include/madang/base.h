@@ -29,6 +29,8 @@
  *
  * Timeouts are relative nanoseconds on the monotonic clock, int64_t timeout_ns: MDG_NOWAIT never
  * waits and answers -EAGAIN, MDG_FOREVER (any negative number) waits without limit, else -ETIMEDOUT.
+ * MDG_SECONDS, MDG_MILLISECONDS and MDG_MICROSECONDS compute them without overflow, which
+ * seconds * 1000000000 does not where seconds is an int.
  * A caught signal ends every wait with -EINTR, whatever SA_RESTART says, with nothing done; what was
  * done already is returned as a count instead. A signal that is caught just before the thread sleeps
  * in the kernel, while the call spins for instance, leaves no trace, and the call goes on. A program
@@ -66,6 +68,15 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+/*
+ * Timeouts in larger units: MDG_SECONDS(2), MDG_MILLISECONDS(500), MDG_SECONDS(0.5). They compute in
+ * 64 bits, or as floating-point numbers. Without them, seconds * 1000000000 with an int overflows from
+ * 3 on, without a warning of the compiler, and is most likely negative then: no time limit.
+ * A result below one nanosecond is MDG_NOWAIT, a negative one MDG_FOREVER.
+ */
+#define MDG_SECONDS(x) ((int64_t)((x) * (int64_t)1000000000))
+#define MDG_MILLISECONDS(x) ((int64_t)((x) * (int64_t)1000000))
+#define MDG_MICROSECONDS(x) ((int64_t)((x) * (int64_t)1000))
 
 /**
  * Major version of these headers: differs when programs must be rebuilt.

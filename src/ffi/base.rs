@@ -27,6 +27,8 @@
 //!
 //! Timeouts are relative nanoseconds on the monotonic clock, int64_t timeout_ns: MDG_NOWAIT never
 //! waits and answers -EAGAIN, MDG_FOREVER (any negative number) waits without limit, else -ETIMEDOUT.
+//! MDG_SECONDS, MDG_MILLISECONDS and MDG_MICROSECONDS compute them without overflow, which
+//! `seconds * 1000000000` does not where `seconds` is an int.
 //! A caught signal ends every wait with -EINTR, whatever SA_RESTART says, with nothing done; what was
 //! done already is returned as a count instead. A signal that is caught just before the thread sleeps
 //! in the kernel, while the call spins for instance, leaves no trace, and the call goes on. A program

@@ -25,12 +25,15 @@ static char name[64];
 
 static void base(void)
 {
+    int seconds = 3;
     EXPECT(mdg_version() == MDG_VERSION);
     EXPECT(MDG_VERSION ==
            MDG_VERSION_MAJOR * 65536 + MDG_VERSION_MINOR * 256 + MDG_VERSION_PATCH);
     EXPECT(strcmp(mdg_strerror(0), "success") == 0);
     EXPECT(strcmp(mdg_strerror(-EAGAIN), mdg_strerror(-EPIPE)) != 0);
     EXPECT(strcmp(mdg_last_error(), "") == 0);
+    EXPECT(MDG_SECONDS(seconds) == INT64_C(3000000000) && MDG_SECONDS(0.5) == 500000000);
+    EXPECT(MDG_MILLISECONDS(seconds + 1) == 4000000 && MDG_MICROSECONDS(seconds) == 3000);
 }
 
 static void shm(void)
@@ -116,6 +119,7 @@ static void ring(void)
     EXPECT(stats.recovered == 0 && stats.push_waits == 0 && stats.pop_waits == 0);
     EXPECT(stats.producer_pid == (uint32_t)getpid() && stats.consumer_pid == stats.producer_pid);
     EXPECT(stats.producer_state == MDG_RING_END_LIVE && stats.consumer_state == MDG_RING_END_LIVE);
+    EXPECT(stats.producers == 1 && stats.consumers == 1);
     EXPECT(stats.max_handles == 8 && stats.flags == 0 && stats.size == sizeof stats);
     EXPECT(MDG_RING_END_NEVER < MDG_RING_END_CLOSED && MDG_RING_END_CLOSED < MDG_RING_END_DEAD);
     EXPECT(mdg_ring_pop(reader, &item, MDG_NOWAIT) == 0 && item == 1);

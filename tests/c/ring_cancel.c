@@ -20,7 +20,7 @@ static void *worker(void *unused)
     if (mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0 &&
         mdg_ring_push(ring, &item, MDG_FOREVER) == 0 &&
         mdg_ring_pop(ring, &item, MDG_FOREVER) == 0 &&
-        mdg_ring_pop(ring, &item, 20000000) == -ETIMEDOUT &&
+        mdg_ring_pop(ring, &item, MDG_MILLISECONDS(20)) == -ETIMEDOUT &&
         mdg_ring_stat(ring, &stats) == 0 &&
         mdg_ring_dup(&copy, ring, O_RDWR) == 0) {
         mdg_ring_close(copy);
