@@ -15,6 +15,7 @@ on_both_faces! { Ring, C in turn:
     a_child_outlives_its_parents_handle
     death_of_the_producer
     death_of_the_consumer
+    a_death_is_told_once
     short_waits_notice_a_death
     an_abandoned_end_is_a_death
     an_abandoned_handle_of_many
@@ -116,8 +117,7 @@ fn death_of_the_producer<F: Face>() {
     let killed = killer.join().unwrap();
     let late = noticed.saturating_duration_since(killed.max(started));
     assert!(late < Duration::from_millis(200), "noticed after {late:?}");
-    refused_with(ring.pop(&mut item, FOREVER), libc::EOWNERDEAD, "died");
-    refused_with(ring.peek(1, SECOND), libc::EOWNERDEAD, "died");
+    refused_with(ring.peek(1, 1_000_000), libc::ETIMEDOUT, "");
     refused_with(ring.pop(&mut item, NOWAIT), libc::EAGAIN, "");
     assert_eq!((ring.stat().producer_state, ring.stat().recovered), (MDG_RING_END_DEAD, 1));
     let next = open(libc::O_WRONLY);
@@ -151,7 +151,7 @@ fn death_of_the_consumer<F: Face>() {
     refused_with(ring.push(&[0; 8], FOREVER), libc::EOWNERDEAD, &format!("pid {pid}"));
     let late = Instant::now().saturating_duration_since(killer.join().unwrap());
     assert!(late < Duration::from_millis(200), "noticed after {late:?}");
-    refused_with(ring.reserve(1, SECOND), libc::EOWNERDEAD, "died");
+    refused_with(ring.reserve(1, 1_000_000), libc::ETIMEDOUT, "");
     refused_with(ring.push(&[0; 8], NOWAIT), libc::EAGAIN, "");
     // What it had only peeked is delivered again.
     let mut item = [0; 8];
@@ -160,6 +160,55 @@ fn death_of_the_consumer<F: Face>() {
         assert_eq!(u64::from_ne_bytes(item), i);
     }
     ring.push(&[0; 8], FOREVER).unwrap();
+}
+
+/// A death is told once to each handle, which then waits for a successor; that one's is told again.
+fn a_death_is_told_once<F: Face>() {
+    let many = |kind, policy| Options { kind: Some(kind), policy, ..Options::new(4, 8) };
+    for options in [
+        Options::new(4, 8),
+        many(Kind::Mpmc, 0),
+        many(Kind::Mpmc, policy::STOPPROOF),
+        many(Kind::Broadcast, 0),
+        many(Kind::Broadcast, policy::OVERWRITE),
+    ] {
+        let ring = F::open(None, &options, libc::O_RDWR, 0).unwrap();
+        let consumer = ring.dup(libc::O_RDONLY).unwrap();
+        let produced = Gate::new();
+        let producer = |value: u64| {
+            let child = fork(|| {
+                ring.push(&value.to_ne_bytes(), NOWAIT).unwrap();
+                produced.open();
+                loop {
+                    nix::unistd::pause();
+                }
+            });
+            produced.pass();
+            child
+        };
+        assert_eq!((ring.stat().producers, ring.stat().consumers), (0, 1));
+        for value in 1..=2_u64 {
+            let child = producer(value);
+            let pid = child.pid();
+            let mut item = [0; 8];
+            consumer.pop(&mut item, FOREVER).unwrap();
+            assert_eq!(item, value.to_ne_bytes());
+            assert_eq!((ring.stat().producers, ring.stat().consumers), (1, 1));
+            kill(child);
+            let told = consumer.pop(&mut item, FOREVER);
+            refused_with(told, libc::EOWNERDEAD, &format!("pid {pid}"));
+            refused_with(consumer.pop(&mut item, 150_000_000), libc::ETIMEDOUT, "");
+            refused_with(consumer.peek(1, 1_000_000), libc::ETIMEDOUT, "");
+            refused_with(consumer.pop(&mut item, NOWAIT), libc::EAGAIN, "");
+            let stats = ring.stat();
+            assert_eq!((stats.producer_state, stats.producers), (MDG_RING_END_DEAD, 0));
+            if options.kind.is_some_and(|kind| kind != Kind::Spsc) {
+                let other = ring.dup(libc::O_RDONLY).unwrap();
+                refused_with(other.pop(&mut item, FOREVER), libc::EOWNERDEAD, "died");
+                refused_with(other.pop(&mut item, 1_000_000), libc::ETIMEDOUT, "");
+            }
+        }
+    }
 }
 
 /// A death is noticed by waits that are shorter than a slice, too.

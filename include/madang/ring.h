@@ -6,6 +6,11 @@
  * come out in the order they went in, whole or not at all, and those committed survive the death of
  * either side. No lock is involved, and an operation that need not wait enters the kernel only to wake
  * somebody who sleeps. (For items of 1 KiB and more it may look at the monotonic clock now and then.)
+ *
+ * Only mdg_ring_shutdown ends a stream. A producer that closes its handle without it, after its last
+ * item, leaves the consumers waiting, with MDG_FOREVER without limit: another producer may come. Whether
+ * one is attached is in producers of mdg_ring_stats. The death of the last producer is told:
+ * -EOWNERDEAD, once to each handle, whose next calls then wait for a successor.
  */
 
 #ifndef MADANG_RING_H
@@ -281,6 +286,16 @@ typedef struct mdg_ring_stats {
    * items are in length while they lie there, and are in read once.
    */
   uint64_t redelivered;
+  /**
+   * Living handles that hold the producing end. 0: no producer is attached, and a pop of an empty
+   * ring waits until one comes.
+   */
+  uint32_t producers;
+  /**
+   * Living handles that hold the consuming end. Consumers of a broadcast that may only read it are not
+   * counted: they leave no trace in it.
+   */
+  uint32_t consumers;
 } mdg_ring_stats;
 
 #ifdef __cplusplus
@@ -369,12 +384,12 @@ int mdg_ring_unlink(const char *name);
  *
  * Returns 0, or: -EAGAIN (MDG_NOWAIT, full); -ETIMEDOUT; -EINTR (a signal was caught, whatever
  * SA_RESTART says); -ECANCELED (mdg_ring_cancel); -EPIPE (shut down); -EOWNERDEAD (full, and the
- * consumer died; a new consumer makes the ring ordinary again); -EBUSY (another process has the
- * producing end); -EACCES (opened O_RDONLY, or this process may no longer open the ring's file);
- * -EMFILE, -ENFILE, -ENOMEM, -ENOENT (first use of an O_RDWR handle in a process: no descriptor, no
- * memory, no /proc); -EINVAL (NULL, or a reserved run not given back); -EBADF (not a handle, or the
- * ring's descriptor was closed); -EBADMSG (corrupt); the item is not pushed then. Not
- * async-signal-safe; not a cancellation point.
+ * consumer died; once for each death, after which the calls of this handle wait for a new consumer);
+ * -EBUSY (another process has the producing end); -EACCES (opened O_RDONLY, or this process may
+ * no longer open the ring's file); -EMFILE, -ENFILE, -ENOMEM, -ENOENT (first use of an O_RDWR
+ * handle in a process: no descriptor, no memory, no /proc); -EINVAL (NULL, or a reserved run not
+ * given back); -EBADF (not a handle, or the ring's descriptor was closed); -EBADMSG (corrupt); the
+ * item is not pushed then. Not async-signal-safe; not a cancellation point.
  */
 int mdg_ring_push(struct mdg_ring *ring,
                   const void *item,
@@ -386,7 +401,8 @@ int mdg_ring_push(struct mdg_ring *ring,
  *
  * Returns 0, or: -EAGAIN (MDG_NOWAIT, empty); -ETIMEDOUT; -EINTR (a signal was caught, whatever
  * SA_RESTART says); -ECANCELED (mdg_ring_cancel); -EPIPE (shut down and drained: end of stream);
- * -EOWNERDEAD (empty, and the producer died; everything it committed was delivered before); -EBUSY
+ * -EOWNERDEAD (empty, and the producer died; everything it committed was delivered before; once for
+ * each death, after which the calls of this handle wait for a new producer); -EBUSY
  * (another process has the consuming end); -EACCES (opened O_WRONLY); -EINVAL (NULL, or a peeked
  * run not given back); -EBADF; -EBADMSG (corrupt); item is untouched then. Or -EOVERFLOW, for a
  * consumer of a broadcast: items went by before it had read them, or it was evicted; how many it has
@@ -577,7 +593,7 @@ int mdg_ring_cancel(struct mdg_ring *ring);
  * Tells what is known about a ring. out->size must be set to sizeof(mdg_ring_stats).
  *
  * Returns 0, or: -EINVAL (NULL, or a size that holds no field); -EBADF. Thread-safe; asks the
- * kernel who is alive, which takes a few system calls; not async-signal-safe.
+ * kernel who is alive, one system call or so for each open handle; not async-signal-safe.
  */
 int mdg_ring_stat(const struct mdg_ring *ring,
                   struct mdg_ring_stats *out);

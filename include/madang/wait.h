@@ -28,8 +28,9 @@
 
 /**
  * Found, never asked for: the end of the stream, or the other side is gone. Of a ring, beside the
- * event that was asked for: the next call is -EPIPE; alone: the process at the other end died, which
- * a call that may wait tells (-EOWNERDEAD), but not one with MDG_NOWAIT. The value of POLLHUP.
+ * event that was asked for: the next call is -EPIPE; alone: the process at the other end died, once
+ * for each death to each handle; a call that may wait tells so as well (-EOWNERDEAD), but not one with
+ * MDG_NOWAIT. The value of POLLHUP.
  */
 #define MDG_POLL_HUP 16
 

@@ -96,6 +96,8 @@ class RingStatsStruct(ctypes.Structure):
         ("policy", c_uint32),
         ("reserved", c_uint32),
         ("redelivered", c_uint64),
+        ("producers", c_uint32),
+        ("consumers", c_uint32),
     ]
 
 

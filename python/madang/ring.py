@@ -86,6 +86,8 @@ class RingStats(NamedTuple):
     pending: int
     policy: RingPolicy
     redelivered: int
+    producers: int
+    consumers: int
 
     @property
     def is_shutdown(self) -> bool:

@@ -22,8 +22,9 @@ pub const MDG_WAIT_MAX: u32 = 64;
 /// value of POLLERR.
 pub const MDG_POLL_ERR: u32 = 0x8;
 /// Found, never asked for: the end of the stream, or the other side is gone. Of a ring, beside the
-/// event that was asked for: the next call is -EPIPE; alone: the process at the other end died, which
-/// a call that may wait tells (-EOWNERDEAD), but not one with MDG_NOWAIT. The value of POLLHUP.
+/// event that was asked for: the next call is -EPIPE; alone: the process at the other end died, once
+/// for each death to each handle; a call that may wait tells so as well (-EOWNERDEAD), but not one with
+/// MDG_NOWAIT. The value of POLLHUP.
 pub const MDG_POLL_HUP: u32 = 0x10;
 
 const _: () = assert!(MDG_WAIT_MAX as usize == MOST);

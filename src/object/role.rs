@@ -161,6 +161,12 @@ impl RoleWord {
         self.pid.load(Ordering::Relaxed)
     }
 
+    /// Which holder has the role, or had it last: a number that the next one changes. Never 0.
+    pub(crate) fn turn_of_holder(&self) -> u32 {
+        // 24 bits, and one more.
+        Fields::of(self.word.load(Ordering::Acquire)).claims as u32 + 1
+    }
+
     /// How many holders died.
     pub(crate) fn deaths(&self) -> u64 {
         Fields::of(self.word.load(Ordering::Acquire)).deaths

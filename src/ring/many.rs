@@ -219,18 +219,31 @@ fn readiness(ring: &Ring, end: End) -> Events {
 /// known.
 fn look_for_deaths(entries: &[Wait<'_>], found: &mut Found, ask: bool) -> bool {
     let mut any = false;
+    let mut told = [[None; 2]; MOST];
     for (index, ring, _) in rings(entries) {
         for end in entries[index].events.ends() {
-            let dead = match ring.has_lost_its_peer(end, ask) {
-                Ok(false) => continue,
-                Ok(true) => Events::HUP,
-                Err(_) => Events::ERR,
+            let (dead, holder) = match ring.has_lost_its_peer(end, ask) {
+                Ok(None) => continue,
+                Ok(holder) => (Events::HUP, holder),
+                Err(_) => (Events::ERR, None),
             };
             // What was committed before goes first.
             let ready = readiness(ring, end);
-            let ready = if ready == Events::NONE { dead } else { ready };
-            found[index] = found[index].union(ready);
+            if ready == Events::NONE {
+                told[index][end as usize] = holder;
+                found[index] = found[index].union(dead);
+            } else {
+                found[index] = found[index].union(ready);
+            }
             any = true;
+        }
+    }
+    // Behind all of them: a handle may be in two entries.
+    for (index, ring, _) in rings(entries).filter(|_| any) {
+        for end in entries[index].events.ends() {
+            if let Some(holder) = told[index][end as usize] {
+                ring.was_told(end, holder);
+            }
         }
     }
     any

@@ -8,7 +8,7 @@ use super::engine::Tally;
 use super::handle::Ring;
 use super::options::Kind;
 use super::stats::Stats;
-use crate::object::{ENDED, End};
+use crate::object::{ENDED, End, Holder};
 
 impl Ring {
     /// A look at the ring, from any thread; takes no end and changes nothing but noting a death.
@@ -37,6 +37,8 @@ impl Ring {
             recovered: self.deaths(End::Producer) + self.deaths(End::Consumer),
             push_waits: control.push_waits.0.load(Ordering::Relaxed),
             pop_waits: control.pop_waits.0.load(Ordering::Relaxed),
+            producers: self.holders(End::Producer, producer),
+            consumers: self.holders(End::Consumer, consumer),
             producer_pid: control.producer.0.pid(),
             consumer_pid: control.consumer.0.pid(),
             producer: producer.into(),
@@ -54,6 +56,21 @@ impl Ring {
         let written = self.control().tail.0.load(Ordering::Acquire);
         let length = written.wrapping_sub(read).min(self.capacity());
         Tally { written, read, length, ..Tally::default() }
+    }
+
+    /// Living handles that hold `end`, of which a look has found what `holder` says.
+    fn holders(&self, end: End, holder: Holder) -> u32 {
+        if !self.engine.is_shared(end) || holder != Holder::Live {
+            return u32::from(holder == Holder::Live);
+        }
+        let lives = |&index: &u32| {
+            // Acquire: pairs with the AcqRel of who takes part; see `Ring::probe`.
+            let slot = self.object.slot(index);
+            slot.is_some_and(|slot| {
+                slot.is_in_use() && slot.ends.load(Ordering::Acquire) & end.bit() != 0
+            }) && self.object.is_alive(index)
+        };
+        (0..self.object.geometry().max_handles).filter(lives).count() as u32
     }
 
     /// How many holders of `end` died, as far as was noticed or lies in the slots.

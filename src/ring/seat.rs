@@ -33,6 +33,21 @@ pub(crate) struct Calls {
     pub asked: Cell<u32>,
     /// 1 from a cancellation until the call that answers it.
     pub cancelled: AtomicU32,
+    /// The deaths that this handle was told of, of holders of the producing and of the consuming end.
+    pub told: [Told; 2],
+}
+
+/// The last holder of an end whose death a handle was told of, as [`RoleWord::turn_of_holder`] has it; 0
+/// for none.
+///
+/// [`RoleWord::turn_of_holder`]: crate::object::RoleWord::turn_of_holder
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Told {
+    /// By `EOWNERDEAD`.
+    pub by_call: Cell<u32>,
+    /// By [`Events::HUP`](super::Events::HUP) of a wait on many.
+    pub by_event: Cell<u32>,
 }
 
 // SAFETY: cells and atomics of integers: zero is valid, nothing to drop.

@@ -66,6 +66,11 @@ pub struct Stats {
     pub push_waits: u64,
     /// How often a consumer went to sleep because the ring was empty.
     pub pop_waits: u64,
+    /// Living handles that hold the producing end.
+    pub producers: u32,
+    /// Living handles that hold the consuming end, but for consumers of a broadcast that may only read
+    /// it: those are in no slot.
+    pub consumers: u32,
     /// Process that holds the producing end or held it last; 0 if none did.
     pub producer_pid: u32,
     /// Process that holds the consuming end or held it last; 0 if none did.

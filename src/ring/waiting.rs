@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! The slow paths: what a ring's operation does when it cannot go on at once.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::control::{CORRUPT, SHUTDOWN};
 use super::engine::Engine;
 use super::handle::Ring;
 use super::options::policy;
+use super::seat::Told;
 use crate::error::{Error, Result};
 use crate::object::{ENDED, End, Holder, Slot};
 use crate::sync::{look_until, wait_until};
@@ -269,26 +271,48 @@ impl Ring {
             return Err(Error::would_block());
         }
         let peer = end.other();
+        let told = &self.told(peer).by_call;
         if self.role_word(peer).holder() == Holder::Dead
-            && self.probe(peer) == Holder::Dead
-            && self.needs_its_peer(end)
+            && let Some(dead) = self.news_of_a_death(end, told)
         {
             self.mend(end)?;
             // Once more: the dead one may have committed between our look and its death.
-            return attempt()?.ok_or_else(|| self.peer_died(peer));
+            if let Some(done) = attempt()? {
+                return Ok(done);
+            }
+            told.set(dead);
+            return Err(self.peer_died(peer));
         }
+        let found_dead = Cell::new(0);
+        let alive = || match self.news_of_a_death(end, told) {
+            Some(dead) => {
+                found_dead.set(dead);
+                Err(self.peer_died(peer))
+            }
+            None => Ok(()),
+        };
+        let result = self.sleep(end, timeout, attempt, alive);
+        if result.as_ref().is_err_and(|error| error.code() == Errno::EOWNERDEAD) {
+            told.set(found_dead.get());
+        }
+        result
+    }
+
+    /// Waits at `end` until `attempt` gives something or `alive` fails.
+    fn sleep<T>(
+        &self,
+        end: End,
+        timeout: Timeout,
+        mut attempt: impl FnMut() -> Result<Option<T>>,
+        alive: impl Fn() -> Result<()>,
+    ) -> Result<T> {
         let attempt = || match attempt()? {
             None if self.take_cancellation() => Err(self.cancelled()),
             done => Ok(done),
         };
         if self.is_readable_only() {
             let position = self.hot.seat.grip(end).position.get();
-            return look_until(&self.spinner, position, timeout, attempt, || {
-                match self.probe(peer) {
-                    Holder::Dead => Err(self.peer_died(peer)),
-                    _ => Ok(()),
-                }
-            });
+            return look_until(&self.spinner, position, timeout, attempt, alive);
         }
         let waits = match end {
             End::Producer => &self.control().push_waits.0,
@@ -304,23 +328,41 @@ impl Ring {
             },
             || {
                 self.mend(end)?;
-                match self.probe(peer) {
-                    Holder::Dead if self.needs_its_peer(end) => Err(self.peer_died(peer)),
-                    _ => Ok(()),
-                }
+                alive()
             },
         )
     }
 
-    /// Whether whoever was at the other end of `end` is dead, and nobody has come since; what it
-    /// has left is cleared away then. `ask`: the kernel, at any rate; else if a death is known.
-    pub(super) fn has_lost_its_peer(&self, end: End, ask: bool) -> Result<bool> {
+    fn told(&self, end: End) -> &Told {
+        &self.hot.calls.told[end as usize]
+    }
+
+    /// Whether those who wait at `end` have lost who was at the other one, which died, with nobody since,
+    /// and this handle was not `told` yet: what to note once it is. Each death is told once; after that
+    /// the handle waits for a successor as if nobody had been there.
+    fn news_of_a_death(&self, end: End, told: &Cell<u32>) -> Option<u32> {
+        let peer = end.other();
+        // Before the question: who comes after it is another one, whose death is told as well.
+        let holder = self.role_word(peer).turn_of_holder();
+        let lost = self.probe(peer) == Holder::Dead && self.needs_its_peer(end);
+        (lost && told.get() != holder).then_some(holder)
+    }
+
+    /// Whether whoever was at the other end of `end` is dead, with nobody since, and no wait on many has
+    /// told this handle yet: what [`Ring::was_told`] is to note. What the dead one has left is cleared
+    /// away then. `ask`: the kernel, at any rate; else if a death is known.
+    pub(super) fn has_lost_its_peer(&self, end: End, ask: bool) -> Result<Option<u32>> {
         let peer = end.other();
         if !ask && self.role_word(peer).holder() != Holder::Dead {
-            return Ok(false);
+            return Ok(None);
         }
         self.mend(end)?;
-        Ok(self.probe(peer) == Holder::Dead && self.needs_its_peer(end))
+        Ok(self.news_of_a_death(end, &self.told(peer).by_event))
+    }
+
+    /// A wait on many has told of the death of `holder`, at the other end of `end`.
+    pub(super) fn was_told(&self, end: End, holder: u32) {
+        self.told(end.other()).by_event.set(holder);
     }
 
     /// Clears away what the dead have left in the way of the next operation at `end`.

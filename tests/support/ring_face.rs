@@ -142,6 +142,8 @@ impl Face for Ring {
             policy: stats.policy,
             reserved: 0,
             redelivered: stats.redelivered,
+            producers: stats.producers,
+            consumers: stats.consumers,
         }
     }
     fn fd(&self, events: u32) -> Outcome<RawFd> {

@@ -144,13 +144,15 @@ fn stats(stats: &Stats) -> mdg_ring_stats {
         policy: stats.policy,
         reserved: 0,
         redelivered: stats.redelivered,
+        producers: stats.producers,
+        consumers: stats.consumers,
     }
 }
 
 /// Tells what is known about a ring. `out->size` must be set to sizeof(mdg_ring_stats).
 ///
 /// Returns 0, or: -EINVAL (NULL, or a size that holds no field) · -EBADF. Thread-safe; asks the
-/// kernel who is alive, which takes a few system calls; not async-signal-safe.
+/// kernel who is alive, one system call or so for each open handle; not async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or a handle; `out` is NULL or begins with its size and is writable for that many.

@@ -4,6 +4,11 @@
 //! come out in the order they went in, whole or not at all, and those committed survive the death of
 //! either side. No lock is involved, and an operation that need not wait enters the kernel only to wake
 //! somebody who sleeps. (For items of 1 KiB and more it may look at the monotonic clock now and then.)
+//!
+//! Only mdg_ring_shutdown ends a stream. A producer that closes its handle without it, after its last
+//! item, leaves the consumers waiting, with MDG_FOREVER without limit: another producer may come. Whether
+//! one is attached is in `producers` of mdg_ring_stats. The death of the last producer is told:
+//! -EOWNERDEAD, once to each handle, whose next calls then wait for a successor.
 
 // The header has the functions in the order of these lines.
 mod open;
@@ -190,6 +195,12 @@ pub struct mdg_ring_stats {
     /// How often an item was given to another consumer after its own was gone (MDG_RING_REDELIVER). Such
     /// items are in `length` while they lie there, and are in `read` once.
     pub redelivered: u64,
+    /// Living handles that hold the producing end. 0: no producer is attached, and a pop of an empty
+    /// ring waits until one comes.
+    pub producers: u32,
+    /// Living handles that hold the consuming end. Consumers of a broadcast that may only read it are not
+    /// counted: they leave no trace in it.
+    pub consumers: u32,
 }
 
 /// # Safety

@@ -363,12 +363,12 @@ unsafe extern "C" fn pop_any(ring: *mut mdg_ring, item: *mut c_void) -> c_int {
 ///
 /// Returns 0, or: -EAGAIN (MDG_NOWAIT, full) · -ETIMEDOUT · -EINTR (a signal was caught, whatever
 /// SA_RESTART says) · -ECANCELED (mdg_ring_cancel) · -EPIPE (shut down) · -EOWNERDEAD (full, and the
-/// consumer died; a new consumer makes the ring ordinary again) · -EBUSY (another process has the
-/// producing end) · -EACCES (opened O_RDONLY, or this process may no longer open the ring's file) ·
-/// -EMFILE, -ENFILE, -ENOMEM, -ENOENT (first use of an O_RDWR handle in a process: no descriptor, no
-/// memory, no /proc) · -EINVAL (NULL, or a reserved run not given back) · -EBADF (not a handle, or the
-/// ring's descriptor was closed) · -EBADMSG (corrupt); the item is not pushed then. Not
-/// async-signal-safe; not a cancellation point.
+/// consumer died; once for each death, after which the calls of this handle wait for a new consumer)
+/// · -EBUSY (another process has the producing end) · -EACCES (opened O_RDONLY, or this process may
+/// no longer open the ring's file) · -EMFILE, -ENFILE, -ENOMEM, -ENOENT (first use of an O_RDWR
+/// handle in a process: no descriptor, no memory, no /proc) · -EINVAL (NULL, or a reserved run not
+/// given back) · -EBADF (not a handle, or the ring's descriptor was closed) · -EBADMSG (corrupt); the
+/// item is not pushed then. Not async-signal-safe; not a cancellation point.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread; `item` is NULL or readable for item_size bytes.
@@ -398,7 +398,8 @@ pub unsafe extern "C" fn mdg_ring_push(
 ///
 /// Returns 0, or: -EAGAIN (MDG_NOWAIT, empty) · -ETIMEDOUT · -EINTR (a signal was caught, whatever
 /// SA_RESTART says) · -ECANCELED (mdg_ring_cancel) · -EPIPE (shut down and drained: end of stream) ·
-/// -EOWNERDEAD (empty, and the producer died; everything it committed was delivered before) · -EBUSY
+/// -EOWNERDEAD (empty, and the producer died; everything it committed was delivered before; once for
+/// each death, after which the calls of this handle wait for a new producer) · -EBUSY
 /// (another process has the consuming end) · -EACCES (opened O_WRONLY) · -EINVAL (NULL, or a peeked
 /// run not given back) · -EBADF · -EBADMSG (corrupt); `item` is untouched then. Or -EOVERFLOW, for a
 /// consumer of a broadcast: items went by before it had read them, or it was evicted; how many it has
