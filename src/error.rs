@@ -115,6 +115,8 @@ impl Error {
     /// Turns what the kernel said into our codes: `EPERM` on names and modes is `EACCES`
     /// everywhere, a size that the file system cannot express is `EOVERFLOW`, a user's share of it
     /// that is used up `ENOSPC`, and no memory for a lock `ENOMEM`.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn from_kernel(errno: Errno, what: impl fmt::Display) -> Self {
         let (code, why) = match errno {
             Errno::EPERM => (Errno::EACCES, Errno::EACCES),

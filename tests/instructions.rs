@@ -1,5 +1,7 @@
-//! How many instructions the fast paths take, from C, in the release library: a number that no noise
-//! of the machine moves. Counted by callgrind inside each function, in a run of N operations and in
+//! What calls cost in the release library, in numbers that no noise of the machine moves: the
+//! instructions of the fast paths, and the stack of all calls.
+//!
+//! Instructions are counted by callgrind inside each function, in a run of N operations and in
 //! one of 2 N; the difference is free of loading, opening and first looks.
 #![cfg(target_arch = "x86_64")]
 
@@ -48,6 +50,49 @@ fn release_library(dir: &Path) -> PathBuf {
     dir.to_path_buf()
 }
 
+/// A program of tests/c with the release library.
+fn compile(name: &str, dir: &Path) -> PathBuf {
+    let (library, program) = (release_library(dir), dir.join(name));
+    let status = c_compiler()
+        .args(["-std=gnu11", "-O1", "-D_GNU_SOURCE", "-pthread", "-I"])
+        .arg(root().join("include"))
+        .arg(root().join(format!("tests/c/{name}.c")))
+        .arg("-o")
+        .arg(&program)
+        .arg("-L")
+        .arg(&library)
+        .arg(format!("-Wl,-rpath,{}", library.display()))
+        .arg("-lmadang")
+        .status()
+        .unwrap();
+    assert!(status.success(), "compile tests/c/{name}.c");
+    program
+}
+
+/// Bytes of stack that a call may take, as base.h states them.
+const MOST_STACK: usize = 9 * 1024;
+
+/// Threads with the smallest stack that there may be, below which there is nothing, make every call.
+#[test]
+fn every_call_fits_in_the_smallest_stack() {
+    let dir = scratch("stack");
+    let output = Command::new(compile("stack", &dir)).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    println!("{text}");
+    assert!(
+        output.status.success(),
+        "{:?} {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let most = text.lines().find_map(|line| line.strip_prefix("most: ")).expect("a maximum");
+    let most: usize = most.parse().unwrap();
+    assert!((3000..=MOST_STACK).contains(&most), "{most}");
+    let header = std::fs::read_to_string(root().join("include/madang/base.h")).unwrap();
+    assert!(header.contains(&format!("at most {} KiB of stack", MOST_STACK / 1024)));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 /// Instructions spent inside `mdg_ring_<function>` by a run of `operations`.
 fn count(program: &Path, kind: u32, function: &str, operations: u64) -> u64 {
     let output = Command::new("valgrind")
@@ -70,21 +115,7 @@ fn fast_paths_stay_short() {
         return;
     }
     let dir = scratch("instructions");
-    let library = release_library(&dir);
-    let program = dir.join("instructions");
-    let status = c_compiler()
-        .args(["-std=c11", "-D_GNU_SOURCE", "-I"])
-        .arg(root().join("include"))
-        .arg(root().join("tests/c/instructions.c"))
-        .arg("-o")
-        .arg(&program)
-        .arg("-L")
-        .arg(&library)
-        .arg(format!("-Wl,-rpath,{}", library.display()))
-        .arg("-lmadang")
-        .status()
-        .unwrap();
-    assert!(status.success(), "compile tests/c/instructions.c");
+    let program = compile("instructions", &dir);
     let mut too_long = Vec::new();
     for (kind, function, operations, budget) in BUDGETS {
         let once = count(&program, kind, function, operations);

@@ -49,6 +49,8 @@
 //! SIGPIPE, no abort. An internal error is -ENOTRECOVERABLE, and the handle can then only be closed.
 //! Waiting calls are no cancellation points of pthread_cancel(3).
 //!
+//! A call takes at most 9 KiB of stack on x86-64, so a thread may have PTHREAD_STACK_MIN bytes.
+//!
 //! Codes mean the same everywhere: -EINVAL bad argument; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES no
 //! permission, or the wrong end for this handle; -ELOOP a symbolic link stands under the name; -EBUSY a
 //! living process has it; -EDEADLK this thread has it; -EPERM this thread does not have it; -EAGAIN

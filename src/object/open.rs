@@ -4,6 +4,7 @@
 //! The unlinking of a name and its making anew by others are met by looking again: an object
 //! counts as opened only if the name still leads to it after this handle has its slot.
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -25,7 +26,13 @@ use crate::name::Name;
 use crate::shm::{Mapping, named, require_seal, sealed_memory};
 use crate::sys::kept::{self, Kept};
 use crate::sys::lock::{self, Anchor};
-use crate::sys::membarrier;
+use crate::sys::{many_processors, membarrier};
+
+/// Drops what is there, in its place.
+#[inline(never)]
+fn clear<T>(built: &RefCell<Option<T>>) {
+    *built.borrow_mut() = None;
+}
 
 /// How many milliseconds to wait for somebody who is between two system calls of a removal.
 const REMOVAL_PATIENCE: u32 = 1000;
@@ -88,21 +95,41 @@ impl Object {
             return build(Self::anonymous(request.make?)?);
         };
         let what = name.to_string();
+        // A handle is half a kilobyte: it is not moved through the frames of all that makes it.
+        let built = RefCell::new(None);
+        let build = |object| {
+            let handle = build(object)?;
+            clear(&built);
+            *built.borrow_mut() = Some(handle);
+            Ok(())
+        };
+        // One of an attempt before, whose name was gone.
+        let again = || clear(&built);
         named::create_or_open(
             name.path(),
             request.creation,
             &what,
-            |path| Self::found(path, &request, &what, &build),
-            |path| Self::make(path, &request, &what, &build),
-        )
+            |path| {
+                again();
+                Self::found(path, &request, &what, &build)
+            },
+            |path| {
+                again();
+                Self::make(path, &request, &what, &build)
+            },
+        )?;
+        built
+            .into_inner()
+            .ok_or_else(|| Error::new(Errno::ESTALE, format_args!("{what}: not made")))
     }
 
-    fn found<T>(
+    #[inline(never)]
+    fn found(
         path: &CStr,
         request: &Request<'_>,
         what: &str,
-        build: impl Fn(Self) -> Result<T>,
-    ) -> Result<Option<T>> {
+        build: &dyn Fn(Self) -> Result<()>,
+    ) -> Result<Option<()>> {
         let object = match named::open_regular(path, true, what) {
             Ok(Some(file)) => {
                 Self::existing(keep(file, Some(path), what)?, Place::Named, true, what)?
@@ -133,22 +160,35 @@ impl Object {
         if named::still_names(path, &status) { built.map(Some) } else { Ok(None) }
     }
 
-    fn make<T>(
+    #[inline(never)]
+    fn make(
         path: &CStr,
         request: &Request<'_>,
         what: &str,
-        build: impl Fn(Self) -> Result<T>,
-    ) -> Result<Option<T>> {
+        build: &dyn Fn(Self) -> Result<()>,
+    ) -> Result<Option<()>> {
+        let (new, object) = Self::unpublished(path, request, what)?;
+        let built = new.with_owner_access(what, || build(object))?;
+        Ok(new.publish(path, what)?.map(|_file| built))
+    }
+
+    // Out of line, so that its buffers do not lie on the stack while the object is built.
+    #[inline(never)]
+    fn unpublished(
+        path: &CStr,
+        request: &Request<'_>,
+        what: &str,
+    ) -> Result<(named::Unpublished, Self)> {
         let geometry = request.make.clone()?;
         let new =
             named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
         let copy = new.file().duplicate().map_err(|errno| kept::refused(errno, what))?;
         let object = Self::map(Arc::new(copy), superblock, Place::Named, true, what)?;
-        let built = new.with_owner_access(what, || build(object))?;
-        Ok(new.publish(path, what)?.map(|_file| built))
+        Ok((new, object))
     }
 
+    #[inline(never)]
     fn anonymous(geometry: Geometry) -> Result<Self> {
         let what = "anonymous ring";
         let file = sealed_memory(c"madang", size_of_file(&geometry, what)?, false, what)?;
@@ -199,6 +239,7 @@ impl Object {
     }
 
     /// Checks and maps an object that is there.
+    #[inline(never)]
     fn existing(file: Kept, place: Place, writable: bool, what: &str) -> Result<Self> {
         Self::existing_in(Arc::new(file), place, writable, what)
     }
@@ -235,6 +276,9 @@ impl Object {
         let owner = named::status(descriptor, what)?.st_uid;
         let file = Anchor::new(file, place.offset());
         let light = membarrier::register().is_ok();
+        // The first to ask needs a kilobyte of stack. Here there is more of it than where a handle,
+        // which wants to know, is made.
+        many_processors();
         Ok(Self { file, region, superblock, place, light, owner, what: what.to_owned() })
     }
 
@@ -453,6 +497,7 @@ fn file_len(geometry: &Geometry) -> usize {
     geometry.total_size().unwrap_or(0) as usize
 }
 
+#[inline(never)]
 fn initialise(file: &Kept, geometry: Geometry, what: &str) -> Result<Superblock> {
     let superblock = Superblock::new(geometry);
     // Everything else starts as zero, which is what a new file is made of.

@@ -218,24 +218,35 @@ impl Ring {
 
     /// Attaches this process to an object and makes a handle of it, with the ends that `access`
     /// takes at once.
+    #[inline(never)]
     fn with(object: Object, access: Access, start: Start) -> Result<Self> {
-        let writable = object.region().is_writable();
-        let ring = Self::detached(object, access, start)?;
-        if writable {
+        let ring = Self::detached(object, access, start);
+        // By reference: it is large, and what follows goes deep.
+        if let Ok(made) = &ring
+            && let Err(refused) = made.enter(access)
+        {
+            return Err(refused);
+        }
+        ring
+    }
+
+    #[inline(never)]
+    fn enter(&self, access: Access) -> Result<()> {
+        if !self.is_readable_only() {
             let mut held = Held::default();
-            let attached = ring.attach(&mut held);
-            ring.held.set(held);
+            let attached = self.attach(&mut held);
+            self.held.set(held);
             attached?;
         }
         match access {
-            Access::WriteOnly => ring.claim(End::Producer)?,
-            Access::ReadOnly => ring.claim(End::Consumer)?,
-            Access::ReadWrite => {}
+            Access::WriteOnly => self.claim(End::Producer),
+            Access::ReadOnly => self.claim(End::Consumer),
+            Access::ReadWrite => Ok(()),
         }
-        Ok(ring)
     }
 
     /// A handle that is no participant (yet).
+    #[inline(never)]
     pub(super) fn detached(object: Object, access: Access, start: Start) -> Result<Self> {
         let hot = Wiped::<Hot>::new()
             .map_err(|errno| Error::from_kernel(errno, "memory for a ring's handle"))?;
@@ -256,6 +267,7 @@ impl Ring {
     }
 
     /// Makes this process a participant; what a parent held stays the parent's.
+    #[inline(never)]
     fn attach(&self, held: &mut Held) -> Result<()> {
         held.forget();
         let alive = self.asking();

@@ -117,6 +117,7 @@ pub(crate) struct Unpublished {
 
 impl Unpublished {
     /// A file of `size` zero bytes, pages reserved, to stand at `path` later.
+    #[inline(never)]
     pub(crate) fn new(path: &CStr, size: u64, mode: libc::mode_t, what: &str) -> Result<Self> {
         let directory = parent(path)?;
         let refused = |errno| Error::from_kernel(errno, what);
@@ -183,21 +184,34 @@ impl Unpublished {
         what: &str,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let refused = |errno| Error::from_kernel(errno, what);
-        let file = self.file.checked(what)?;
-        let mode = Mode::from_bits_truncate(status(file, what)?.st_mode);
-        let owner = Mode::S_IRUSR | Mode::S_IWUSR;
-        if mode.contains(owner) {
-            return work();
-        }
-        fchmod(file, mode | owner).map_err(refused)?;
+        let mode = self.let_owner_in(what)?;
         let done = work()?;
-        fchmod(self.file.checked(what)?, mode).map_err(refused)?;
+        if let Some(mode) = mode {
+            self.set_mode(mode, what)?;
+        }
         Ok(done)
     }
 
+    /// The mode to return to, unless nothing had to be changed.
+    #[inline(never)]
+    fn let_owner_in(&self, what: &str) -> Result<Option<Mode>> {
+        let mode = Mode::from_bits_truncate(status(self.file.checked(what)?, what)?.st_mode);
+        let owner = Mode::S_IRUSR | Mode::S_IWUSR;
+        if mode.contains(owner) {
+            return Ok(None);
+        }
+        self.set_mode(mode | owner, what)?;
+        Ok(Some(mode))
+    }
+
+    fn set_mode(&self, mode: Mode, what: &str) -> Result<()> {
+        fchmod(self.file.checked(what)?, mode).map_err(|errno| Error::from_kernel(errno, what))
+    }
+
+    // Out of line: a path has a buffer of a kilobyte on the stack, which is not to lie below others.
     /// Gives the file its name in one step; `None`, and the file is gone, if something else has
     /// taken the name meanwhile.
+    #[inline(never)]
     pub(crate) fn publish(self, path: &CStr, what: &str) -> Result<Option<Kept>> {
         let file = self.file.checked(what)?;
         let linked = match &self.temporary {
@@ -220,6 +234,12 @@ impl Unpublished {
     }
 }
 
+/// Whether anything has the name.
+#[inline(never)]
+fn stands(path: &CStr) -> bool {
+    lstat(path).is_ok()
+}
+
 /// Finds what `path` names or makes it, as `creation` asks.
 ///
 /// `found` looks at a file that stands there already: `None` from it means "it went away under my
@@ -235,7 +255,7 @@ pub(crate) fn create_or_open<T>(
     let exists = || Error::new(Errno::EEXIST, format_args!("{what}: exists already"));
     if creation == Creation::CreateNew {
         // A look first, so that a name that is taken does not cost the making of the object.
-        if lstat(path).is_ok() {
+        if stands(path) {
             return Err(exists());
         }
         return make(path)?.ok_or_else(exists);
@@ -245,7 +265,7 @@ pub(crate) fn create_or_open<T>(
             return Ok(object);
         }
         if creation == Creation::OpenOnly {
-            if lstat(path).is_err() {
+            if !stands(path) {
                 return Err(Error::new(Errno::ENOENT, format_args!("{what}: does not exist")));
             }
         } else if let Some(object) = make(path)? {

@@ -33,5 +33,14 @@ pub(crate) fn no_memory(errno: nix::errno::Errno) -> nix::errno::Errno {
 /// then. That this thread is bound to one processor says nothing about where the other one runs.
 pub(crate) fn many_processors() -> bool {
     use nix::unistd::{SysconfVar, sysconf};
-    matches!(sysconf(SysconfVar::_NPROCESSORS_ONLN), Ok(Some(2..)))
+    use std::sync::atomic::{AtomicU32, Ordering};
+    // The C library reads a file for it, with a large buffer on the stack: asked once. 0: not yet.
+    static KNOWN: AtomicU32 = AtomicU32::new(0);
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known != 0 {
+        return known > 1;
+    }
+    let many = matches!(sysconf(SysconfVar::_NPROCESSORS_ONLN), Ok(Some(2..)));
+    KNOWN.store(1 + u32::from(many), Ordering::Relaxed);
+    many
 }
