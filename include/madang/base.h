@@ -48,20 +48,20 @@
  * number, as from pipe(2), which is 0, 1 or 2 where a standard stream is closed.
  *
  * The library imposes nothing on its host: no thread, no signal handler, no exit handler, no
- * SIGPIPE, no abort. An internal error is -ENOTRECOVERABLE, and the handle can then only be closed.
- * Waiting calls are no cancellation points of pthread_cancel(3).
+ * SIGPIPE, no SIGXFSZ, no abort. An internal error is -ENOTRECOVERABLE, and the handle can then only
+ * be closed. Waiting calls are no cancellation points of pthread_cancel(3).
  *
  * A call takes at most 9 KiB of stack on x86-64, so a thread may have PTHREAD_STACK_MIN bytes.
  *
  * Codes mean the same everywhere: -EINVAL bad argument; -ENAMETOOLONG; -ENOENT; -EEXIST; -EACCES no
- * permission, or the wrong end for this handle; -ELOOP a symbolic link stands under the name; -EBUSY a
- * living process has it; -EDEADLK this thread has it; -EPERM this thread does not have it; -EAGAIN
+ * permission, or the wrong end for this handle; -ELOOP a symbolic link stands under the name; -EBUSY
+ * a living process has it; -EDEADLK this thread has it; -EPERM this thread does not have it; -EAGAIN
  * would wait; -ETIMEDOUT; -EINTR; -ECANCELED by mdg_ring_cancel; -EMSGSIZE does not fit; -EOVERFLOW
- * arithmetic or counter limit, items overwritten; -ENOSPC, -ENOMEM, -EMFILE, -ENFILE resources; -E2BIG
- * newer options; -EPIPE stream shut down; -EOWNERDEAD the peer or holder died; -EPROTO not such an
- * object, or another kind, version or geometry; -EBADMSG contents corrupt; -ESTALE replaced all the
- * time; -EBADF not a live handle or descriptor; -EOPNOTSUPP a mutex of another PID namespace; -ENOSYS
- * not in this platform or version; -ENOTRECOVERABLE internal error.
+ * arithmetic or counter limit, a file above RLIMIT_FSIZE, items overwritten; -ENOSPC, -ENOMEM,
+ * -EMFILE, -ENFILE resources; -E2BIG newer options; -EPIPE stream shut down; -EOWNERDEAD the peer or
+ * holder died; -EPROTO not such an object, or another kind, version or geometry; -EBADMSG contents
+ * corrupt; -ESTALE replaced all the time; -EBADF not a live handle or descriptor; -EOPNOTSUPP a mutex
+ * of another PID namespace; -ENOSYS not in this platform or version; -ENOTRECOVERABLE internal error.
  */
 
 #ifndef MADANG_BASE_H

@@ -168,7 +168,8 @@ ssize_t mdg_pipe_read_full(int fd,
  * ended the call after these bytes; the next call tells which it was. When nothing was written:
  * -EAGAIN MDG_NOWAIT and no room; -ETIMEDOUT; -EINTR a signal was caught while waiting, whatever
  * SA_RESTART says; -EPIPE all readers have closed; -EINVAL buf is NULL; -EOVERFLOW len exceeds
- * SSIZE_MAX; -EBADF not an open descriptor, or not open for writing; what write(2) says otherwise.
+ * SSIZE_MAX, or the descriptor is a file's that would exceed RLIMIT_FSIZE (no SIGXFSZ is raised);
+ * -EBADF not an open descriptor, or not open for writing; what write(2) says otherwise.
  *
  * Up to PIPE_BUF (4096) bytes are written all or not at all, and are never mixed with another's;
  * longer ones may be: see mdg_pipe_send. On Linux before 6.18 SIGPIPE is blocked in this thread

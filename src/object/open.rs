@@ -13,7 +13,6 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, fchmod, fstat};
-use nix::sys::uio::pwrite;
 
 use super::bell::{self, BellName, Home};
 use super::geometry::Geometry;
@@ -24,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
 use crate::shm::{Mapping, named, require_seal, sealed_memory};
+use crate::sys::file;
 use crate::sys::kept::{self, Kept};
 use crate::sys::lock::{self, Anchor};
 use crate::sys::{many_processors, membarrier};
@@ -502,16 +502,8 @@ fn initialise(file: &Kept, geometry: Geometry, what: &str) -> Result<Superblock>
     let superblock = Superblock::new(geometry);
     // Everything else starts as zero, which is what a new file is made of.
     let bytes = superblock.encode();
-    let file = file.checked(what)?;
-    let mut done = 0;
-    while done < bytes.len() {
-        match pwrite(file, &bytes[done..], done as libc::off_t) {
-            Ok(0) => return Err(Error::from_kernel(Errno::EIO, what)),
-            Ok(count) => done += count,
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Error::from_kernel(errno, what)),
-        }
-    }
+    file::write_all(file.checked(what)?, &bytes)
+        .map_err(|errno| Error::from_kernel(errno, what))?;
     Ok(superblock)
 }
 

@@ -12,6 +12,7 @@ use nix::sys::stat::{SFlag, fstat};
 
 use crate::error::{Error, Result};
 use crate::sync::descriptor::{LONG, Waiter, shows};
+use crate::sys::file;
 use crate::sys::kept::Kept;
 use crate::sys::pipe as sys;
 
@@ -46,16 +47,19 @@ pub(super) struct End<'fd> {
     way: Way,
     /// Attempts in a row that had to wait.
     misses: u32,
+    /// Whether it is a pipe or a socket, which have no size that could be limited; `None` if that
+    /// was not asked yet.
+    unlimited: Option<bool>,
 }
 
 impl<'fd> End<'fd> {
     pub(super) fn new(fd: BorrowedFd<'fd>, direction: Direction) -> Self {
-        Self { fd, direction, way: Way::Flag, misses: 0 }
+        Self { fd, direction, way: Way::Flag, misses: 0, unlimited: None }
     }
 
     /// The end behind a private open file description that the caller made of `fd`.
     pub(super) fn private(fd: BorrowedFd<'fd>, direction: Direction, own: Kept) -> Self {
-        Self { fd, direction, way: Way::Private(own), misses: 0 }
+        Self { fd, direction, way: Way::Private(own), misses: 0, unlimited: Some(true) }
     }
 
     /// The descriptor that the attempts are made on.
@@ -141,15 +145,16 @@ impl<'fd> End<'fd> {
     /// Writes what fits, at most all; `EAGAIN` when nothing does. Up to PIPE_BUF bytes go all or
     /// not at all.
     pub(super) fn write(&mut self, data: &[u8]) -> nix::Result<usize> {
+        let write = if self.is_unlimited() { sys::write } else { sys::write_limited };
         loop {
             let answer = match &self.way {
-                Way::Flag => sys::write(self.fd, data, true),
-                Way::Own => sys::write(self.fd, data, false),
-                Way::Private(own) => own.fd().and_then(|own| sys::write(own, data, false)),
+                Way::Flag => write(self.fd, data, true),
+                Way::Own => write(self.fd, data, false),
+                Way::Private(own) => own.fd().and_then(|own| write(own, data, false)),
                 // Room for PIPE_BUF bytes is all that POLLOUT promises.
                 Way::Polled => {
                     let fits = &data[..data.len().min(PIPE_BUF)];
-                    self.look().and_then(|()| sys::write(self.fd, fits, false))
+                    self.look().and_then(|()| write(self.fd, fits, false))
                 }
             };
             match answer {
@@ -161,6 +166,13 @@ impl<'fd> End<'fd> {
                 other => return other,
             }
         }
+    }
+
+    fn is_unlimited(&mut self) -> bool {
+        let fd = self.fd;
+        *self.unlimited.get_or_insert_with(|| {
+            kind(fd).is_ok_and(|kind| kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK)
+        })
     }
 
     fn by_flag(&self) -> bool {
@@ -211,6 +223,9 @@ impl<'fd> End<'fd> {
         match errno {
             Errno::EAGAIN => Error::would_block(),
             Errno::EPIPE => Error::new(errno, "the pipe has no reader any more"),
+            Errno::EFBIG => {
+                file::too_large(format_args!("writing to descriptor {}", self.fd.as_raw_fd()))
+            }
             _ => {
                 let what = match self.direction {
                     Direction::Read => "reading from",
@@ -224,6 +239,9 @@ impl<'fd> End<'fd> {
 
 /// Whether a descriptor is a pipe or FIFO.
 fn is_fifo(fd: BorrowedFd<'_>) -> nix::Result<bool> {
-    let mode = SFlag::from_bits_truncate(fstat(fd)?.st_mode);
-    Ok(mode & SFlag::S_IFMT == SFlag::S_IFIFO)
+    kind(fd).map(|kind| kind == SFlag::S_IFIFO)
+}
+
+fn kind(fd: BorrowedFd<'_>) -> nix::Result<SFlag> {
+    fstat(fd).map(|status| SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT)
 }

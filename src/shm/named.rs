@@ -79,20 +79,18 @@ pub(crate) fn still_names(path: &CStr, status: &FileStat) -> bool {
 /// Makes `file` exactly `size` bytes long with its pages from `from` on reserved; `ENOSPC` says what
 /// was asked for. The old size stands when it fails.
 pub(crate) fn reserve(file: BorrowedFd<'_>, from: u64, size: u64, what: &str) -> Result<()> {
-    file::reserve(file, from, size).map_err(|errno| no_room(errno, from, size, what))
+    file::reserve(file, from, size).map_err(|errno| no_room(file, errno, from, size, what))
 }
 
 /// Reserves pages behind the end of a file of `from` bytes, which keeps its size.
 pub(crate) fn reserve_behind(file: BorrowedFd<'_>, from: u64, size: u64, what: &str) -> Result<()> {
-    file::reserve_behind(file, from, size).map_err(|errno| no_room(errno, from, size, what))
+    file::reserve_behind(file, from, size).map_err(|errno| no_room(file, errno, from, size, what))
 }
 
-fn no_room(errno: Errno, from: u64, size: u64, what: &str) -> Error {
+fn no_room(file: BorrowedFd<'_>, errno: Errno, from: u64, size: u64, what: &str) -> Error {
     match errno {
-        Errno::ENOSPC => Error::new(
-            errno,
-            format_args!("{what}: {} bytes do not fit on the file system", size - from),
-        ),
+        Errno::ENOSPC => file::no_room(file, size - from, what),
+        Errno::EFBIG => file::too_large(format_args!("{what}: reserving {size} bytes")),
         _ => Error::from_kernel(errno, format_args!("{what}: reserving {size} bytes")),
     }
 }

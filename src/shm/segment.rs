@@ -16,6 +16,7 @@ use super::named::{self, Unpublished};
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{Kind, Name};
+use crate::sys::file;
 use crate::sys::kept::Kept;
 use crate::sys::memfd::memfd_create;
 
@@ -44,13 +45,14 @@ pub struct Shm {
 impl Shm {
     /// Opens, or makes, the segment `name`.
     ///
+    /// [`Access::ReadOnly`] is for [`Creation::OpenOnly`] (`EINVAL`).
     /// Opening what exists: `size` 0 maps all of it, a smaller size its beginning; a larger one is
     /// `EPROTO`. Making it needs a size (`EINVAL`); the new segment is zero-filled, exactly that
     /// long, with its pages reserved (`ENOSPC`). `mode` is trimmed by the umask.
     pub fn open(name: &[u8], size: usize, flags: OpenFlags, mode: u32) -> Result<Self> {
         let name = Name::new(Kind::Shm, name)?;
-        let writable = writable(flags.access, &name.to_string())?;
         let what = name.to_string();
+        let writable = writable_to(flags, &what)?;
         named::create_or_open(
             name.path(),
             flags.creation,
@@ -140,7 +142,7 @@ impl Shm {
         if path.is_empty() {
             return Err(Error::new(Errno::ENOENT, format_args!("{what}: an empty path")));
         }
-        let writable = writable(flags.access, &what)?;
+        let writable = writable_to(flags, &what)?;
         let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
         let found = |path: &CStr| {
             let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
@@ -231,26 +233,29 @@ impl Shm {
 
     /// Reserves, maps, and makes the object longer last of all: a sealed one could not be made
     /// shorter again if a later step failed.
-    fn grow(&mut self, file: BorrowedFd<'_>, old: u64, size: usize, what: &str) -> Result<()> {
+    fn grow(&mut self, fd: BorrowedFd<'_>, old: u64, size: usize, what: &str) -> Result<()> {
         let mapped = self.mapping.len();
-        named::reserve_behind(file, old, size as u64, what)?;
+        named::reserve_behind(fd, old, size as u64, what)?;
         let result = self.mapping.remap(size).and_then(|()| {
-            nix::unistd::ftruncate(file, size as libc::off_t).map_err(|errno| {
+            file::resize(fd, size as u64).map_err(|errno| {
                 let _ = self.mapping.remap(mapped);
-                Error::from_kernel(errno, what)
+                match errno {
+                    Errno::EFBIG => file::too_large(what),
+                    errno => Error::from_kernel(errno, what),
+                }
             })
         });
         if result.is_err() {
             // The size that it has already: gives back what is reserved behind the end.
-            let _ = nix::unistd::ftruncate(file, old as libc::off_t);
+            let _ = file::resize(fd, old);
         }
         result
     }
 
     /// Shrinks the object first: a mapping beyond the object's end would fault, a mapping shorter
     /// than the object does not, and a seal is found out before anything has changed.
-    fn shrink(&mut self, file: BorrowedFd<'_>, size: usize, what: &str) -> Result<()> {
-        let truncated = nix::unistd::ftruncate(file, size as libc::off_t);
+    fn shrink(&mut self, fd: BorrowedFd<'_>, size: usize, what: &str) -> Result<()> {
+        let truncated = file::resize(fd, size as u64);
         truncated.map_err(|errno| Error::from_kernel(errno, what))?;
         self.mapping.remap(size)
     }
@@ -302,6 +307,17 @@ pub(crate) fn sealed_memory(label: &CStr, size: u64, inherit: bool, what: &str) 
     named::reserve(file, 0, size, what)?;
     fcntl(file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).map_err(refused)?;
     Ok(kept)
+}
+
+/// The same for what may have to be made, which nobody could fill through a mapping for reading.
+fn writable_to(flags: OpenFlags, what: &str) -> Result<bool> {
+    let writable = writable(flags.access, what)?;
+    if !writable && flags.creation != Creation::OpenOnly {
+        let text =
+            format_args!("{what}: O_CREAT needs O_RDWR; O_RDONLY is for opening what exists");
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    Ok(writable)
 }
 
 fn writable(access: Access, what: &str) -> Result<bool> {

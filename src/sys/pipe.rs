@@ -2,14 +2,13 @@
 //! descriptions, file locks, tee and inotify.
 
 use std::ffi::{c_int, c_long};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
 
 use super::kept::{Kept, identity, proc_path};
+use super::signals::{Raised, without};
 
 /// Linux 6.18: a write to a pipe without readers raises no SIGPIPE.
 const RWF_NOSIGNAL: c_int = 0x100;
@@ -56,6 +55,11 @@ const UNKNOWN: u8 = 0;
 const KNOWN: u8 = 1;
 const REFUSED: u8 = 2;
 
+/// Writes to what may be a file of limited size, raising neither SIGPIPE nor SIGXFSZ.
+pub(crate) fn write_limited(fd: BorrowedFd<'_>, data: &[u8], nowait: bool) -> nix::Result<usize> {
+    without(Raised::FileSize, || write(fd, data, nowait))
+}
+
 /// Writes without raising SIGPIPE; with `nowait` also without waiting and without O_NONBLOCK, see
 /// [`is_unsupported`].
 pub(crate) fn write(fd: BorrowedFd<'_>, data: &[u8], nowait: bool) -> nix::Result<usize> {
@@ -77,7 +81,7 @@ pub(crate) fn write(fd: BorrowedFd<'_>, data: &[u8], nowait: bool) -> nix::Resul
             }
         }
     }
-    let answer = without_sigpipe(|| {
+    let answer = without(Raised::Pipe, || {
         if nowait { pwritev2(fd, data, flags) } else { nix::unistd::write(fd, data) }
     });
     if answer.is_ok() && hint == UNKNOWN {
@@ -100,37 +104,6 @@ fn pwritev2(fd: BorrowedFd<'_>, data: &[u8], flags: c_int) -> nix::Result<usize>
             c_long::from(flags),
         )
     })
-}
-
-/// Runs a write with SIGPIPE blocked and takes off the one that the write itself raised.
-///
-/// The kernel sends that signal to the writing thread, and sigtimedwait takes a thread's own
-/// signals before the process's, so one that somebody else sends meanwhile stays. One that was
-/// pending before stays too: the kernel merges ours into it.
-fn without_sigpipe(write: impl FnOnce() -> nix::Result<usize>) -> nix::Result<usize> {
-    let mut sigpipe = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
-    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: each set is initialised by the first call that has it; all live on this stack.
-    let was_pending = unsafe {
-        libc::sigemptyset(sigpipe.as_mut_ptr());
-        libc::sigaddset(sigpipe.as_mut_ptr(), libc::SIGPIPE);
-        libc::sigemptyset(pending.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_BLOCK, sigpipe.as_ptr(), before.as_mut_ptr());
-        libc::sigpending(pending.as_mut_ptr());
-        libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1
-    };
-    let answer = write();
-    if answer == Err(Errno::EPIPE) && !was_pending {
-        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `sigpipe` was initialised above; a null siginfo is allowed.
-        while unsafe { libc::sigtimedwait(sigpipe.as_ptr(), ptr::null_mut(), &at_once) } < 0
-            && Errno::last() == Errno::EINTR
-        {}
-    }
-    // SAFETY: `before` was stored by the first pthread_sigmask.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
-    answer
 }
 
 /// A private, non-blocking, close-on-exec open file description of the same pipe or FIFO.
@@ -203,10 +176,13 @@ pub(crate) fn fill(fd: BorrowedFd<'_>) -> nix::Result<(usize, usize)> {
 /// `scratch` is the writing end of an empty pipe. tee(2) on an empty pipe tells the two cases
 /// apart that poll(2) does not: EAGAIN with a writer, 0 without.
 pub(crate) fn has_writer(fd: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> nix::Result<bool> {
-    // SAFETY: takes no pointers.
-    let answer =
-        unsafe { libc::tee(fd.as_raw_fd(), scratch.as_raw_fd(), 1, libc::SPLICE_F_NONBLOCK) };
-    match Errno::result(answer) {
+    let (from, to) = (fd.as_raw_fd(), scratch.as_raw_fd());
+    // The scratch pipe has a reader, unless the program has closed it meanwhile.
+    let answer = without(Raised::Pipe, || {
+        // SAFETY: takes no pointers.
+        Errno::result(unsafe { libc::tee(from, to, 1, libc::SPLICE_F_NONBLOCK) })
+    });
+    match answer {
         Ok(copied) => Ok(copied > 0),
         Err(Errno::EAGAIN) => Ok(true),
         Err(errno) => Err(errno),
