@@ -48,19 +48,20 @@ unsafe fn with<T>(shm: *const mdg_shm, read: impl FnOnce(&Shm) -> Result<T>) -> 
 /// programs using shm_open(3), ftruncate(2) and mmap(2) share with this library in both directions.
 ///
 /// `*shm` receives a handle to be closed with mdg_shm_close. `oflag` is O_RDONLY (mapped read-only:
-/// a store is SIGSEGV) or O_RDWR, with O_CREAT to make it when it is missing, and O_EXCL in addition
-/// to fail when it is there. `mode` gives its permissions, trimmed by the umask.
+/// a store is SIGSEGV) or O_RDWR. With O_RDWR, O_CREAT makes it when it is missing, and O_EXCL in
+/// addition fails when it is there; O_CREAT with O_RDONLY is -EINVAL. `mode` gives its permissions,
+/// trimmed by the umask.
 ///
 /// Making it: `size` bytes exactly, zero-filled, memory reserved at once; it appears complete or not
 /// at all, and of two makers at once with O_EXCL exactly one wins. Opening what exists: `size` 0
 /// maps all of it, a smaller size its beginning.
 ///
-/// Returns 0, or: -EINVAL (NULL, a bad name, O_WRONLY, an unknown oflag or mode bit, size 0 where it
-/// must be made) · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a symbolic link under the
-/// name) · -EPROTO (smaller than `size`, empty, or not a regular file) · -EOVERFLOW (size beyond
-/// what files can have) · -ENOSPC (/dev/shm is full, or the machine's memory) · -ENOMEM (no address
-/// space) · -EMFILE · -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE (others removed and made it
-/// again all the time).
+/// Returns 0, or: -EINVAL (NULL, a bad name, O_WRONLY, O_CREAT with O_RDONLY, an unknown oflag or
+/// mode bit, size 0 where it must be made) · -ENAMETOOLONG · -ENOENT · -EEXIST · -EACCES · -ELOOP (a
+/// symbolic link under the name) · -EPROTO (smaller than `size`, empty, or not a regular file) ·
+/// -EOVERFLOW (size beyond what files can have) · -ENOSPC (/dev/shm is full, or the machine's memory)
+/// · -ENOMEM (no address space) · -EMFILE · -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE
+/// (others removed and made it again all the time).
 ///
 /// Thread-safe; not async-signal-safe. The name stays until mdg_shm_unlink.
 ///

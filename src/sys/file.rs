@@ -103,6 +103,7 @@ fn reserve_pieces(
 }
 
 /// What sets the bound to a file that grows.
+#[allow(clippy::large_enum_variant)] // a moment on the stack
 #[derive(Clone, Copy)]
 enum Bound {
     FileSystem,
