@@ -160,6 +160,7 @@ fn shutdown<F: Face>() {
     ring.shutdown().unwrap();
     ring.shutdown().unwrap();
     refused_with(ring.push(&word(3), FOREVER), libc::EPIPE, "shut down");
+    refused_with(ring.push(&word(3), FOREVER), libc::EPIPE, "unlink this one first");
     refused_with(ring.reserve(1, FOREVER), libc::EPIPE, "shut down");
     refused_with(ring.push_many(&word(3), 8, FOREVER), libc::EPIPE, "shut down");
     assert_eq!(pop_word(&ring), 1);

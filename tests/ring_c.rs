@@ -2,12 +2,13 @@
 
 mod support;
 
+use std::ffi::c_int;
 use std::ptr;
 
 use madang::ffi::ring::*;
-use madang::ring::Options;
-use support::face::{outcome, refused_with};
-use support::ring_face::{C, Face, c_options};
+use madang::ring::{Kind, Options};
+use support::face::{NOWAIT, outcome, refused_with};
+use support::ring_face::{C, Face, Named, c_options};
 
 /// NULL everywhere, and memory that is no handle.
 #[test]
@@ -139,4 +140,58 @@ fn c_structures_of_other_versions() {
     // SAFETY: as above.
     let answer = unsafe { mdg_ring_stat(ring.0, long.as_mut_ptr().cast()) };
     refused_with(outcome(answer as isize), libc::EINVAL, "size field");
+}
+
+const FRESH: c_int = libc::O_CREAT | MDG_FRESH;
+
+/// MDG_FRESH removes what nobody uses, whatever state it was left in, and joins what somebody does.
+#[test]
+fn a_fresh_ring() {
+    let name = Named::new("fresh");
+    let options = Options::new(4, 8);
+    let open = |oflag| C::open(Some(&name.0), &options, oflag, 0o600);
+    let mut item = [0; 8];
+    // Nothing there; then a stream that has ended in order, and one that was cut off.
+    for last_words in [Face::shutdown, |ring: &C| ring.reserve(1, NOWAIT).map(drop)] {
+        let ring = open(FRESH | libc::O_RDWR).unwrap();
+        assert_eq!((ring.stat().written, ring.stat().flags), (0, 0));
+        ring.push(&[1; 8], NOWAIT).unwrap();
+        last_words(&ring).unwrap();
+        ring.abandon();
+    }
+    let producer = open(FRESH | libc::O_WRONLY).unwrap();
+    assert_eq!((producer.stat().length, producer.stat().recovered), (0, 0));
+    producer.push(&[2; 8], NOWAIT).unwrap();
+    // In use: opened as it is.
+    let consumer = open(FRESH | libc::O_RDONLY).unwrap();
+    consumer.pop(&mut item, NOWAIT).unwrap();
+    assert_eq!(item, [2; 8]);
+    refused_with(open(FRESH | libc::O_EXCL | libc::O_RDWR), libc::EEXIST, "");
+    refused_with(open(MDG_FRESH | libc::O_RDWR), libc::EINVAL, "MDG_FRESH without O_CREAT");
+    drop((producer, consumer));
+    open(FRESH | libc::O_EXCL | libc::O_RDWR).unwrap();
+    // What is no ring is not removed.
+    let path = format!("/dev/shm/mdg.ring.{}", name.0.trim_start_matches('/'));
+    std::fs::write(&path, "not a ring").unwrap();
+    refused_with(open(FRESH | libc::O_RDWR), libc::EPROTO, "");
+    assert_eq!(std::fs::read(&path).unwrap(), b"not a ring");
+}
+
+/// Many open one name with MDG_FRESH at once, and close it: nobody is left in a ring without a name.
+#[test]
+fn nobody_is_robbed_of_a_fresh_ring() {
+    let name = Named::new("robbed");
+    let options = Options { kind: Some(Kind::Mpmc), ..Options::new(4, 8) };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    let ring =
+                        C::open(Some(&name.0), &options, FRESH | libc::O_RDWR, 0o600).unwrap();
+                    std::thread::yield_now();
+                    assert_eq!(ring.stat().flags, 0);
+                }
+            });
+        }
+    });
 }

@@ -74,6 +74,12 @@
 #define MDG_RING_REDELIVER 16
 
 /**
+ * Bit of mdg_ring_open's oflag, with O_CREAT: a ring that is there already, and that no living handle
+ * uses, is removed and made anew.
+ */
+#define MDG_FRESH 536870912
+
+/**
  * Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
  * there, not with the first one after it has joined.
  */
@@ -314,6 +320,11 @@ extern "C" {
  * seen by nobody, and waits by looking again after naps: an eighth of
  * the time for which it has found nothing, at most 10 ms. A ring appears complete, with its memory
  * reserved, or not at all.
+ *
+ * A ring outlives its processes, with what is in it and with its shutdown. With MDG_FRESH beside
+ * O_CREAT, a ring that no living handle uses is removed first, as by mdg_object_reap; one that is in use
+ * is opened as it is. So the program that is started first begins a new stream. Give it to one side
+ * only: the other side, started late, would remove what the first has left for it.
  *
  * Opening what exists: opts NULL, or a zero field, accepts what the ring has; a field that differs
  * is -EPROTO, with both values in mdg_last_error. Making one needs capacity and item_size. An end

@@ -7,7 +7,7 @@ exceptions, views, fork, Ctrl-C).
 
 from . import fd
 from . import object  # madang.object; not in __all__: it is the name of a builtin
-from ._check import FOREVER, INHERIT, NOWAIT, SEALED, OwnerDead, version
+from ._check import FOREVER, FRESH, INHERIT, NOWAIT, SEALED, OwnerDead, version
 from ._library import path as library_path
 from .mutex import Cond, Mutex
 from .pipe import MESSAGE_MAX, Fifo, Pipe
@@ -19,6 +19,7 @@ from .wait import POLL_ERR, POLL_HUP, POLL_IN, POLL_OUT, WAIT_MAX, wait_any
 __all__ = [
     "Cond",
     "FOREVER",
+    "FRESH",
     "Fifo",
     "Holder",
     "INHERIT",

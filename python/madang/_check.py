@@ -35,6 +35,9 @@ INHERIT = 0x1
 SEALED = 0x4000_0000
 """Bit of the flags of ``Shm.from_fd``: refuse what is not sealed against shrinking."""
 
+FRESH = 0x2000_0000
+"""Bit of the flags of ``Ring``, with ``os.O_CREAT``: a ring that nobody uses is made anew."""
+
 Name = Union[str, bytes]
 Path = Union[str, bytes, "os.PathLike[Any]"]
 

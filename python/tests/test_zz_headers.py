@@ -19,6 +19,7 @@ CONSTANTS = {
     "MDG_FOREVER": _check.nanoseconds(madang.FOREVER),
     "MDG_INHERIT": madang.INHERIT,
     "MDG_SEALED": madang.SEALED,
+    "MDG_FRESH": madang.FRESH,
     "MDG_MUTEX_SIZE": mutex.Mutex.SIZE,
     "MDG_COND_SIZE": mutex.Cond.SIZE,
     "MDG_OBJECT_RING": objects.Mechanism.RING,

@@ -41,13 +41,21 @@ impl Ring {
         Ok(flags & SHUTDOWN != 0)
     }
 
-    fn shut_down(&self) -> Error {
-        self.refuse(Errno::EPIPE, "the stream was shut down")
+    fn shut_down(&self, end: End) -> Error {
+        // A consumer has reached the end of the stream; a producer may have met that of an earlier one.
+        let why = match end {
+            End::Consumer => "the stream was shut down",
+            End::Producer => {
+                "the stream was shut down, and a ring stays so: for a new stream make a new ring \
+                 (unlink this one first, or open it with O_CREAT|MDG_FRESH when nobody uses it)"
+            }
+        };
+        self.refuse(Errno::EPIPE, why)
     }
 
     /// Why a commit was refused.
     pub(super) fn refused(&self) -> Result<()> {
-        if self.flags()? { Err(self.shut_down()) } else { Ok(()) }
+        if self.flags()? { Err(self.shut_down(End::Producer)) } else { Ok(()) }
     }
 
     /// Items that can be moved now, without waiting: `None` for none. Errors that end a stream. Who
@@ -62,7 +70,7 @@ impl Ring {
             }
         };
         match count {
-            0 if shut => Err(self.shut_down()),
+            0 if shut => Err(self.shut_down(end)),
             0 => Ok(None),
             count => Ok(Some(count)),
         }
@@ -91,11 +99,11 @@ impl Ring {
         }
         let shut = self.flags()?;
         if shut && end == End::Producer {
-            return Err(self.shut_down());
+            return Err(self.shut_down(end));
         }
         let ready = self.engine.is_ready(&self.hot.seat, end);
         if !ready && shut && self.engine.is_drained(&self.hot.seat) {
-            return Err(self.shut_down());
+            return Err(self.shut_down(end));
         }
         Ok(ready)
     }
@@ -216,10 +224,10 @@ impl Ring {
         let mut attempt = || {
             let shut = self.flags()?;
             if shut && end == End::Producer {
-                return Err(self.shut_down());
+                return Err(self.shut_down(end));
             }
             match operation()? {
-                None if shut && self.engine.is_drained(&self.hot.seat) => Err(self.shut_down()),
+                None if shut && self.engine.is_drained(&self.hot.seat) => Err(self.shut_down(end)),
                 done => Ok(done),
             }
         };

@@ -80,6 +80,17 @@ static void ring_in_segment(const mdg_ring_opts *opts)
     mdg_shm_close(shm);
 }
 
+static void fresh(void)
+{
+    mdg_ring *ring;
+    mdg_ring_opts opts = {.size = sizeof opts, .capacity = 4, .item_size = 4};
+    char name[64];
+    snprintf(name, sizeof name, "/mdg-test-fresh-%d", (int)getpid());
+    EXPECT(mdg_ring_open(&ring, name, &opts, O_CREAT | O_WRONLY | MDG_FRESH, 0600) == 0);
+    EXPECT(mdg_ring_unlink(name) == 0);
+    mdg_ring_close(ring);
+}
+
 static void descriptors(void)
 {
     mdg_fd_peer peer;
@@ -336,6 +347,7 @@ int main(void)
     shm();
     ring();
     descriptors();
+    fresh();
     waiting();
     sem();
     sem_in_segment();

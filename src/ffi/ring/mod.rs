@@ -29,6 +29,8 @@ pub use inspect::*;
 mod embed;
 pub use embed::*;
 
+use std::ffi::c_int;
+
 use super::args::{self, Opaque};
 use super::guard::{Answer, guard_or};
 use crate::error::Result;
@@ -62,6 +64,10 @@ pub const MDG_RING_FAIL: u32 = 0x8;
 /// For MDG_RING_MPMC. MDG_RING_SPSC accepts it, as it does that anyway; a broadcast, and
 /// MDG_RING_STOPPROOF, do not.
 pub const MDG_RING_REDELIVER: u32 = 0x10;
+
+/// Bit of mdg_ring_open's oflag, with O_CREAT: a ring that is there already, and that no living handle
+/// uses, is removed and made anew.
+pub const MDG_FRESH: c_int = 0x2000_0000;
 
 /// Bit in mdg_ring_opts.flags: this consumer of a broadcast begins with the oldest item that is still
 /// there, not with the first one after it has joined.

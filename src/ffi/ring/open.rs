@@ -6,9 +6,10 @@ use nix::errno::Errno;
 
 use super::super::args;
 use super::super::guard::{guard, guard_void};
-use super::{MDG_RING_LATEST, MDG_RING_OLDEST, mdg_ring, mdg_ring_opts};
+use super::{MDG_FRESH, MDG_RING_LATEST, MDG_RING_OLDEST, mdg_ring, mdg_ring_opts};
 use crate::error::{Error, Result};
-use crate::flags::Access;
+use crate::flags::{Access, Creation};
+use crate::inventory::{self, Mechanism};
 use crate::ring::{Kind, Options, Ring, Start};
 
 pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
@@ -54,6 +55,11 @@ pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
 /// the time for which it has found nothing, at most 10 ms. A ring appears complete, with its memory
 /// reserved, or not at all.
 ///
+/// A ring outlives its processes, with what is in it and with its shutdown. With MDG_FRESH beside
+/// O_CREAT, a ring that no living handle uses is removed first, as by mdg_object_reap; one that is in use
+/// is opened as it is. So the program that is started first begins a new stream. Give it to one side
+/// only: the other side, started late, would remove what the first has left for it.
+///
 /// Opening what exists: `opts` NULL, or a zero field, accepts what the ring has; a field that differs
 /// is -EPROTO, with both values in mdg_last_error. Making one needs capacity and item_size. An end
 /// whose holder died is taken over with everything that was committed.
@@ -83,18 +89,36 @@ pub unsafe extern "C" fn mdg_ring_open(
         let out = args::out(ring, "mdg_ring_open: ring")?;
         // SAFETY: the caller's promise; integers only.
         let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
-        let (flags, mode) = (args::oflag(oflag, 0, what)?, args::mode(mode, what)?);
+        let (flags, mode) = (args::oflag(oflag, MDG_FRESH, what)?, args::mode(mode, what)?);
+        if oflag & MDG_FRESH != 0 && flags.creation == Creation::OpenOnly {
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!("{what}: MDG_FRESH without O_CREAT"),
+            ));
+        }
         let made = if name.is_null() {
             Ring::anonymous(&options, flags.access)?
         } else {
             // SAFETY: the caller's promise.
             let name = unsafe { args::string(name, "mdg_ring_open: name") }?;
+            if oflag & MDG_FRESH != 0 {
+                remove_unused(name)?;
+            }
             Ring::open(name, &options, flags, mode)?
         };
         // SAFETY: checked above.
         unsafe { args::give(out, made) };
         Ok(0)
     })
+}
+
+/// Removes the ring `name` if it is there and nobody lives in it.
+fn remove_unused(name: &[u8]) -> Result<()> {
+    match inventory::reap(Some(Mechanism::Ring), Some(name)) {
+        // Not there; in use, or just being removed by another one, which opening waits for.
+        Err(error) if matches!(error.code(), Errno::ENOENT | Errno::EBUSY) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// An oflag that is an access mode and nothing else.
