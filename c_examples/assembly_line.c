@@ -10,6 +10,8 @@
  * makes assembly code for the assembler, which makes object code for the
  * loader. The textbook has no listing; with its circular buffer, three
  * processes would spin on two buffers, and none would know when to stop.
+ *
+ * Textbook: Operating System Concepts, 10th edition, described in section 3.5; no figure.
  */
 #include "checked.h"
 

@@ -15,6 +15,8 @@
  *   _Atomic, the one change here, forbids both and leaves the loops as they are.
  * - If one side dies the other spins until somebody kills it.
  * ring_producer.c and ring_consumer.c are the same loops on Madang.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.5, figures 3.12 and 3.13.
  */
 #include "checked.h"
 

@@ -71,6 +71,11 @@ case_bounded_buffer_textbook() {
     run bounded_buffer_textbook 3
 }
 
+# As printed, without _Atomic: it never ends, and is stopped.
+case_bounded_buffer_naive() {
+    run bounded_buffer_naive 1000000 1
+}
+
 # The consumer is started when the producer has found the ring full.
 case_ring_bounded_buffer() {
     mkfifo "$tmp/said"
@@ -150,6 +155,50 @@ case_assembly_line() {
 case_ring_workers() {
     run ring_workers 1000
     run ring_workers
+}
+
+case_ring_redeliver() {
+    run ring_redeliver 1000
+    run ring_redeliver
+}
+
+case_ring_evict() {
+    run ring_evict 1000
+    run ring_evict 3
+}
+
+case_ring_stopproof() {
+    run ring_stopproof 1000
+    run ring_stopproof
+}
+
+case_ring_segment() {
+    run ring_segment "/$id.calculator" 6 7
+    run ring_segment "/$id.calculator" 6 seven
+}
+
+# A run that ends in order, one that is not made anew, one that is left in the middle, and another.
+case_ring_afresh() {
+    run ring_afresh "/$id.runs" 3 fresh
+    run ring_afresh "/$id.runs" 3 old
+    run ring_afresh "/$id.runs" 2 crash
+    run ring_afresh "/$id.runs" 3 fresh
+    rm "/dev/shm/mdg.ring.$id.runs"
+}
+
+case_object_reap() {
+    run object_reap "/$id.left"
+    run object_reap
+}
+
+case_fd_ring() {
+    run fd_ring 1000
+    run fd_ring
+}
+
+case_wait_any_inbox() {
+    run wait_any_inbox 1000
+    run wait_any_inbox
 }
 
 case_ring_broadcast() {
@@ -258,6 +307,16 @@ case_dining_philosophers() {
 case_readers_writers() {
     run readers_writers "/$id.page" 3 2 100
     run readers_writers "/$id.page" 1 1 10
+}
+
+case_mutex_counter() {
+    run mutex_counter "/$id.count" 1000
+    run mutex_counter
+}
+
+case_cond_bounded_buffer() {
+    run cond_bounded_buffer 1000
+    run cond_bounded_buffer
 }
 
 case_sem_then_mutex() {

@@ -11,6 +11,8 @@
  * chopsticks are semaphores: those of the dead would be gone for ever, and with
  * them their neighbours' dinners. These are mutexes: who takes the chopstick of
  * a dead one is told (-EOWNERDEAD), wipes it, and eats.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 7.1.3, figure 7.6.
  */
 #include "checked.h"
 

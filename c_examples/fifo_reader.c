@@ -11,6 +11,8 @@
  * compared with this. The plain read says 0 for "the writer has finished" and
  * also for "no writer has come yet": opening with a time limit tells the two
  * apart.
+ *
+ * Textbook: Operating System Concepts, 10th edition, described in section 3.7.4; no listing.
  */
 #include "checked.h"
 

@@ -12,6 +12,8 @@
  * the other side opens too, or fails with ENXIO if told not to block; and when
  * the reader goes away the writer is killed by SIGPIPE. Here opening takes a
  * time limit, and a reader that has gone is -EPIPE.
+ *
+ * Textbook: Operating System Concepts, 10th edition, described in section 3.7.4; no listing.
  */
 #include "checked.h"
 

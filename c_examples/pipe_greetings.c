@@ -9,6 +9,8 @@
  * Here the write is complete or an error, never a SIGPIPE; the read goes on
  * until the end of the file, and the program knows how much it got instead of
  * looking for a NUL. The descriptors are ordinary ones: close() closes them.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.7.4, figures 3.21 and 3.22.
  */
 #include "checked.h"
 

@@ -10,6 +10,8 @@
  * result; a child that is gone makes the write kill the parent with SIGPIPE;
  * and the parent does not wait, so the shell's prompt may come first (the wait
  * at the end is added). pipe_greetings.c does better.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.7.4, figures 3.21 and 3.22.
  */
 #include <stdio.h>
 #include <string.h>

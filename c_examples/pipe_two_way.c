@@ -12,6 +12,8 @@
  * two questions may arrive as one and half an answer as a whole one; and a
  * forgotten close keeps both sides waiting for each other's end of file. Here
  * each send is one message, received as one, and waiting has a limit.
+ *
+ * Textbook: Operating System Concepts, 10th edition, described in section 3.7.4; no listing.
  */
 #include "checked.h"
 

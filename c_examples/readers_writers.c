@@ -10,6 +10,8 @@
  * gets in again. Here the count is a semaphore of kind MDG_SEM_UNDO: a reader
  * holds one permit, a writer takes all of them, and the permit of a dead reader
  * comes back by itself. A mutex lets one writer at a time collect permits.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 7.1.2, figures 7.3 and 7.4.
  */
 #include "checked.h"
 

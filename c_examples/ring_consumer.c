@@ -11,6 +11,8 @@
  * while the buffer is empty, and has no way to learn that the producer has
  * finished, or that it has died: here the first is -EPIPE, after the last item,
  * and the second -EOWNERDEAD.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.5, figure 3.13.
  */
 #include "checked.h"
 #include "ring_item.h"

@@ -12,6 +12,8 @@
  * as well. The library rounds up to a power of two, so it has 16 slots, and
  * since it counts what went in and out instead of comparing two positions, all
  * 16 can be full at once: a ring of N holds N.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.5, figure 3.12.
  */
 #include "checked.h"
 #include "ring_item.h"

@@ -12,6 +12,8 @@
  * nobody's way. The task that the dead one had in hand is another matter: here
  * each worker notes its task before it begins, in memory that outlives it, and
  * what was begun and not done is done again at the end.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 7.1.1, figures 7.1 and 7.2.
  */
 #include "checked.h"
 

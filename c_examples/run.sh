@@ -28,12 +28,21 @@ echo "\$ shm_consumer_textbook OS   (as printed: cannot run)"
 show shm_consumer_posix "$id.OS"
 
 echo "== bounded buffer"
+echo "\$ bounded_buffer_naive 1000000 1   (as printed: it hangs, and is stopped)"
+"$bin/bounded_buffer_naive" 1000000 1 && echo "it ended?" && exit 1
 show bounded_buffer_textbook 100
 show ring_producer "$id.numbers" 16
 show ring_consumer "$id.numbers" 10000
 show assembly_line 'x=1+2' 'y=30+12'
 show ring_broadcast 1000 patient
 show ring_broadcast 100000 news
+show ring_evict 1000
+show ring_segment "$id.calculator" 6 7
+show ring_afresh "$id.runs" 3 fresh
+show ring_afresh "$id.runs" 3 fresh
+show wait_any_inbox 1000
+show fd_ring 1000
+show cond_bounded_buffer 1000
 
 echo "== three rings and standard input, one loop"
 for ring in red green blue; do
@@ -64,6 +73,10 @@ show dining_philosophers 100
 show readers_writers "$id.page" 3 2 100
 show sem_then_mutex "$id.pool" 5 2
 show ring_workers 1000
+show ring_redeliver 1000
+show ring_stopproof 1000
+show mutex_counter "$id.count" 1000
+show object_reap "/$id.left"
 
 # A tree that this machine has, of tens of megabytes.
 tree=

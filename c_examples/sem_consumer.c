@@ -10,6 +10,8 @@
  * full and mutex. The printed loop waits for ever when the producer has died:
  * a semaphore does not know who was going to signal it. A time limit is all
  * one can do with semaphores; a ring says -EOWNERDEAD instead.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 7.1.1, figure 7.2.
  */
 #include "sem_buffer.h"
 

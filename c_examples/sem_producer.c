@@ -12,6 +12,8 @@
  * with whatever value they had then; two waits in the wrong order are a
  * deadlock; a producer that dies between wait(mutex) and signal(mutex) takes
  * the consumer with it. ring_producer.c needs none of this.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 7.1.1, figure 7.1.
  */
 #include "sem_buffer.h"
 

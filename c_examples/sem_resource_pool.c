@@ -10,6 +10,8 @@
  * that a semaphore left over from yesterday is taken, with yesterday's value
  * (O_EXCL refuses it); and letting a task that fails keep its resource. The
  * program counts what it should prevent, in an anonymous shared segment.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 6.6.1; no figure.
  */
 #include "checked.h"
 

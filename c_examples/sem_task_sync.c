@@ -11,6 +11,8 @@
  * fragment leaves open who creates the semaphore; if each side made its own,
  * or the second set it to 0 again, B would sleep for ever. O_CREAT without
  * O_EXCL gives both the same one, and the value counts only when it is new.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 6.6.1; no figure.
  */
 #include "checked.h"
 

@@ -15,6 +15,8 @@
  *
  * A mapping has no notion of waiting, so there is nothing like -EAGAIN to
  * handle; "not there yet" is -ENOENT.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.7.1, figure 3.17.
  */
 #include "checked.h"
 #include "shm_greeting.h"

@@ -9,6 +9,8 @@
  *
  * Replays the consumer of the textbook's POSIX shared memory section, mended:
  * mapped for reading only, as it was opened; size asked for; calls checked.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.7.1, figure 3.17.
  */
 #include "checked.h"
 

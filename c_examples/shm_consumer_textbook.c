@@ -13,6 +13,8 @@
  * too. The one thing added here is the check after mmap: the listing has none
  * and would go on to read at address MAP_FAILED. shm_consumer.c and
  * shm_consumer_posix.c do better.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.7.1, figure 3.17.
  */
 #include <fcntl.h>
 #include <stdio.h>

@@ -15,6 +15,8 @@
  * Nothing here tells a reader *when* the text is complete: the shell does, by
  * running one program after the other. See sem_producer.c for two that run at
  * the same time.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.7.1, figure 3.16.
  */
 #include "checked.h"
 #include "shm_greeting.h"

@@ -11,6 +11,8 @@
  * owns: it dies of SIGSEGV, on MAP_FAILED); a reader that comes between
  * shm_open and ftruncate sees an object of size 0; the pages are not reserved,
  * so a full /dev/shm is a SIGBUS at the sprintf. shm_producer.c does better.
+ *
+ * Textbook: Operating System Concepts, 10th edition, section 3.7.1, figure 3.16.
  */
 #include <fcntl.h>
 #include <stdio.h>
