@@ -3,7 +3,7 @@
  * bounded_buffer_naive: the bounded buffer as it is printed, with plain ints, seen failing. Both
  * processes are stopped after SECONDS.
  *
- *     ./bounded_buffer_naive 1000000 1
+ *     ./bounded_buffer_naive 1000 1
  *
  * Replays Operating System Concepts, 10th edition, section 3.5, figures 3.12 and 3.13: producer
  * and consumer with shared memory.

@@ -73,7 +73,7 @@ case_bounded_buffer_textbook() {
 
 # As printed, without _Atomic: it never ends, and is stopped.
 case_bounded_buffer_naive() {
-    run bounded_buffer_naive 1000000 1
+    run bounded_buffer_naive 1000 1
 }
 
 # The consumer is started when the producer has found the ring full.

@@ -28,8 +28,8 @@ echo "\$ shm_consumer_textbook OS   (as printed: cannot run)"
 show shm_consumer_posix "$id.OS"
 
 echo "== bounded buffer"
-echo "\$ bounded_buffer_naive 1000000 1   (as printed: it hangs, and is stopped)"
-"$bin/bounded_buffer_naive" 1000000 1 && echo "it ended?" && exit 1
+echo "\$ bounded_buffer_naive 1000 1   (as printed: it hangs, and is stopped)"
+"$bin/bounded_buffer_naive" 1000 1 && echo "it ended?" && exit 1
 show bounded_buffer_textbook 100
 show ring_producer "$id.numbers" 16
 show ring_consumer "$id.numbers" 10000
