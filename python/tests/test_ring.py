@@ -66,6 +66,13 @@ class Rings(support.Case):
 
     def test_newest_only(self):
         producer, name = self.broadcast(RingPolicy.OVERWRITE)
+        fd = producer.memory_readonly()
+        self.addCleanup(os.close, fd)
+        self.assertRaises(OSError, os.write, fd, b"x")
+        with Ring.from_fd(fd, os.O_RDONLY) as subscriber:
+            producer.push(b"1234", 0)
+            self.assertEqual(subscriber.pop(0), b"1234")
+        self.assertRaises(PermissionError, Ring.from_fd, fd)
         for i in range(9):
             producer.push(b"%04d" % i, 0)
         with Ring(name, flags=os.O_RDONLY, start=RingStart.LATEST) as late:
