@@ -65,7 +65,34 @@ fn generate(mechanism: &str) -> String {
     let bindings = cbindgen::Builder::new().with_config(config).with_src(&path).generate().unwrap();
     let mut text = Vec::new();
     bindings.write(&mut text);
-    tidy(&String::from_utf8(text).unwrap())
+    initialisers(&tidy(&String::from_utf8(text).unwrap()))
+}
+
+/// Behind each structure that begins with its size: a macro that initialises it, without a
+/// designator (C++ before C++20 has none) and with every member (or compilers warn).
+fn initialisers(text: &str) -> String {
+    let mut out = String::new();
+    let mut members: Vec<String> = Vec::new();
+    for line in text.lines() {
+        out += line;
+        out.push('\n');
+        if line.starts_with("typedef struct ") {
+            members.clear();
+        } else if let Some(name) = line.strip_prefix("} ").and_then(|rest| rest.strip_suffix(';')) {
+            if members.first().is_some_and(|first| first.trim() == "size_t size;") {
+                let rest =
+                    members[1..].iter().map(|m| if m.contains('[') { ", {0}" } else { ", 0" });
+                let (upper, rest) = (name.to_uppercase(), rest.collect::<String>());
+                out += &format!(
+                    "\n/**\n * Initialiser of {name}: sets size, and everything else to zero.\n */\n\
+                     #define {upper}_INIT \\\n    {{sizeof({name}){rest}}}\n"
+                );
+            }
+        } else if line.starts_with("  ") && line.ends_with(';') && !line.starts_with("   ") {
+            members.push(line.to_owned());
+        }
+    }
+    out
 }
 
 /// What C89 wants and cbindgen does not do: block comments behind #endif, parentheses around
@@ -155,8 +182,17 @@ fn headers_compile_in_every_dialect_alone_and_together() {
     for header in headers.iter().map(String::as_str).chain(["madang.h"]) {
         let source = dir.join("one.c");
         // Twice: the guard works.
-        let text = format!("#include <{header}>\n#include <{header}>\n{timeouts}");
-        fs::write(&source, text).unwrap();
+        let text = fs::read_to_string(root().join("include").join(header)).unwrap();
+        let mut program = format!("#include <{header}>\n#include <{header}>\n{timeouts}");
+        for line in text.lines() {
+            if let Some(name) =
+                line.strip_prefix("#define ").and_then(|l| l.strip_suffix("_INIT \\"))
+            {
+                let kind = name.to_lowercase();
+                program += &format!("extern {kind} of_{kind};\n{kind} of_{kind} = {name}_INIT;\n");
+            }
+        }
+        fs::write(&source, program).unwrap();
         for dialect in ["c89", "c99", "c11", "c17", "c++98", "c++11", "c++17"] {
             compiles(c_compiler(), dialect, &source);
             if Command::new("clang").arg("--version").output().is_ok() {

@@ -150,6 +150,12 @@ typedef struct mdg_object_info {
   char name[256];
 } mdg_object_info;
 
+/**
+ * Initialiser of mdg_object_info: sets size, and everything else to zero.
+ */
+#define MDG_OBJECT_INFO_INIT \
+    {sizeof(mdg_object_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}}
+
 #ifdef __cplusplus
 extern "C" {
 #endif /* __cplusplus */

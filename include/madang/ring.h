@@ -192,6 +192,12 @@ typedef struct mdg_ring_opts {
 } mdg_ring_opts;
 
 /**
+ * Initialiser of mdg_ring_opts: sets size, and everything else to zero.
+ */
+#define MDG_RING_OPTS_INIT \
+    {sizeof(mdg_ring_opts), 0, 0, 0, 0, 0, 0, 0}
+
+/**
  * A look at a ring, taken while others work on. At a quiet moment
  * written = read + dropped + lost + length. The numbers are the ring's, whatever handle is asked.
  */
@@ -303,6 +309,12 @@ typedef struct mdg_ring_stats {
    */
   uint32_t consumers;
 } mdg_ring_stats;
+
+/**
+ * Initialiser of mdg_ring_stats: sets size, and everything else to zero.
+ */
+#define MDG_RING_STATS_INIT \
+    {sizeof(mdg_ring_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 #ifdef __cplusplus
 extern "C" {

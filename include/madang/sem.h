@@ -79,6 +79,12 @@ typedef struct mdg_sem_opts {
 } mdg_sem_opts;
 
 /**
+ * Initialiser of mdg_sem_opts: sets size, and everything else to zero.
+ */
+#define MDG_SEM_OPTS_INIT \
+    {sizeof(mdg_sem_opts), 0, 0, 0, 0}
+
+/**
  * One handle that holds permits of a semaphore of kind MDG_SEM_UNDO.
  */
 typedef struct mdg_sem_holder {

@@ -73,7 +73,8 @@ def declared():
             code = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.S)
         functions.update(re.findall(r"\b(mdg_[a-z_0-9]+)\(", code))
         for name, value in re.findall(r"#define (MDG_\w+) (.+)", code):
-            macros[name] = int(value.strip("()"))
+            if not name.endswith("_INIT"):  # initialisers of structures are for C
+                macros[name] = int(value.strip("()"))
     return functions, macros
 
 

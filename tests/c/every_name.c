@@ -112,10 +112,12 @@ static void ring(void)
 {
     mdg_ring_opts opts = {.size = sizeof opts, .capacity = 4, .item_size = 4,
                           .kind = MDG_RING_SPSC, .max_handles = 8, .policy = 0};
-    mdg_ring_stats stats = {.size = sizeof stats};
+    mdg_ring_stats stats = MDG_RING_STATS_INIT;
+    mdg_ring_opts zero = MDG_RING_OPTS_INIT;
     mdg_ring *ring, *reader;
     int items[4] = {1, 2, 3, 4}, item = 0;
     void *free_run;
+    EXPECT(zero.size == sizeof zero && zero.capacity == 0 && zero.flags == 0);
     const void *full_run;
     EXPECT(mdg_ring_open(&ring, name, &opts, O_WRONLY | O_CREAT | O_EXCL, 0600) == 0);
     EXPECT(mdg_ring_dup(&reader, ring, O_RDONLY) == 0);
@@ -236,10 +238,11 @@ static void sem(void)
 
 static void sem_in_segment(void)
 {
-    mdg_sem_opts opts = {.size = sizeof opts, .value = 1, .kind = MDG_SEM_UNDO};
+    mdg_sem_opts opts = MDG_SEM_OPTS_INIT;
     mdg_shm *shm;
     mdg_sem *sem, *same;
     ssize_t bytes = mdg_sem_undo_footprint(&opts);
+    opts.value = 1;
     EXPECT(bytes > 0 && bytes % 4096 == 0 && mdg_sem_undo_footprint(NULL) == bytes);
     EXPECT(mdg_shm_anonymous(&shm, 4096 + (size_t)bytes, 0) == 0);
     EXPECT(mdg_sem_undo_init(&sem, shm, 4096, &opts) == 0);
@@ -306,7 +309,7 @@ static void pipes(void)
 static void object(void)
 {
     mdg_ring_opts opts = {.size = sizeof opts, .capacity = 4, .item_size = 4};
-    mdg_object_info *all, first = {.size = sizeof first};
+    mdg_object_info *all, first = MDG_OBJECT_INFO_INIT;
     mdg_ring *ring;
     char report[512];
     ssize_t count, i, mine = -1;
