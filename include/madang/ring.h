@@ -178,7 +178,7 @@ typedef struct mdg_ring_opts {
   uint32_t max_handles;
   /**
    * MDG_RING_OVERWRITE, MDG_RING_EVICT or MDG_RING_FAIL; 0: a push into a full ring waits.
-   * MDG_RING_STOPPROOF may be added.
+   * MDG_RING_STOPPROOF or MDG_RING_REDELIVER may be added.
    */
   uint32_t policy;
   /**
@@ -314,7 +314,7 @@ typedef struct mdg_ring_stats {
  * Initialiser of mdg_ring_stats: sets size, and everything else to zero.
  */
 #define MDG_RING_STATS_INIT \
-    {sizeof(mdg_ring_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+    {sizeof(mdg_ring_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 #ifdef __cplusplus
 extern "C" {
@@ -425,13 +425,15 @@ int mdg_ring_push(struct mdg_ring *ring,
  * Returns 0, or: -EAGAIN (MDG_NOWAIT, empty); -ETIMEDOUT; -EINTR (a signal was caught, whatever
  * SA_RESTART says); -ECANCELED (mdg_ring_cancel); -EPIPE (shut down and drained: end of stream);
  * -EOWNERDEAD (empty, and the producer died; everything it committed was delivered before; once for
- * each death, after which the calls of this handle wait for a new producer); -EBUSY
- * (another process has the consuming end); -EACCES (opened O_WRONLY); -EINVAL (NULL, or a peeked
- * run not given back); -EBADF; -EBADMSG (corrupt); item is untouched then. Or -EOVERFLOW, for a
- * consumer of a broadcast: items went by before it had read them, or it was evicted; how many it has
- * lost is in mdg_last_error and added to mdg_ring_lost, it stands at the oldest item that is there, and
- * the next pop goes on; what is in item is undefined then. Not async-signal-safe; not a cancellation
- * point.
+ * each death, after which the calls of this handle wait for a new producer); -EBUSY (another
+ * process has the consuming end); -EACCES (opened O_WRONLY, or this process may no longer open the
+ * ring's file); -EMFILE, -ENFILE, -ENOMEM, -ENOENT (first use of an O_RDWR handle in a process: no
+ * descriptor, no memory, no /proc); -EINVAL (NULL, or a peeked run not given back); -EBADF (not a
+ * handle, or the ring's descriptor was closed); -EBADMSG (corrupt); item is untouched then. Or
+ * -EOVERFLOW, for a consumer of a broadcast: items went by before it had read them, or it was
+ * evicted; how many it has lost is in mdg_last_error and added to mdg_ring_lost, it stands at the
+ * oldest item that is there, and the next pop goes on; what is in item is undefined then. Not
+ * async-signal-safe; not a cancellation point.
  */
 int mdg_ring_pop(struct mdg_ring *ring,
                  void *item,

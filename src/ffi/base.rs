@@ -1,8 +1,9 @@
 //! `madang/base.h`: version, words for errors, constants shared by all mechanisms, and the rules that
 //! every call of this library follows.
 //!
-//! Results. A call that can fail returns int or ssize_t: 0 or more is success, a negative number is a
-//! negative errno. Test for `< 0`. errno is set to the same positive code as the last thing the call
+//! Results. A call that can fail returns int, ssize_t, ptrdiff_t or int64_t: 0 or more is success, a
+//! negative number is a negative errno. Test for `< 0`. (mdg_shm_addr returns NULL, mdg_shm_size 0, with
+//! errno set.) errno is set to the same positive code as the last thing the call
 //! does, so perror(3) works; success leaves errno alone. mdg_strerror gives fixed words for a result,
 //! mdg_last_error the whole story of this thread's last failure.
 //!
@@ -45,9 +46,17 @@
 //! is neither changed nor closed. Descriptors that a call gives to the caller have the lowest free
 //! number, as from pipe(2), which is 0, 1 or 2 where a standard stream is closed.
 //!
-//! The library imposes nothing on its host: no thread, no signal handler, no exit handler, no
-//! SIGPIPE, no SIGXFSZ, no abort. An internal error is -ENOTRECOVERABLE, and the handle can then only
-//! be closed. Waiting calls are no cancellation points of pthread_cancel(3).
+//! The library starts no thread and installs no exit handler. It installs no signal handler unless
+//! mdg_sigbus_guard asks for one. It raises no SIGPIPE and no SIGXFSZ, and
+//! does not abort. It does two things to its host:
+//!   - The first handle on a ring or on a semaphore of kind MDG_SEM_UNDO registers handlers with
+//!     pthread_atfork(3). A fork(2) then waits until no other thread is in the middle of proving that
+//!     its process is live, some microseconds and 100 milliseconds at most.
+//!   - The shared library is linked with -z nodelete: dlclose(3) does not unmap it.
+//! A chapter on all that it takes from the process is in docs/host.md.
+//!
+//! An internal error is -ENOTRECOVERABLE, and the handle can then only be closed.
+//! Waiting calls are no cancellation points of pthread_cancel(3).
 //!
 //! A call takes at most 9 KiB of stack on x86-64, so a thread may have PTHREAD_STACK_MIN bytes.
 //!

@@ -1,6 +1,6 @@
 //! The core of a ring with one producer and one consumer: Lamport's bounded buffer (CACM 20(11),
-//! 1977, free-running indices) with each side's view of the other's index cached (as in FastForward
-//! and MCRingBuffer, PPoPP 2008 / IPDPS 2010).
+//! 1977, free-running indices) with each side's view of the other's index cached (as the control
+//! variables of MCRingBuffer: Lee, Bu and Chandranmenon, IPDPS 2010).
 //!
 //! Works on checked memory and knows no names, no descriptors and no sleeping. Wait-free: every
 //! operation is a bounded number of steps of its own.

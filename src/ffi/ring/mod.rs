@@ -135,7 +135,7 @@ pub struct mdg_ring_opts {
     /// Handles that may be open at once, in all processes: at most 4096, 64 by default.
     pub max_handles: u32,
     /// MDG_RING_OVERWRITE, MDG_RING_EVICT or MDG_RING_FAIL; 0: a push into a full ring waits.
-    /// MDG_RING_STOPPROOF may be added.
+    /// MDG_RING_STOPPROOF or MDG_RING_REDELIVER may be added.
     pub policy: u32,
     /// MDG_RING_OLDEST or MDG_RING_LATEST. For this handle; not compared with the ring.
     pub flags: u32,
