@@ -253,6 +253,7 @@ const WORDS: &[(i32, &str)] = &[
     (libc::EBADMSG, "contents are corrupt\0"),
     (libc::ESTALE, "object was unlinked or replaced\0"),
     (libc::EBADF, "not a live handle or descriptor\0"),
+    (libc::ENOTEMPTY, "it holds items\0"),
     (libc::EOPNOTSUPP, "not between processes in different PID namespaces\0"),
     (libc::ENOSYS, "not supported on this platform or in this version\0"),
     (libc::ENOTRECOVERABLE, "internal error; the handle can only be closed\0"),

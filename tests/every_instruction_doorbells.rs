@@ -83,7 +83,7 @@ fn a_descriptor_is_had_or_not() {
                             let name =
                                 CString::new(name.strip_prefix("mdg.poll.").unwrap()).unwrap();
                             // SAFETY: a C string.
-                            unsafe { (release().reap)(MDG_OBJECT_POLL, name.as_ptr()) }
+                            unsafe { (release().reap)(MDG_OBJECT_POLL, name.as_ptr(), 0) }
                         };
                         let mut codes: Vec<_> = names.iter().map(reaped).collect();
                         codes.sort_unstable();

@@ -169,7 +169,7 @@ impl Named {
 fn reap(mechanism: u32, name: &str) -> c_int {
     let name = CString::new(name).unwrap();
     // SAFETY: a C string.
-    unsafe { (release().reap)(mechanism, name.as_ptr()) }
+    unsafe { (release().reap)(mechanism, name.as_ptr(), MDG_REAP_WITH_ITEMS) }
 }
 
 /// A name leads to a whole object or to nothing. Where files without a name cannot be had, a file of the

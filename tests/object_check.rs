@@ -43,8 +43,8 @@ fn a_living_ring_is_sound_and_not_touched<I: Inventory>() {
         ring.peek(1, NOWAIT).unwrap();
         is_sound::<I>(&name);
         let (_, report) = check::<I>(&name);
-        let first =
-            format!("ring, kind {}, 8 items of 12 bytes, 1 of 9 handles open\n", kind as u32);
+        let named = if kind == Kind::Spsc { "SPSC" } else { "MPMC" };
+        let first = format!("ring, {named}, 8 items of 12 bytes, 1 of 9 handles open\n");
         assert_eq!(report, first);
         // One who has waited in vain leaves an armed word, and that is how it is.
         ring.release(0).unwrap();

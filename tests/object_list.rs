@@ -192,8 +192,9 @@ fn the_c_face() {
     unsafe {
         refused_with(answer(|| mdg_object_repair(1, ptr::null())), libc::EINVAL, "NULL");
         refused_with(answer(|| mdg_object_repair(9, text.as_ptr())), libc::EINVAL, "9");
-        refused_with(answer(|| mdg_object_reap(9, ptr::null())), libc::EINVAL, "9");
-        refused_with(answer(|| mdg_object_reap(0, text.as_ptr())), libc::EINVAL, "mechanism");
+        refused_with(answer(|| mdg_object_reap(1, ptr::null(), 4)), libc::EINVAL, "0x4");
+        refused_with(answer(|| mdg_object_reap(9, ptr::null(), 0)), libc::EINVAL, "9");
+        refused_with(answer(|| mdg_object_reap(0, text.as_ptr(), 0)), libc::EINVAL, "mechanism");
         refused_with(answer(|| mdg_object_repair(3, text.as_ptr())), libc::ENOSYS, "repair");
     }
     assert_eq!(MDG_RING_SPSC, 1);

@@ -184,7 +184,11 @@ fn nobody_is_robbed_by_reaping() {
     let name = Named::new();
     let reaper = fork(|| {
         loop {
-            match inventory::reap(Some(MUTEX), Some(name.0.as_bytes())) {
+            match inventory::reap(
+                Some(MUTEX),
+                Some(name.0.as_bytes()),
+                inventory::ReapOptions::default(),
+            ) {
                 Ok(_) => {}
                 Err(error) => assert!([libc::EBUSY, libc::ENOENT].contains(&error.errno())),
             }

@@ -6,20 +6,22 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use madang::inventory::{self, Mechanism};
+use madang::ffi::object::{MDG_REAP_DRY_RUN, MDG_REAP_WITH_ITEMS};
+use madang::inventory::{self, Mechanism, ReapOptions};
 use madang::ring::{Kind, Options, Ring};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::Mode;
 use support::confine::deny_bits;
-use support::face::refused_with;
-use support::object_face::{C, Files, Inventory, Rust, check, frozen, is_sound, open};
+use support::face::{NOWAIT, refused_with};
+use support::object_face::{C, Files, Inventory, Rust, check, frozen, is_sound, item, open};
 use support::poll::{Bells, IN};
 use support::process::{Child, Gate, fork, join, kill, serial};
 use support::ring_face::{CREATE, Face, Named};
 
 on_both_faces! { Rust, C in turn:
     only_what_nobody_lives_in_is_reaped
+    rings_that_hold_items_are_kept
     temporary_files
     doorbells
     doorbells_of_objects_without_a_name
@@ -77,6 +79,32 @@ fn is_locked(file: &File, at: i64) -> bool {
     let mut probe = byte(at);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut probe)).unwrap();
     probe.l_type != libc::F_UNLCK as libc::c_short
+}
+
+fn rings_that_hold_items_are_kept<I: Inventory>() {
+    const BOTH: u32 = MDG_REAP_DRY_RUN | MDG_REAP_WITH_ITEMS;
+    for kind in [Kind::Spsc, Kind::Mpmc, Kind::Broadcast] {
+        let (full, empty) = (Named::new("reap"), Named::new("reap"));
+        let rings = [&full, &empty].map(|name| open::<I::Ring>(name, kind, libc::O_RDWR));
+        // A consumer of a broadcast has to be there first.
+        let mut first = item(0);
+        refused_with(rings[0].pop(&mut first, NOWAIT), libc::EAGAIN, "");
+        rings[0].push(&item(7), NOWAIT).unwrap();
+        drop(rings);
+        let reap = |name: &Named, flags| I::reap_with(Some(Mechanism::Ring), Some(&name.0), flags);
+        refused_with(reap(&full, 0), libc::ENOTEMPTY, "holds 1 items");
+        refused_with(reap(&full, MDG_REAP_DRY_RUN), libc::ENOTEMPTY, &full.0);
+        assert_eq!(reap(&full, BOTH).unwrap(), 1);
+        assert_eq!(reap(&empty, MDG_REAP_DRY_RUN).unwrap(), 1);
+        assert!(fs::exists(full.path()).unwrap() && fs::exists(empty.path()).unwrap());
+        // All there are: what is not removed is passed over.
+        I::reap_with(Some(Mechanism::Ring), None, BOTH).unwrap();
+        assert!(fs::exists(full.path()).unwrap() && fs::exists(empty.path()).unwrap());
+        assert_eq!(reap(&empty, 0).unwrap(), 1);
+        refused_with(reap(&empty, BOTH), libc::ENOENT, "does not exist");
+        assert_eq!(reap(&full, MDG_REAP_WITH_ITEMS).unwrap(), 1);
+        assert!(!fs::exists(full.path()).unwrap() && !fs::exists(empty.path()).unwrap());
+    }
 }
 
 fn temporary_files<I: Inventory>() {
@@ -262,7 +290,11 @@ fn nobody_is_robbed_by_reaping() {
             fork(|| {
                 let mut reaped = 0_u64;
                 loop {
-                    match inventory::reap(Some(Mechanism::Ring), Some(name.0.as_bytes())) {
+                    match inventory::reap(
+                        Some(Mechanism::Ring),
+                        Some(name.0.as_bytes()),
+                        ReapOptions::default(),
+                    ) {
                         Ok(count) => reaped += u64::from(count),
                         Err(error) => assert!(
                             [libc::EBUSY, libc::ENOENT].contains(&error.errno()),

@@ -119,7 +119,7 @@ fn a_living_one_is_sound_and_not_touched<I: Inventory>() {
     }
     let (_, report) = check::<I>(&name);
     let (free, words) = (sem.value().unwrap(), "made with 5, 2 of 9 handles open\n");
-    assert_eq!(report, format!("semaphore, kind 16, {free} permits free, {words}"));
+    assert_eq!(report, format!("semaphore, UNDO, {free} permits free, {words}"));
     kill(child);
 }
 
@@ -137,10 +137,7 @@ fn permits_of_the_dead_are_found_and_come_back<I: Inventory>() {
         let line = format!(": pid {pid} died, not cleared away yet{holds}");
         assert!(report.contains(&line), "{report}");
     }
-    assert!(
-        report.starts_with("semaphore, kind 16, 0 permits free, made with 5, 2 of"),
-        "{report}"
-    );
+    assert!(report.starts_with("semaphore, UNDO, 0 permits free, made with 5, 2 of"), "{report}");
     assert_eq!(I::repair(SEM, &name.0).unwrap(), 3);
     is_sound::<I>(&name);
     assert!(check::<I>(&name).1.contains("4 permits free"));
@@ -204,8 +201,8 @@ fn what_is_no_semaphore<I: Inventory>() {
     let ring = support::ring_face::Named::new("object-sem");
     drop(support::object_face::open::<I::Ring>(&ring, madang::ring::Kind::Spsc, libc::O_RDWR));
     fs::copy(ring.path(), name.path()).unwrap();
-    refused_with(I::check(SEM, &name.0), libc::EPROTO, "kind 1, which is no semaphore");
-    refused_with(I::repair(SEM, &name.0), libc::EPROTO, "kind 1, which is no semaphore");
+    refused_with(I::check(SEM, &name.0), libc::EPROTO, "kind SPSC, which is no semaphore");
+    refused_with(I::repair(SEM, &name.0), libc::EPROTO, "kind SPSC, which is no semaphore");
     assert_eq!(I::one(SEM, &name.0).unwrap().state, State::NotOurs);
     fs::write(name.path(), [0xff; 5000]).unwrap();
     refused_with(I::check(SEM, &name.0), libc::EPROTO, "magic");

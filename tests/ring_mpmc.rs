@@ -285,13 +285,17 @@ fn mismatches<F: Face>() {
     let open = |options: &Options| F::open(Some(&name.0), options, CREATE, 0o600);
     let ring = open(&mpmc(4, 8)).unwrap();
     let spsc = Options { kind: Some(Kind::Spsc), ..Options::new(4, 8) };
-    refused_with(open(&spsc), libc::EPROTO, "kind is 1 here but 2 in the object");
+    refused_with(open(&spsc), libc::EPROTO, "kind is SPSC here but MPMC in the object");
     let overwriting = Options { policy: policy::OVERWRITE, ..mpmc(4, 8) };
-    refused_with(open(&overwriting), libc::EPROTO, "policy is 2 here but 0 in the object");
+    refused_with(
+        open(&overwriting),
+        libc::EPROTO,
+        "policy is OVERWRITE here but none in the object",
+    );
     open(&Options::default()).unwrap();
     drop(ring);
     let impossible = Options { policy: policy::OVERWRITE, ..Options::new(4, 8) };
-    refused_with(F::open(None, &impossible, libc::O_RDWR, 0), libc::EINVAL, "0x2");
+    refused_with(F::open(None, &impossible, libc::O_RDWR, 0), libc::EINVAL, "OVERWRITE");
     let both = Options { policy: policy::OVERWRITE | policy::FAIL, ..mpmc(4, 8) };
     refused_with(F::open(None, &both, libc::O_RDWR, 0), libc::EINVAL, "never full");
     let unknown = Options { policy: 1 << 31, ..mpmc(4, 8) };

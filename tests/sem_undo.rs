@@ -440,7 +440,7 @@ fn mismatches<S: Undo>() {
     let options = madang::ring::Options::new(8, 128);
     drop(madang::ring::Ring::open(ring.as_bytes(), &options, flags, 0o600).unwrap());
     std::fs::rename(format!("/dev/shm/mdg.ring.{}", &ring[1..]), &path).unwrap();
-    refused_with(open(), libc::EPROTO, "kind 1");
+    refused_with(open(), libc::EPROTO, "kind SPSC");
     std::fs::remove_file(&path).unwrap();
     // A semaphore under a ring's name.
     drop(S::open(&name, &value(0), NEW, 0o600).unwrap());

@@ -296,7 +296,7 @@ fn one_in_use_is_not_made_again<S: Place>() {
     assert_eq!(ring.unwrap_err().errno(), libc::EPROTO);
     drop(sem);
     let _ring = ring_at(&shm, 0, true);
-    refused_with(S::attach(&shm, 0, &value(0)), libc::EPROTO, "kind 1, which is no semaphore");
+    refused_with(S::attach(&shm, 0, &value(0)), libc::EPROTO, "kind SPSC, which is no semaphore");
     refused_with(S::init(&shm, 0, &value(0)), libc::EBUSY, "living handles");
 }
 

@@ -138,5 +138,6 @@ fn look(plan: &mut Plan<'_>, name: &std::ffi::CStr, as_semaphore: bool) {
         }
     }
     // SAFETY: a C string.
-    call("mdg_object_reap", CODES, || unsafe { mdg_object_reap(kind, name) } as isize);
+    call("mdg_object_reap", CODES, || unsafe { mdg_object_reap(kind, name, MDG_REAP_WITH_ITEMS) }
+        as isize);
 }

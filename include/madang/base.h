@@ -70,7 +70,8 @@
  * -EMFILE, -ENFILE resources; -E2BIG newer options; -EPIPE stream shut down; -EOWNERDEAD the peer or
  * holder died; -EPROTO not such an object, or another kind, version or geometry; -EBADMSG contents
  * corrupt; -ESTALE replaced all the time; -EBADF not a live handle or descriptor; -EOPNOTSUPP a mutex
- * of another PID namespace; -ENOSYS not in this platform or version; -ENOTRECOVERABLE internal error.
+ * of another PID namespace; -ENOTEMPTY a ring that holds items; -ENOSYS not in this platform or version;
+ * -ENOTRECOVERABLE internal error.
  */
 
 #ifndef MADANG_BASE_H

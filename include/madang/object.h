@@ -83,6 +83,16 @@
 #define MDG_OBJECT_UNREADABLE 4
 
 /**
+ * Flag of mdg_object_reap: count what would be removed, and remove nothing.
+ */
+#define MDG_REAP_DRY_RUN 1
+
+/**
+ * Flag of mdg_object_reap: remove rings that hold items, too.
+ */
+#define MDG_REAP_WITH_ITEMS 2
+
+/**
  * A short look at one object, taken while others use it. What is not known is 0.
  */
 typedef struct mdg_object_info {
@@ -218,11 +228,14 @@ int mdg_object_repair(uint32_t mechanism,
                       const char *name);
 
 /**
- * Removes objects in which nobody lives: the one called name, or with name NULL all of a
+ * Removes objects that no living process uses: the one called name, or with name NULL all of a
  * mechanism, or with 0 for the mechanism all there are. An object goes only if the kernel proves that
  * no living process has a handle on it, a FIFO only if its handle is dead (or nobody has it open, where
- * its object has no name), a temporary file only if its maker is. What is inside goes with it, as with
- * any unlink.
+ * its object has no name), a temporary file only if its maker is.
+ *
+ * A ring that holds items is kept, unless flags has MDG_REAP_WITH_ITEMS. Items of a broadcast ring that
+ * every consumer has read count as long as they are in the ring. A ring that was found corrupt counts as
+ * empty. With MDG_REAP_DRY_RUN nothing is removed; the result is what it would be otherwise.
  *
  * Nobody is robbed of an object by opening it at the same moment: reap locks the object against
  * other removers and then looks for handles, an open call takes its handle and then waits until no
@@ -232,14 +245,16 @@ int mdg_object_repair(uint32_t mechanism,
  * used since in the child is no proof of life, nor is a consumer that may only read the file.
  *
  * Returns how many were removed; what may not or cannot be removed is passed over without a name.
- * With a name: -EBUSY (a living process uses it, or whether it does cannot be proven); -ENOENT;
+ * With a name: -EBUSY (a living process uses it, or whether it does cannot be proven); -ENOTEMPTY (a ring
+ * that holds items); -ENOENT;
  * -EACCES (another user's, or not writable); -EPROTO (no object of this library, or of a version that
  * this one does not know); -ELOOP. With and without:
- * -EINVAL (a bad name, a name without a mechanism, no such mechanism); -ENAMETOOLONG; -ENOMEM;
+ * -EINVAL (a bad name, a name without a mechanism, no such mechanism or flag); -ENAMETOOLONG; -ENOMEM;
  * -EMFILE; -ENFILE. Thread-safe; not async-signal-safe.
  */
 int mdg_object_reap(uint32_t mechanism,
-                    const char *name);
+                    const char *name,
+                    uint32_t flags);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -25,7 +25,7 @@
 /**
  * Kind: permits of a dead holder come back by themselves. Only this library's programs are peers.
  */
-#define MDG_SEM_UNDO 1
+#define MDG_SEM_UNDO 16
 
 /**
  * The greatest value of a semaphore of kind MDG_SEM_POSIX.

@@ -246,7 +246,7 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_object_list": (c_ssize_t, POINTER(ObjectInfoStruct), c_size_t),
     "mdg_object_check": (c_int, c_uint32, c_char_p, c_char_p, c_size_t),
     "mdg_object_repair": (c_int, c_uint32, c_char_p),
-    "mdg_object_reap": (c_int, c_uint32, c_char_p),
+    "mdg_object_reap": (c_int, c_uint32, c_char_p, c_uint32),
     "mdg_pipe_open": (c_int, _fds, c_uint32),
     "mdg_pipe_pair": (c_int, _fds, _fds, c_uint32),
     "mdg_fifo_create": (c_int, c_char_p, _mode),

@@ -108,10 +108,18 @@ def repair(mechanism: int, name: Name) -> int:
     return _check(lib.mdg_object_repair(mechanism, c_name(name)))
 
 
-def reap(mechanism: int = 0, name: Optional[Name] = None) -> int:
-    """Removes objects in which nobody lives: one, all of a mechanism, or all; how many.
+def reap(
+    mechanism: int = 0,
+    name: Optional[Name] = None,
+    *,
+    dry_run: bool = False,
+    with_items: bool = False,
+) -> int:
+    """Removes objects that no living process uses: one, all of a mechanism, or all; how many.
 
-    With a name, OSError with EBUSY if a living process uses it.
+    Rings that hold items stay unless ``with_items`` is true. With ``dry_run`` nothing is removed.
+    With a name, OSError with EBUSY if a living process uses it, with ENOTEMPTY if it holds items.
     """
     raw = None if name is None else c_name(name)
-    return _check(lib.mdg_object_reap(mechanism, raw))
+    flags = int(dry_run) | 2 * int(with_items)
+    return _check(lib.mdg_object_reap(mechanism, raw, flags))

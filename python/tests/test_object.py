@@ -97,6 +97,7 @@ class Objects(support.Case):
             objects.reap(Mechanism.RING, name)
         self.assertEqual(caught.exception.errno, errno.EBUSY)
         ring.close()
+        self.assertEqual(objects.reap(Mechanism.RING, name, dry_run=True), 1)
         self.assertEqual(objects.reap(Mechanism.RING, name), 1)
         self.assertIsNone(self.info(name))
         self.assertRaises(FileNotFoundError, objects.reap, Mechanism.RING, name)

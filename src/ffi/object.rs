@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use super::args;
 use super::guard::guard;
 use crate::error::{Error, Result};
-use crate::inventory::{self, Info, Mechanism, State};
+use crate::inventory::{self, Info, Mechanism, ReapOptions, State};
 
 /// Mechanism: a ring, /dev/shm/mdg.ring.NAME.
 pub const MDG_OBJECT_RING: u32 = 1;
@@ -47,6 +47,11 @@ pub const MDG_OBJECT_CORRUPT: u32 = 2;
 pub const MDG_OBJECT_NOT_OURS: u32 = 3;
 /// State: this process may not read it.
 pub const MDG_OBJECT_UNREADABLE: u32 = 4;
+
+/// Flag of mdg_object_reap: count what would be removed, and remove nothing.
+pub const MDG_REAP_DRY_RUN: u32 = 1;
+/// Flag of mdg_object_reap: remove rings that hold items, too.
+pub const MDG_REAP_WITH_ITEMS: u32 = 2;
 
 /// A short look at one object, taken while others use it. What is not known is 0.
 #[allow(non_camel_case_types)]
@@ -269,11 +274,14 @@ pub unsafe extern "C" fn mdg_object_repair(mechanism: u32, name: *const c_char) 
     })
 }
 
-/// Removes objects in which nobody lives: the one called `name`, or with `name` NULL all of a
+/// Removes objects that no living process uses: the one called `name`, or with `name` NULL all of a
 /// mechanism, or with 0 for the mechanism all there are. An object goes only if the kernel proves that
 /// no living process has a handle on it, a FIFO only if its handle is dead (or nobody has it open, where
-/// its object has no name), a temporary file only if its maker is. What is inside goes with it, as with
-/// any unlink.
+/// its object has no name), a temporary file only if its maker is.
+///
+/// A ring that holds items is kept, unless `flags` has MDG_REAP_WITH_ITEMS. Items of a broadcast ring that
+/// every consumer has read count as long as they are in the ring. A ring that was found corrupt counts as
+/// empty. With MDG_REAP_DRY_RUN nothing is removed; the result is what it would be otherwise.
 ///
 /// Nobody is robbed of an object by opening it at the same moment: reap locks the object against
 /// other removers and then looks for handles, an open call takes its handle and then waits until no
@@ -283,24 +291,34 @@ pub unsafe extern "C" fn mdg_object_repair(mechanism: u32, name: *const c_char) 
 /// used since in the child is no proof of life, nor is a consumer that may only read the file.
 ///
 /// Returns how many were removed; what may not or cannot be removed is passed over without a name.
-/// With a name: -EBUSY (a living process uses it, or whether it does cannot be proven) · -ENOENT ·
+/// With a name: -EBUSY (a living process uses it, or whether it does cannot be proven) · -ENOTEMPTY (a ring
+/// that holds items) · -ENOENT ·
 /// -EACCES (another user's, or not writable) · -EPROTO (no object of this library, or of a version that
 /// this one does not know) · -ELOOP. With and without:
-/// -EINVAL (a bad name, a name without a mechanism, no such mechanism) · -ENAMETOOLONG · -ENOMEM ·
+/// -EINVAL (a bad name, a name without a mechanism, no such mechanism or flag) · -ENAMETOOLONG · -ENOMEM ·
 /// -EMFILE · -ENFILE. Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `name` is NULL or a C string.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mdg_object_reap(mechanism: u32, name: *const c_char) -> c_int {
+pub unsafe extern "C" fn mdg_object_reap(mechanism: u32, name: *const c_char, flags: u32) -> c_int {
     guard(|| {
+        if flags & !(MDG_REAP_DRY_RUN | MDG_REAP_WITH_ITEMS) != 0 {
+            let text =
+                format_args!("mdg_object_reap: flags {flags:#x} has bits that there are not");
+            return Err(Error::new(Errno::EINVAL, text));
+        }
+        let options = ReapOptions {
+            dry_run: flags & MDG_REAP_DRY_RUN != 0,
+            with_items: flags & MDG_REAP_WITH_ITEMS != 0,
+        };
         let mechanism = match mechanism {
             0 => None,
             number => Some(self::mechanism(number, "mdg_object_reap")?),
         };
         // SAFETY: not NULL; the caller's promise.
         let name = (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_bytes());
-        inventory::reap(mechanism, name).map(count)
+        inventory::reap(mechanism, name, options).map(count)
     })
 }
 

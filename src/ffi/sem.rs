@@ -22,7 +22,7 @@ use crate::time::Timeout;
 /// Kind: the C library's own semaphores; sem_open(3) programs are full peers. The default.
 pub const MDG_SEM_POSIX: u32 = 0;
 /// Kind: permits of a dead holder come back by themselves. Only this library's programs are peers.
-pub const MDG_SEM_UNDO: u32 = 1;
+pub const MDG_SEM_UNDO: u32 = 16;
 /// The greatest value of a semaphore of kind MDG_SEM_POSIX.
 pub const MDG_SEM_VALUE_MAX: u32 = 0x7fff_ffff;
 /// The greatest value of a semaphore of kind MDG_SEM_UNDO, and the most permits a handle holds.

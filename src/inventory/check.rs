@@ -7,7 +7,7 @@ use super::doorbell;
 use super::mechanism::Mechanism;
 use super::{area, look, reap};
 use crate::error::Result;
-use crate::object::{Life, Look, Occupant};
+use crate::object::{KindName, Life, Look, Occupant};
 use crate::ring::inspect::RingLook;
 use crate::sem::SemLook;
 
@@ -111,14 +111,14 @@ impl<'a> Part<'a> {
     /// In the line about the object.
     fn head(&self, look: &Look) -> Result<String> {
         let geometry = look.geometry();
-        let kind = geometry.kind;
+        let kind = KindName(geometry.kind);
         Ok(match self {
             Self::Semaphore(semaphore) => {
                 let (free, initial) = (semaphore.free()?, semaphore.initial());
-                format!("kind {kind}, {free} permits free, made with {initial}")
+                format!("{kind}, {free} permits free, made with {initial}")
             }
             _ => {
-                format!("kind {kind}, {} items of {} bytes", geometry.capacity, geometry.item_size)
+                format!("{kind}, {} items of {} bytes", geometry.capacity, geometry.item_size)
             }
         })
     }

@@ -18,7 +18,7 @@ mod repair;
 pub use check::{Verdict, check};
 pub use list::{Info, State, list};
 pub use mechanism::Mechanism;
-pub use reap::reap;
+pub use reap::{ReapOptions, reap};
 pub use repair::repair;
 
 use nix::errno::Errno;

@@ -39,20 +39,35 @@ use super::{area, missing};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::object::Look;
+use crate::ring::inspect::RingLook;
 use crate::shm::named;
 use crate::sys::kept::Kept;
 use crate::sys::lock;
 
+/// What [`reap`] may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReapOptions {
+    /// Count what would be removed, and remove nothing.
+    pub dry_run: bool,
+    /// Remove rings that hold items, too.
+    pub with_items: bool,
+}
+
 /// Removes the object `name`, or without a name all of a mechanism, or without that all there are: of
-/// those that are proven to have no living participant. How many were removed.
+/// those that are proven to have no living participant. Returns how many were removed.
 ///
-/// With a name, `EBUSY` if somebody lives in it. Without, what cannot be removed is passed over.
-pub fn reap(mechanism: Option<Mechanism>, name: Option<&[u8]>) -> Result<u32> {
+/// A ring that holds items stays, unless `options` says otherwise. With a name, `EBUSY` if a living process
+/// uses it, `ENOTEMPTY` if it stays for its items. Without, what cannot be removed is passed over.
+pub fn reap(
+    mechanism: Option<Mechanism>,
+    name: Option<&[u8]>,
+    options: ReapOptions,
+) -> Result<u32> {
     if let Some(name) = name {
         let mechanism = mechanism.ok_or_else(|| {
             Error::new(Errno::EINVAL, "reap: a name needs the mechanism that it is a name of")
         })?;
-        return one(mechanism, name).map(|()| 1);
+        return one(mechanism, name, options).map(|()| 1);
     }
     let mut removed = 0;
     // Doorbells before the objects by which they are judged.
@@ -62,7 +77,7 @@ pub fn reap(mechanism: Option<Mechanism>, name: Option<&[u8]>) -> Result<u32> {
         if mechanism.is_some_and(|wanted| wanted != found) {
             continue;
         }
-        match one(found, &name) {
+        match one(found, &name, options) {
             Ok(()) => removed += 1,
             Err(error) => match error.code() {
                 Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => return Err(error),
@@ -73,7 +88,8 @@ pub fn reap(mechanism: Option<Mechanism>, name: Option<&[u8]>) -> Result<u32> {
     Ok(removed)
 }
 
-fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
+fn one(mechanism: Mechanism, name: &[u8], options: ReapOptions) -> Result<()> {
+    let dry = options.dry_run;
     let path = mechanism.name(name)?;
     let what = path.to_string();
     match mechanism {
@@ -81,14 +97,15 @@ fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
             if !doorbell::is_left(name)? {
                 return Err(in_use(&what));
             }
-            named::unlink(path.path(), &what)
+            if dry { Ok(()) } else { named::unlink(path.path(), &what) }
         }
         Mechanism::Temporary => match doorbell::is_left_unfinished(name, &path)? {
+            Some(true) if dry => Ok(()),
             Some(true) => named::unlink(path.path(), &what),
             Some(false) => Err(in_use(&what)),
             None => {
                 let file = open(&path)?;
-                remove(&path, &file)
+                remove(&path, &file, dry)
             }
         },
         _ if mechanism.is_area() => {
@@ -99,7 +116,7 @@ fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
             if area::look_at(mechanism, &file, &what)?.is_open {
                 return Err(in_use(&what));
             }
-            admin.remove(&path)
+            admin.remove(&path, dry)
         }
         _ => {
             let file = open(&path)?;
@@ -113,14 +130,32 @@ fn one(mechanism: Mechanism, name: &[u8]) -> Result<()> {
             if look.is_lived_in() {
                 return Err(in_use(&what));
             }
-            let removed = admin.remove(&path);
+            if mechanism == Mechanism::Ring && !options.with_items {
+                keep_items(&look)?;
+            }
+            let removed = admin.remove(&path, dry);
             drop(admin);
-            if removed.is_ok() {
+            if removed.is_ok() && !dry {
                 doorbell::remove_left(&look)?;
             }
             removed
         }
     }
+}
+
+/// `ENOTEMPTY` for a ring that holds items: those that were committed, and in some kinds those that every
+/// consumer has had. What a corrupt one holds nobody can get.
+fn keep_items(look: &Look) -> Result<()> {
+    let length = match RingLook::new(look).and_then(|ring| ring.length()) {
+        Ok(length) => length,
+        Err(error) if error.code() == Errno::EBADMSG => 0,
+        Err(error) => return Err(error),
+    };
+    if length == 0 {
+        return Ok(());
+    }
+    let text = format_args!("{}: nobody uses it, but it holds {length} items", look.what());
+    Err(Error::new(Errno::ENOTEMPTY, text))
 }
 
 /// The ADMIN byte, held.
@@ -137,14 +172,14 @@ impl<'a> Admin<'a> {
         }
     }
 
-    /// Removes the name, if it leads to this file.
-    fn remove(&self, path: &Name) -> Result<()> {
+    /// Removes the name, if it leads to this file; `dry`: only looks.
+    fn remove(&self, path: &Name, dry: bool) -> Result<()> {
         let what = path.to_string();
         let status = named::status(self.0, &what)?;
         if !named::still_names(path.path(), &status) {
             return Err(missing(&what));
         }
-        named::unlink(path.path(), &what)
+        if dry { Ok(()) } else { named::unlink(path.path(), &what) }
     }
 }
 
@@ -154,8 +189,8 @@ impl Drop for Admin<'_> {
     }
 }
 
-fn remove(path: &Name, file: &OwnedFd) -> Result<()> {
-    Admin::lock(file.as_fd(), &path.to_string())?.remove(path)
+fn remove(path: &Name, file: &OwnedFd, dry: bool) -> Result<()> {
+    Admin::lock(file.as_fd(), &path.to_string())?.remove(path, dry)
 }
 
 fn open(path: &Name) -> Result<OwnedFd> {

@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 //! What an object is, in five numbers; every offset in its layout follows from them.
 
+use std::fmt;
+
 /// Where attaching notes where to look for a slot: the one thing in the superblock's page that changes.
 pub(crate) const HINT_OFFSET: u64 = 0x800;
 /// The offset of the control page, behind the superblock's page.
@@ -31,6 +33,45 @@ pub(crate) const POLICY_EVICT: u32 = 0x4;
 pub(crate) const KIND_SEM: u32 = 16;
 /// Policy bit of a ring of `KIND_MPMC`: no process ever waits for another, stopped or dead.
 pub(crate) const POLICY_STOPPROOF: u32 = 0x1;
+
+/// The name of a kind, as in the C constants MDG_RING_SPSC and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KindName(pub u32);
+
+impl fmt::Display for KindName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            KIND_SPSC => f.write_str("SPSC"),
+            KIND_MPMC => f.write_str("MPMC"),
+            KIND_BROADCAST => f.write_str("BROADCAST"),
+            KIND_SEM => f.write_str("UNDO"),
+            number => write!(f, "{number}"),
+        }
+    }
+}
+
+/// The names of a ring's policy bits, as in the C constants MDG_RING_FAIL and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PolicyNames(pub u32);
+
+impl fmt::Display for PolicyNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = ["STOPPROOF", "OVERWRITE", "EVICT", "FAIL", "REDELIVER"];
+        let (mut rest, mut between) = (self.0, "");
+        for (bit, name) in names.into_iter().enumerate() {
+            if rest & 1 << bit != 0 {
+                rest &= !(1 << bit);
+                write!(f, "{between}{name}")?;
+                between = "|";
+            }
+        }
+        match rest {
+            0 if self.0 == 0 => f.write_str("none"),
+            0 => Ok(()),
+            rest => write!(f, "{between}{rest:#x}"),
+        }
+    }
+}
 
 /// What an object is: everything else in its layout follows from this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,5 +158,20 @@ impl Geometry {
     pub(crate) fn total_size(&self) -> Option<u64> {
         let total = self.items_len()?.checked_add(self.items_offset())?;
         (total <= isize::MAX as u64).then_some(total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_and_policies_have_names() {
+        let kinds =
+            [KIND_SPSC, KIND_MPMC, KIND_BROADCAST, KIND_SEM, 7].map(|k| KindName(k).to_string());
+        assert_eq!(kinds, ["SPSC", "MPMC", "BROADCAST", "UNDO", "7"]);
+        let policies = [0, 8, 0x1f, 0x42].map(|bits| PolicyNames(bits).to_string());
+        let all = "STOPPROOF|OVERWRITE|EVICT|FAIL|REDELIVER";
+        assert_eq!(policies, ["none", "FAIL", all, "OVERWRITE|0x40"]);
     }
 }

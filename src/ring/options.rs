@@ -1,12 +1,15 @@
 #![forbid(unsafe_code)]
 //! What kind of ring to make, or to insist on.
 
+use std::fmt;
+
 use nix::errno::Errno;
 
 use super::broadcast::Start;
 use crate::error::{Error, Result};
 use crate::object::{
-    Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, MAX_HANDLES_LIMIT, POLICY_STOPPROOF, Superblock,
+    Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, KindName, MAX_HANDLES_LIMIT, POLICY_STOPPROOF,
+    PolicyNames, Superblock,
 };
 
 /// Participant slots of a ring that is made without a wish.
@@ -150,7 +153,7 @@ impl Options {
     fn no_policy(bits: u32, what: &str) -> Error {
         Error::new(
             Errno::EINVAL,
-            format_args!("{what}: policy bits {bits:#x} are not for this kind of ring"),
+            format_args!("{what}: policy {} is not for this kind of ring", PolicyNames(bits)),
         )
     }
 
@@ -193,7 +196,10 @@ impl Options {
         let Some(kind) = Kind::from_number(there.kind) else {
             return Err(Error::new(
                 Errno::EPROTO,
-                format_args!("{what}: is of kind {}, which this version does not know", there.kind),
+                format_args!(
+                    "{what}: is of kind {}, which is no ring, or of a later version",
+                    KindName(there.kind)
+                ),
             ));
         };
         if !self.fits(kind) {
@@ -202,26 +208,36 @@ impl Options {
         if there.policy & !kind.policies() != 0 {
             return Err(Error::new(
                 Errno::EPROTO,
-                format_args!("{what}: has policy bits {:#x}, of a later version", there.policy),
+                format_args!(
+                    "{what}: has the policy {}, of a later version",
+                    PolicyNames(there.policy)
+                ),
             ));
         }
         let capacity = if self.capacity == 0 { 0 } else { self.capacity.next_power_of_two() };
+        let differs = |field: &str, asked: &dyn fmt::Display, is: &dyn fmt::Display| {
+            let pid = found.creator.pid;
+            let text = format_args!(
+                "{what}: {field} is {asked} here but {is} in the object (created by pid {pid})"
+            );
+            Err(Error::new(Errno::EPROTO, text))
+        };
+        if let Some(asked) = self.kind
+            && asked != kind
+        {
+            return differs("kind", &KindName(asked.number()), &KindName(there.kind));
+        }
+        if self.policy != 0 && self.policy != there.policy {
+            return differs("policy", &PolicyNames(self.policy), &PolicyNames(there.policy));
+        }
         let pairs = [
-            ("kind", self.kind.map_or(0, |kind| kind.number().into()), there.kind.into()),
-            ("policy", self.policy.into(), there.policy.into()),
             ("item_size", u64::from(self.item_size), u64::from(there.item_size)),
             ("capacity", capacity, there.capacity),
             ("max_handles", u64::from(self.max_handles), u64::from(there.max_handles)),
         ];
         for (field, asked, is) in pairs {
             if asked != 0 && asked != is {
-                let pid = found.creator.pid;
-                return Err(Error::new(
-                    Errno::EPROTO,
-                    format_args!(
-                        "{what}: {field} is {asked} here but {is} in the object (created by pid {pid})"
-                    ),
-                ));
+                return differs(field, &asked, &is);
             }
         }
         Ok(())

@@ -332,9 +332,10 @@ static void object(void)
     EXPECT(mdg_object_check(MDG_OBJECT_RING, name, report, sizeof report) == 0);
     EXPECT(strncmp(report, "ring, ", 6) == 0);
     EXPECT(mdg_object_repair(MDG_OBJECT_RING, name) == 0);
-    EXPECT(mdg_object_reap(MDG_OBJECT_RING, name) == -EBUSY);
+    EXPECT(mdg_object_reap(MDG_OBJECT_RING, name, 0) == -EBUSY);
     mdg_ring_close(ring);
-    EXPECT(mdg_object_reap(MDG_OBJECT_RING, name) == 1);
+    EXPECT(mdg_object_reap(MDG_OBJECT_RING, name, MDG_REAP_DRY_RUN | MDG_REAP_WITH_ITEMS) == 1);
+    EXPECT(mdg_object_reap(MDG_OBJECT_RING, name, 0) == 1);
     EXPECT(mdg_object_check(MDG_OBJECT_SEM, name, NULL, 0) == -ENOENT);
     EXPECT(mdg_object_check(MDG_OBJECT_MUTEX, name, NULL, 0) == -ENOENT);
     EXPECT(mdg_object_check(MDG_OBJECT_OTHER, name, NULL, 0) == -ENOENT);

@@ -19,7 +19,12 @@ pub trait Inventory {
     fn list() -> Vec<Info>;
     fn check(mechanism: Mechanism, name: &str) -> Outcome<(usize, String)>;
     fn repair(mechanism: Mechanism, name: &str) -> Outcome<usize>;
-    fn reap(mechanism: Option<Mechanism>, name: Option<&str>) -> Outcome<usize>;
+    fn reap_with(mechanism: Option<Mechanism>, name: Option<&str>, flags: u32) -> Outcome<usize>;
+
+    /// Whatever is inside.
+    fn reap(mechanism: Option<Mechanism>, name: Option<&str>) -> Outcome<usize> {
+        Self::reap_with(mechanism, name, MDG_REAP_WITH_ITEMS)
+    }
 
     /// What the list says of one object.
     fn one(mechanism: Mechanism, name: &str) -> Option<Info> {
@@ -43,8 +48,12 @@ impl Inventory for Rust {
     fn repair(mechanism: Mechanism, name: &str) -> Outcome<usize> {
         Ok(inventory::repair(mechanism, name.as_bytes())? as usize)
     }
-    fn reap(mechanism: Option<Mechanism>, name: Option<&str>) -> Outcome<usize> {
-        Ok(inventory::reap(mechanism, name.map(str::as_bytes))? as usize)
+    fn reap_with(mechanism: Option<Mechanism>, name: Option<&str>, flags: u32) -> Outcome<usize> {
+        let options = inventory::ReapOptions {
+            dry_run: flags & MDG_REAP_DRY_RUN != 0,
+            with_items: flags & MDG_REAP_WITH_ITEMS != 0,
+        };
+        Ok(inventory::reap(mechanism, name.map(str::as_bytes), options)? as usize)
     }
 }
 
@@ -138,11 +147,11 @@ impl Inventory for C {
         // SAFETY: a C string.
         answer(|| unsafe { mdg_object_repair(mechanism as u32, name.as_ptr()) })
     }
-    fn reap(mechanism: Option<Mechanism>, name: Option<&str>) -> Outcome<usize> {
+    fn reap_with(mechanism: Option<Mechanism>, name: Option<&str>, flags: u32) -> Outcome<usize> {
         let name = name.map(c_string);
         let name = name.as_ref().map_or(ptr::null(), |name: &CString| name.as_ptr());
         // SAFETY: a C string or NULL.
-        answer(|| unsafe { mdg_object_reap(number(mechanism), name) })
+        answer(|| unsafe { mdg_object_reap(number(mechanism), name, flags) })
     }
 }
 

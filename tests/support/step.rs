@@ -94,7 +94,7 @@ functions! {
     shm_anonymous = c"mdg_shm_anonymous", fn(*mut *mut mdg_shm, usize, u32) -> c_int;
     shm_addr = c"mdg_shm_addr", fn(*const mdg_shm) -> *mut c_void;
     shm_close = c"mdg_shm_close", fn(*mut mdg_shm) -> ();
-    reap = c"mdg_object_reap", fn(u32, *const libc::c_char) -> c_int;
+    reap = c"mdg_object_reap", fn(u32, *const libc::c_char, u32) -> c_int;
     sem_undo_footprint = c"mdg_sem_undo_footprint", fn(*const mdg_sem_opts) -> isize;
     sem_undo_init = c"mdg_sem_undo_init", fn(*mut *mut mdg_sem, *const mdg_shm, usize, *const mdg_sem_opts) -> c_int;
     sem_undo_attach = c"mdg_sem_undo_attach", fn(*mut *mut mdg_sem, *const mdg_shm, usize, *const mdg_sem_opts) -> c_int;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::{self, Name};
 use crate::object::{
-    self, Geometry, KIND_SEM, MAX_HANDLES_LIMIT, Object, Participant, Request, Superblock,
+    self, Geometry, KIND_SEM, KindName, MAX_HANDLES_LIMIT, Object, Participant, Request, Superblock,
 };
 use crate::shm::Shm;
 use crate::sync::{EventCount, Spinner, wait_until};
@@ -369,7 +369,7 @@ pub(super) fn check(found: &Superblock, max_handles: u32, what: &str) -> Result<
     let refused =
         |text: fmt::Arguments<'_>| Err(Error::new(Errno::EPROTO, format_args!("{what}: {text}")));
     if there.kind != KIND_SEM {
-        return refused(format_args!("is of kind {}, which is no semaphore", there.kind));
+        return refused(format_args!("is of kind {}, which is no semaphore", KindName(there.kind)));
     }
     if *there != geometry(there.policy, there.max_handles) || there.policy > VALUE_MAX {
         return refused(format_args!("has the geometry of a later version"));
