@@ -383,7 +383,7 @@ fn options_that_make_no_sense<F: Face>() {
             "only a consumer of a broadcast",
         );
         let evict = Options { kind, policy: policy::EVICT, ..Options::new(4, 8) };
-        refused(&evict, "0x4");
+        refused(&evict, "EVICT");
     }
     let name = Named::new("other");
     let open = |options: &Options| F::open(Some(&name.0), options, CREATE, 0o600);

@@ -255,7 +255,7 @@ fn what_it_is_for<F: Face>() {
     let with = |kind, bits| Options { kind: Some(kind), policy: bits, ..Options::new(4, 8) };
     let make = |options: &Options| F::open(None, options, libc::O_RDWR, 0);
     let bit = policy::REDELIVER;
-    refused_with(make(&with(Kind::Broadcast, bit)), libc::EINVAL, "0x10");
+    refused_with(make(&with(Kind::Broadcast, bit)), libc::EINVAL, "REDELIVER");
     let both = bit | policy::STOPPROOF;
     refused_with(make(&with(Kind::Mpmc, both)), libc::EINVAL, "stop-proof");
     for fine in [with(Kind::Mpmc, bit | policy::FAIL), with(Kind::Mpmc, bit | policy::OVERWRITE)] {
