@@ -50,9 +50,9 @@ int main(int argc, char **argv) {
     printf("mended: %d\n", (int)CHECKED(mdg_object_repair(MDG_OBJECT_RING, argv[1])));
     look(argv[1]);
 
-    ssize_t removed = CHECKED_BUT(-EBUSY, mdg_object_reap(MDG_OBJECT_RING, argv[1]));
+    ssize_t removed = CHECKED_BUT(-EBUSY, mdg_object_reap(MDG_OBJECT_RING, argv[1], MDG_REAP_WITH_ITEMS));
     printf("reaped while I have it open: %s\n", removed == -EBUSY ? "no, -EBUSY" : "yes");
     mdg_ring_close(ring);
-    printf("reaped then: %d\n", (int)CHECKED(mdg_object_reap(MDG_OBJECT_RING, argv[1])));
+    printf("reaped then: %d\n", (int)CHECKED(mdg_object_reap(MDG_OBJECT_RING, argv[1], MDG_REAP_WITH_ITEMS)));
     return 0;
 }

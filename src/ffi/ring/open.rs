@@ -9,7 +9,7 @@ use super::super::guard::{guard, guard_void};
 use super::{MDG_FRESH, MDG_RING_LATEST, MDG_RING_OLDEST, mdg_ring, mdg_ring_opts};
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation};
-use crate::inventory::{self, Mechanism};
+use crate::inventory::{self, Mechanism, ReapOptions};
 use crate::ring::{Kind, Options, Ring, Start};
 
 pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
@@ -114,7 +114,8 @@ pub unsafe extern "C" fn mdg_ring_open(
 
 /// Removes the ring `name` if it is there and nobody lives in it.
 fn remove_unused(name: &[u8]) -> Result<()> {
-    match inventory::reap(Some(Mechanism::Ring), Some(name)) {
+    let whatever_is_inside = ReapOptions { with_items: true, ..ReapOptions::default() };
+    match inventory::reap(Some(Mechanism::Ring), Some(name), whatever_is_inside) {
         // Not there; in use, or just being removed by another one, which opening waits for.
         Err(error) if matches!(error.code(), Errno::ENOENT | Errno::EBUSY) => Ok(()),
         other => other.map(drop),
