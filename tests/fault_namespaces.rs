@@ -6,23 +6,28 @@
 mod support;
 
 use std::ffi::c_int;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::Duration;
 
 use madang::Timeout;
+use madang::ffi::ring::{MDG_POLL_IN, mdg_ring_init};
 use madang::mutex::Mutex;
 use madang::ring::{Kind, Options, policy};
 use madang::sem::UndoOptions;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
 use support::Dir;
-use support::face::{FOREVER, NOWAIT, Outcome, refused, refused_with};
+use support::confine::with_own_shm;
+use support::face::{FOREVER, NOWAIT, Outcome, done, refused, refused_with};
 use support::mutex_face::{CMutex, Locks};
+use support::object_face::{Inventory, Rust as Objects};
 use support::pipe_face::{C as Pipes, Face as _};
 use support::process::{Child, Gate, as_nobody, fork, is_root, join, kill, leave, serial, skip};
-use support::ring_face::{C, Face, Named};
+use support::ring_face::{C, Face, Named, c_options};
 use support::sem_face::{CSem, Permits};
 use support::shm_face::{CShm, Segment};
 use support::undo_face::Undo;
@@ -407,4 +412,91 @@ fn every_umask() {
     if is_root() {
         as_nobody(check);
     }
+}
+
+/// Where /proc is not mounted, everything that has a name works: made, opened, used by forked children,
+/// seen from outside and removed. What has no name says what it needs.
+#[test]
+fn without_proc() {
+    let _turn = serial();
+    let needs = "this needs /proc, which is not mounted";
+    with_own_shm(c"size=16m", || {
+        let none = None::<&str>;
+        mount(none, "/proc", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        assert!(std::fs::read_dir("/proc").unwrap().next().is_none());
+        for options in kinds() {
+            let name = Named::new("no-proc");
+            let ring = C::open(Some(&name.0), &options, NEW, 0o600).unwrap();
+            ring.fd(MDG_POLL_IN).unwrap();
+            ring.push(&[1; 8], NOWAIT).unwrap();
+            let other = C::open(Some(&name.0), &options, libc::O_RDWR, 0);
+            drop((other.unwrap(), ring.dup(libc::O_RDWR).unwrap()));
+            drop(ring);
+            // A child must attach anew, and its death is noticed.
+            let ring = C::open(Some(&name.0), &options, libc::O_RDWR, 0).unwrap();
+            while ring.pop(&mut [0; 8], NOWAIT).is_ok() {}
+            kill_holder(|| ring.push(&[2; 8], NOWAIT).unwrap());
+            let mut item = [0; 8];
+            ring.pop(&mut item, FOREVER).unwrap();
+            assert_eq!(item, [2; 8]);
+            assert_eq!(refused(ring.pop(&mut item, FOREVER)) as c_int, libc::EOWNERDEAD);
+            C::unlink(&name.0).unwrap();
+            refused_with(C::open(None, &options, NEW, 0), libc::ENOSYS, needs);
+        }
+        let name = unique("no-proc");
+        let mut shm = CShm::open(name.as_bytes(), 1 << 16, NEW, 0o600).unwrap();
+        shm.resize(1 << 17).unwrap();
+        drop(CShm::open(name.as_bytes(), 0, libc::O_RDWR, 0).unwrap());
+        drop(CShm::anonymous(4096, false).unwrap());
+        let options = c_options(&kinds()[0]);
+        let mut ring = std::ptr::null_mut();
+        // SAFETY: a live segment, a place for the handle.
+        done(|| unsafe { mdg_ring_init(&mut ring, shm.0, 4096, &options, libc::O_RDWR) }).unwrap();
+        let ring = C(ring);
+        ring.push(&[1; 8], NOWAIT).unwrap();
+        join(fork(|| ring.pop(&mut [0; 8], NOWAIT).unwrap()));
+        drop((ring, shm));
+        CShm::unlink(name.as_bytes()).unwrap();
+        let dir = Dir::new();
+        drop(CShm::map_file(&dir.path("mapped"), 4096, NEW, 0o600).unwrap());
+        let undo = UndoOptions { value: 1, ..UndoOptions::default() };
+        let sem = <CSem as Undo>::open(&name, &undo, NEW, 0o600).unwrap();
+        kill_holder(|| Permits::wait(&sem, NOWAIT).unwrap());
+        Permits::wait(&sem, FOREVER).unwrap();
+        <CSem as Undo>::unlink(&name).unwrap();
+        let posix = <CSem as Permits>::open(name.as_bytes(), 1, NEW, 0o600).unwrap();
+        Permits::wait(&posix, NOWAIT).unwrap();
+        <CSem as Permits>::unlink(name.as_bytes()).unwrap();
+        let mutex = CMutex::open(&name, NEW, 0o600).unwrap();
+        let cond = CMutex::open_cond(&name, NEW, 0o600).unwrap();
+        assert!(!mutex.lock(NOWAIT).unwrap());
+        CMutex::signal(&cond);
+        mutex.unlock().unwrap();
+        kill_holder(|| assert!(!mutex.lock(NOWAIT).unwrap()));
+        assert!(mutex.lock(FOREVER).unwrap(), "told of the death");
+        mutex.unlock().unwrap();
+        drop((mutex, cond));
+        CMutex::unlink(&name).unwrap();
+        CMutex::unlink_cond(&name).unwrap();
+        // What nobody has any more is found and removed.
+        drop(C::open(Some(&name), &kinds()[0], NEW, 0o600).unwrap());
+        let left = Objects::reap(None, None).unwrap();
+        assert_eq!((left, std::fs::read_dir("/dev/shm").unwrap().count()), (1, 0));
+        // Pipes have other ways.
+        let (read, write) = Pipes.open(false).unwrap();
+        Pipes.send(write.as_raw_fd(), b"message", NOWAIT).unwrap();
+        assert_eq!(Pipes.receive(read.as_raw_fd(), &mut [0; 16], NOWAIT).unwrap(), 7);
+    });
+}
+
+/// Runs `hold` in a child that is killed then.
+fn kill_holder(hold: impl FnOnce()) {
+    let gate = Gate::new();
+    let child = fork(|| {
+        hold();
+        gate.open();
+        sleep(Duration::from_secs(1000));
+    });
+    gate.pass();
+    kill(child);
 }

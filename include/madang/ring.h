@@ -349,7 +349,7 @@ extern "C" {
  * -EPROTO (not a ring, another layout or geometry); -EBADMSG (its indices are
  * impossible); -EMFILE (no descriptor, or max_handles are open); -EOVERFLOW; -ENOSPC;
  * -ENOMEM; -ENFILE; -EROFS (/dev/shm is read-only); -ESTALE (others removed and made it again all
- * the time).
+ * the time); -ENOSYS (without a name, and /proc is not mounted).
  * Nothing is made or held then. Thread-safe; not async-signal-safe.
  */
 int mdg_ring_open(struct mdg_ring **ring,
@@ -594,9 +594,9 @@ int mdg_ring_shutdown(struct mdg_ring *ring);
  *
  * Returns the descriptor, or: -EINVAL (NULL, other events); -EBUSY; -EACCES (wrong end, no
  * permission in /dev/shm, or a consumer that may only read the ring); -EMFILE; -ENFILE; -ENOMEM;
- * -ENOSPC; -EROFS; -ENOENT (no /dev/shm, no /proc); -ENOSYS (the ring was made where /proc was
- * missing); -EBADF (not a handle, or one of its descriptors was closed); -EBADMSG (corrupt). Not
- * async-signal-safe.
+ * -ENOSPC; -EROFS; -ENOENT (no /dev/shm); -ENOSYS (the ring was made where the kernel gave no
+ * random number); -EBADF (not a handle, or one of its descriptors was closed); -EBADMSG
+ * (corrupt). Not async-signal-safe.
  */
 int mdg_ring_fd(struct mdg_ring *ring,
                 uint32_t events);
@@ -643,13 +643,13 @@ ssize_t mdg_ring_footprint(const struct mdg_ring_opts *opts);
  * the ring does, which is SIGBUS for everyone who uses it. Permissions are the segment's: every
  * handle needs read and write.
  *
- * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
- * unknown kind, policy or oflag bit); -E2BIG; -EBADF; -ENOSPC (the segment ends before the ring);
- * -EBUSY (living handles use a ring there, or another process is making one); -EACCES (shm is
- * read-only); -EPROTO (shm is a device); -EOVERFLOW; -EMFILE (no descriptor, or
- * others attached to all max_handles first); -ENFILE; -ENOMEM; -ENOENT (no
- * /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
- * async-signal-safe.
+ * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size,
+ * an unknown kind, policy or oflag bit); -E2BIG; -EBADF; -ENOSPC (the segment ends before the
+ * ring); -EBUSY (living handles use a ring there, or another process is making one); -EACCES
+ * (shm is read-only); -EPROTO (shm is a device); -EOVERFLOW; -EMFILE (no descriptor, or
+ * others attached to all max_handles first); -ENFILE; -ENOMEM; -ENOSYS (/proc is not mounted,
+ * and the segment has no name). Nothing is held then, and a ring that is in use is as it was.
+ * Thread-safe; not async-signal-safe.
  */
 int mdg_ring_init(struct mdg_ring **ring,
                   const mdg_shm *shm,
@@ -683,7 +683,8 @@ int mdg_ring_attach(struct mdg_ring **ring,
  * Returns 0, or: -EINVAL (NULL, other oflag bits); -E2BIG; -EBADF; -EPROTO (not a ring, another
  * layout or geometry, not sealed as required); -EBUSY (a living process has that end); -EBADMSG;
  * -EACCES (descriptor not open for reading and writing, or its file may not be opened again);
- * -EMFILE; -ENFILE; -ENOMEM; -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+ * -EMFILE; -ENFILE; -ENOMEM; -ENOSYS (/proc is not mounted). Thread-safe; not
+ * async-signal-safe.
  */
 int mdg_ring_from_fd(struct mdg_ring **ring,
                      int fd,

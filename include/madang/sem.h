@@ -180,13 +180,13 @@ ssize_t mdg_sem_undo_footprint(const struct mdg_sem_opts *opts);
  * is SIGBUS for everyone who uses it. Permissions are the segment's: every handle needs read and
  * write. opts NULL means value 0.
  *
- * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, a value or max_handles over the
- * greatest, another kind, an unknown flag); -E2BIG; -EBADF; -ENOSPC (the segment ends before the
- * semaphore); -EBUSY (living handles use an object there, or another process is making one); -EACCES
- * (shm is read-only); -EPROTO (shm is a device); -EMFILE (no descriptor, or others attached to all
- * max_handles first); -ENFILE; -ENOMEM; -ENOENT (no
- * /proc). Nothing is held then, and an object that is in use is as it was. Thread-safe; not
- * async-signal-safe.
+ * Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, a value or max_handles over
+ * the greatest, another kind, an unknown flag); -E2BIG; -EBADF; -ENOSPC (the segment ends
+ * before the semaphore); -EBUSY (living handles use an object there, or another process is making
+ * one); -EACCES (shm is read-only); -EPROTO (shm is a device); -EMFILE (no descriptor, or
+ * others attached to all max_handles first); -ENFILE; -ENOMEM; -ENOSYS (/proc is not mounted,
+ * and the segment has no name). Nothing is held then, and an object that is in use is as it was.
+ * Thread-safe; not async-signal-safe.
  */
 int mdg_sem_undo_init(struct mdg_sem **sem,
                       const mdg_shm *shm,

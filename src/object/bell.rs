@@ -67,7 +67,7 @@ impl Path {
 }
 
 impl Home {
-    /// Of the object with this uuid at this place. `None` if it has no uuid (there was no /proc when
+    /// Of the object with this uuid at this place. `None` if it has no uuid (the kernel gave none when
     /// it was made): its doorbells could not be told from those of who had the place before.
     pub(super) fn new(uuid: &[u8; 16], at: &Anchor) -> Option<Self> {
         let (device, inode, offset) = at.place();

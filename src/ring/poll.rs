@@ -237,7 +237,10 @@ impl Ring {
             let index = self.hot.seat.me();
             let name = self.slot().and_then(|slot| self.object.bell(index, slot.generation()));
             let name = name.ok_or_else(|| {
-                self.refuse(Errno::ENOSYS, "was made without /proc, so has no name to wait at")
+                self.refuse(
+                    Errno::ENOSYS,
+                    "was made where the kernel gave no random number, so has no name to wait at",
+                )
             })?;
             let failed =
                 |errno| Error::from_kernel(errno, format_args!("{:?}", name.path().as_c_str()));

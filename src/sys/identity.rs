@@ -42,8 +42,11 @@ pub(crate) fn boot_id() -> [u8; 16] {
     hex16(&text).unwrap_or_default()
 }
 
-/// 16 random bytes from the kernel; zeros where /proc is missing.
+/// 16 random bytes from the kernel; zeros where it gives none.
 pub(crate) fn uuid() -> [u8; 16] {
+    if let Some(bytes) = super::process::random_bytes() {
+        return bytes;
+    }
     let text = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
     hex16(&text).unwrap_or_default()
 }

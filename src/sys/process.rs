@@ -84,15 +84,21 @@ pub(crate) fn tag() -> nix::Result<u64> {
     Ok(memo.tag.compare_exchange(0, new, order, order).map_or_else(|first| first, |_| new))
 }
 
+/// Random bytes, few of them; `None` early in boot, or where it is forbidden.
+pub(crate) fn random_bytes<const COUNT: usize>() -> Option<[u8; COUNT]> {
+    let mut bytes = [0; COUNT];
+    let to = bytes.as_mut_ptr();
+    // SAFETY: that many writable bytes; up to 256 come whole or not at all. By its number, as glibc
+    // has a function for the call since 2.25 only.
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, to, COUNT, libc::GRND_NONBLOCK) };
+    usize::try_from(got).is_ok_and(|got| got == COUNT).then_some(bytes)
+}
+
 fn random(memo: &Memo) -> u64 {
-    let mut bytes = [0; 8];
-    let (to, length) = (bytes.as_mut_ptr(), bytes.len());
-    // SAFETY: eight writable bytes; so few come whole or not at all. By its number, as glibc has a
-    // function for the call since 2.25 only.
-    let got = unsafe { libc::syscall(libc::SYS_getrandom, to, length, libc::GRND_NONBLOCK) };
-    let mut number = u64::from_ne_bytes(bytes);
-    if got != length as i64 {
-        // Early in boot, or forbidden. No two processes here have all of these in common.
+    let bytes = random_bytes();
+    let mut number = u64::from_ne_bytes(bytes.unwrap_or_default());
+    if bytes.is_none() {
+        // No two processes here have all of these in common.
         let (clock, address) = (now().as_nanos() as u64, std::ptr::from_ref(memo).addr() as u64);
         let namespace = pid_namespace().unwrap_or(0);
         number = (clock ^ address.rotate_left(32) ^ namespace << 48)

@@ -43,13 +43,13 @@ pub unsafe extern "C" fn mdg_ring_footprint(opts: *const mdg_ring_opts) -> libc:
 /// the ring does, which is SIGBUS for everyone who uses it. Permissions are the segment's: every
 /// handle needs read and write.
 ///
-/// Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size, an
-/// unknown kind, policy or oflag bit) · -E2BIG · -EBADF · -ENOSPC (the segment ends before the ring) ·
-/// -EBUSY (living handles use a ring there, or another process is making one) · -EACCES (`shm` is
-/// read-only) · -EPROTO (`shm` is a device) · -EOVERFLOW · -EMFILE (no descriptor, or
-/// others attached to all max_handles first) · -ENFILE · -ENOMEM · -ENOENT (no
-/// /proc). Nothing is held then, and a ring that is in use is as it was. Thread-safe; not
-/// async-signal-safe.
+/// Returns 0, or: -EINVAL (NULL, an offset that is no multiple of 4096, no capacity or item_size,
+/// an unknown kind, policy or oflag bit) · -E2BIG · -EBADF · -ENOSPC (the segment ends before the
+/// ring) · -EBUSY (living handles use a ring there, or another process is making one) · -EACCES
+/// (`shm` is read-only) · -EPROTO (`shm` is a device) · -EOVERFLOW · -EMFILE (no descriptor, or
+/// others attached to all max_handles first) · -ENFILE · -ENOMEM · -ENOSYS (/proc is not mounted,
+/// and the segment has no name). Nothing is held then, and a ring that is in use is as it was.
+/// Thread-safe; not async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or writable; `shm` is NULL or a handle; `opts` is NULL or begins with its size.
@@ -103,9 +103,10 @@ pub unsafe extern "C" fn mdg_ring_attach(
 /// truncating it. Anonymous rings are sealed. `opts` as in mdg_ring_open for a ring that exists.
 ///
 /// Returns 0, or: -EINVAL (NULL, other oflag bits) · -E2BIG · -EBADF · -EPROTO (not a ring, another
-/// layout or geometry, not sealed as required) · -EBUSY (a living process has that end) · -EBADMSG ·
-/// -EACCES (descriptor not open for reading and writing, or its file may not be opened again) ·
-/// -EMFILE · -ENFILE · -ENOMEM · -ENOENT (no /proc). Thread-safe; not async-signal-safe.
+/// layout or geometry, not sealed as required) · -EBUSY (a living process has that end) · -EBADMSG
+/// · -EACCES (descriptor not open for reading and writing, or its file may not be opened again) ·
+/// -EMFILE · -ENFILE · -ENOMEM · -ENOSYS (/proc is not mounted). Thread-safe; not
+/// async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or writable; `opts` is NULL or begins with its size.

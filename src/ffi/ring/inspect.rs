@@ -69,10 +69,10 @@ pub unsafe extern "C" fn mdg_ring_shutdown(ring: *mut mdg_ring) -> c_int {
 /// open in the child until the child first uses or closes its handle, and must not be waited on there.
 ///
 /// Returns the descriptor, or: -EINVAL (NULL, other events) · -EBUSY · -EACCES (wrong end, no
-/// permission in /dev/shm, or a consumer that may only read the ring) · -EMFILE · -ENFILE · -ENOMEM ·
-/// -ENOSPC · -EROFS · -ENOENT (no /dev/shm, no /proc) · -ENOSYS (the ring was made where /proc was
-/// missing) · -EBADF (not a handle, or one of its descriptors was closed) · -EBADMSG (corrupt). Not
-/// async-signal-safe.
+/// permission in /dev/shm, or a consumer that may only read the ring) · -EMFILE · -ENFILE · -ENOMEM
+/// · -ENOSPC · -EROFS · -ENOENT (no /dev/shm) · -ENOSYS (the ring was made where the kernel gave no
+/// random number) · -EBADF (not a handle, or one of its descriptors was closed) · -EBADMSG
+/// (corrupt). Not async-signal-safe.
 ///
 /// # Safety
 /// `ring` is NULL or a handle of this thread.

@@ -71,7 +71,7 @@ pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
 /// -EPROTO (not a ring, another layout or geometry) · -EBADMSG (its indices are
 /// impossible) · -EMFILE (no descriptor, or max_handles are open) · -EOVERFLOW · -ENOSPC ·
 /// -ENOMEM · -ENFILE · -EROFS (/dev/shm is read-only) · -ESTALE (others removed and made it again all
-/// the time).
+/// the time) · -ENOSYS (without a name, and /proc is not mounted).
 /// Nothing is made or held then. Thread-safe; not async-signal-safe.
 ///
 /// # Safety
