@@ -6,7 +6,7 @@
 //! live side by side under `/dev/shm`: a segment is `NAME` (as `shm_open` has it), a semaphore
 //! `sem.NAME` (as `sem_open` has it), ours are `mdg.<kind>.NAME`.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fmt;
 
 use nix::errno::Errno;
@@ -24,6 +24,9 @@ pub(crate) const TEMPORARY_PREFIX: &str = ".mdg.tmp.";
 
 /// The longest file name of every file system Linux keeps shared memory on.
 const NAME_MAX: usize = 255;
+
+/// Room for the path of any object, with its NUL.
+const PATH_ROOM: usize = DIRECTORY.count_bytes() + 1 + NAME_MAX + 1;
 
 /// The family of a name: decides the file name's prefix and the word in messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +74,8 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Name {
     kind: Kind,
-    path: CString,
+    /// Ends with a NUL, and zeros behind it.
+    path: [u8; PATH_ROOM],
 }
 
 impl Name {
@@ -98,14 +102,20 @@ impl Name {
                 format_args!("{word} name of {} bytes: the limit is {limit}", bare.len()),
             ));
         }
-        let path = [DIRECTORY.to_bytes(), b"/", kind.prefix(), bare].concat();
-        let path = CString::new(path).map_err(|_| Error::new(Errno::EINVAL, "NUL in a name"))?;
+        let mut path = [0; PATH_ROOM];
+        let mut rest = &mut path[..];
+        for part in [DIRECTORY.to_bytes(), b"/", kind.prefix(), bare] {
+            let (to, behind) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            rest = behind;
+        }
         Ok(Self { kind, path })
     }
 
     /// The absolute path of the object.
     pub(crate) fn path(&self) -> &CStr {
-        &self.path
+        // There is a NUL: the parts leave room for it.
+        CStr::from_bytes_until_nul(&self.path).unwrap_or(c"")
     }
 }
 
@@ -113,7 +123,7 @@ impl fmt::Display for Name {
     /// As messages show it: `ring "/items"`, bytes outside printable ASCII escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let skip = DIRECTORY.to_bytes().len() + 1 + self.kind.prefix().len();
-        let bare = &self.path.to_bytes()[skip..];
+        let bare = &self.path().to_bytes()[skip..];
         write!(f, "{} \"/{}\"", self.kind.word(), bare.escape_ascii())
     }
 }

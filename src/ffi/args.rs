@@ -3,6 +3,7 @@
 //! This is the only file that turns handles into pointers and back.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,6 +11,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
+use crate::sys::alloc;
 
 /// Behind every opaque `mdg_x *`: a tag, then the Rust object.
 ///
@@ -36,14 +38,29 @@ const POISONED: u64 = u64::from_le_bytes(*b"mdg!pois");
 /// A handle that was closed carries this until its memory is used for something else.
 const CLOSED: u64 = u64::from_le_bytes(*b"mdg!clsd");
 
-/// Gives a new handle to C. Nothing is stored unless everything before succeeded.
-///
-/// # Safety
-/// `out` was checked by [`out`].
-pub(super) unsafe fn give<O: Opaque>(out: *mut *mut O, inner: O::Inner) {
-    let handle = Box::new(Handle { tag: AtomicU64::new(O::TAG), inner });
-    // SAFETY: `out` is non-null and aligned (checked by `out`), and C says it is writable.
-    unsafe { out.write(Box::into_raw(handle).cast()) };
+/// Memory for a handle, and where its address goes. It comes before what the handle is to hold, so
+/// that nothing is made, and has a name perhaps, that is then lost for want of memory.
+pub(super) struct Blank<O: Opaque> {
+    memory: Box<MaybeUninit<Handle<O::Inner>>>,
+    out: *mut *mut O,
+}
+
+/// Checks a required pointer to a new handle, and takes memory for it; `ENOMEM` without any.
+pub(super) fn blank<O: Opaque>(out: *mut *mut O, what: &str) -> Result<Blank<O>> {
+    let out = self::out(out, what)?;
+    Ok(Blank { memory: alloc::room()?, out })
+}
+
+impl<O: Opaque> Blank<O> {
+    /// Gives the new handle to C. Nothing is stored unless everything before succeeded.
+    ///
+    /// # Safety
+    /// Where the handle goes is writable.
+    pub(super) unsafe fn give(self, inner: O::Inner) {
+        let handle = Box::write(self.memory, Handle { tag: AtomicU64::new(O::TAG), inner });
+        // SAFETY: non-null and aligned (checked by `blank`), and C says it is writable.
+        unsafe { self.out.write(Box::into_raw(handle).cast()) };
+    }
 }
 
 #[cold]

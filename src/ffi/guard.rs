@@ -132,7 +132,7 @@ mod tests {
     fn a_panic_becomes_a_code_and_poisons_the_handle() {
         let mut toy: *mut Toy = std::ptr::null_mut();
         // SAFETY: a place for a handle.
-        unsafe { args::give(&raw mut toy, 7) };
+        unsafe { args::blank(&raw mut toy, "toy").unwrap().give(7) };
         // SAFETY: a handle made here, live until it is closed below.
         assert_eq!(unsafe { args::handle(toy.cast_const()) }, Ok(&7));
         let answer: c_int = guard_or(

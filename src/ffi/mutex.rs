@@ -90,14 +90,14 @@ pub unsafe extern "C" fn mdg_mutex_open(
 ) -> c_int {
     guard(|| {
         let what = "mdg_mutex_open";
-        let out = args::out(mutex, "mdg_mutex_open: mutex")?;
+        let out = args::blank(mutex, "mdg_mutex_open: mutex")?;
         // SAFETY: the caller's promise.
         let name = unsafe { args::string(name, "mdg_mutex_open: name") }?;
         let mode = args::mode(mode, what)?;
         let flags = args::oflag(oflag & !libc::O_ACCMODE | libc::O_RDWR, 0, what)?;
         let made = Mutex::open(name, flags.creation, mode)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }
@@ -116,12 +116,12 @@ pub unsafe extern "C" fn mdg_mutex_open(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_mutex_init(mutex: *mut *mut mdg_mutex, memory: *mut c_void) -> c_int {
     guard(|| {
-        let out = args::out(mutex, "mdg_mutex_init: mutex")?;
+        let out = args::blank(mutex, "mdg_mutex_init: mutex")?;
         let memory = memory_of(memory, "mdg_mutex_init")?;
         // SAFETY: the caller's promise.
         let made = Mutex::init(unsafe { Area::at(memory) }?)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }
@@ -139,12 +139,12 @@ pub unsafe extern "C" fn mdg_mutex_attach(
     memory: *mut c_void,
 ) -> c_int {
     guard(|| {
-        let out = args::out(mutex, "mdg_mutex_attach: mutex")?;
+        let out = args::blank(mutex, "mdg_mutex_attach: mutex")?;
         let memory = memory_of(memory, "mdg_mutex_attach")?;
         // SAFETY: the caller's promise.
         let made = Mutex::attach(unsafe { Area::at(memory) }?)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }
@@ -239,14 +239,14 @@ pub unsafe extern "C" fn mdg_cond_open(
 ) -> c_int {
     guard(|| {
         let what = "mdg_cond_open";
-        let out = args::out(cond, "mdg_cond_open: cond")?;
+        let out = args::blank(cond, "mdg_cond_open: cond")?;
         // SAFETY: the caller's promise.
         let name = unsafe { args::string(name, "mdg_cond_open: name") }?;
         let mode = args::mode(mode, what)?;
         let flags = args::oflag(oflag & !libc::O_ACCMODE | libc::O_RDWR, 0, what)?;
         let made = Cond::open(name, flags.creation, mode)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }
@@ -259,12 +259,12 @@ pub unsafe extern "C" fn mdg_cond_open(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_cond_init(cond: *mut *mut mdg_cond, memory: *mut c_void) -> c_int {
     guard(|| {
-        let out = args::out(cond, "mdg_cond_init: cond")?;
+        let out = args::blank(cond, "mdg_cond_init: cond")?;
         let memory = memory_of(memory, "mdg_cond_init")?;
         // SAFETY: the caller's promise.
         let made = Cond::init(unsafe { Area::at(memory) }?)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }
@@ -277,12 +277,12 @@ pub unsafe extern "C" fn mdg_cond_init(cond: *mut *mut mdg_cond, memory: *mut c_
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_cond_attach(cond: *mut *mut mdg_cond, memory: *mut c_void) -> c_int {
     guard(|| {
-        let out = args::out(cond, "mdg_cond_attach: cond")?;
+        let out = args::blank(cond, "mdg_cond_attach: cond")?;
         let memory = memory_of(memory, "mdg_cond_attach")?;
         // SAFETY: the caller's promise.
         let made = Cond::attach(unsafe { Area::at(memory) }?)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 
 use super::args;
 use super::guard::guard;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TEXT_MAX};
 use crate::inventory::{self, Info, Mechanism, ReapOptions, State};
 
 /// Mechanism: a ring, /dev/shm/mdg.ring.NAME.
@@ -242,7 +242,14 @@ pub unsafe extern "C" fn mdg_object_check(
             }
             Err(error) => {
                 if matches!(error.code(), Errno::EBADMSG | Errno::EPROTO) {
-                    cut(format!("{}\n", error.text()).as_bytes(), report);
+                    // A little more than any text of an error.
+                    let mut line = [0; TEXT_MAX + 1];
+                    let length = error.with_text(|text| {
+                        line[..text.len()].copy_from_slice(text.as_bytes());
+                        line[text.len()] = b'\n';
+                        text.len() + 1
+                    });
+                    cut(&line[..length.unwrap_or(0)], report);
                 }
                 Err(error)
             }

@@ -109,7 +109,7 @@ pub unsafe extern "C" fn mdg_sem_open(
 ) -> c_int {
     guard(|| {
         let what = "mdg_sem_open";
-        let out = args::out(sem, "mdg_sem_open: sem")?;
+        let out = args::blank(sem, "mdg_sem_open: sem")?;
         // SAFETY: the caller's promise.
         let name = unsafe { args::string(name, "mdg_sem_open: name") }?;
         // SAFETY: the caller's promise; integers only.
@@ -137,7 +137,7 @@ pub unsafe extern "C" fn mdg_sem_open(
             _ => return Err(unknown_kind(kind, what)),
         };
         // SAFETY: checked above.
-        unsafe { args::give(out, semaphore) };
+        unsafe { out.give(semaphore) };
         Ok(0)
     })
 }
@@ -179,12 +179,12 @@ pub unsafe extern "C" fn mdg_sem_init(
     value: c_uint,
 ) -> c_int {
     guard(|| {
-        let out = args::out(sem, "mdg_sem_init: sem")?;
+        let out = args::blank(sem, "mdg_sem_init: sem")?;
         let memory = memory_of(memory, "mdg_sem_init")?;
         // SAFETY: the caller's promise.
         let semaphore = Semaphore::init(unsafe { Place::at(memory) }?, value)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, AnySemaphore::Posix(semaphore)) };
+        unsafe { out.give(AnySemaphore::Posix(semaphore)) };
         Ok(0)
     })
 }
@@ -201,12 +201,12 @@ pub unsafe extern "C" fn mdg_sem_init(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mdg_sem_attach(sem: *mut *mut mdg_sem, memory: *mut c_void) -> c_int {
     guard(|| {
-        let out = args::out(sem, "mdg_sem_attach: sem")?;
+        let out = args::blank(sem, "mdg_sem_attach: sem")?;
         let memory = memory_of(memory, "mdg_sem_attach")?;
         // SAFETY: the caller's promise.
         let semaphore = Semaphore::attach(unsafe { Place::at(memory) }?)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, AnySemaphore::Posix(semaphore)) };
+        unsafe { out.give(AnySemaphore::Posix(semaphore)) };
         Ok(0)
     })
 }
@@ -303,7 +303,7 @@ unsafe fn in_segment(
     make: impl FnOnce(&Shm, &UndoOptions) -> Result<UndoSemaphore>,
 ) -> c_int {
     guard(|| {
-        let out = args::out(sem, what)?;
+        let out = args::blank(sem, what)?;
         // SAFETY: the caller's promise; integers only.
         let options = undo_options(unsafe { args::options(opts, "mdg_sem_opts") }?, what)?;
         // SAFETY: the caller's promise.
@@ -311,7 +311,7 @@ unsafe fn in_segment(
         let shm = shm.read().unwrap_or_else(PoisonError::into_inner);
         let made = make(&shm, &options)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, AnySemaphore::Undo(made)) };
+        unsafe { out.give(AnySemaphore::Undo(made)) };
         Ok(0)
     })
 }

@@ -76,14 +76,14 @@ pub unsafe extern "C" fn mdg_shm_open(
     mode: libc::mode_t,
 ) -> c_int {
     guard(|| {
-        let out = args::out(shm, "mdg_shm_open: shm")?;
+        let out = args::blank(shm, "mdg_shm_open: shm")?;
         // SAFETY: the caller's promise.
         let name = unsafe { args::string(name, "mdg_shm_open: name") }?;
         let flags = args::oflag(oflag, 0, "mdg_shm_open")?;
         let mode = args::mode(mode, "mdg_shm_open")?;
         let segment = Shm::open(name, args::length(size, "mdg_shm_open: size")?, flags, mode)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, RwLock::new(segment)) };
+        unsafe { out.give(RwLock::new(segment)) };
         Ok(0)
     })
 }
@@ -106,12 +106,12 @@ pub unsafe extern "C" fn mdg_shm_anonymous(
     flags: u32,
 ) -> c_int {
     guard(|| {
-        let out = args::out(shm, "mdg_shm_anonymous: shm")?;
+        let out = args::blank(shm, "mdg_shm_anonymous: shm")?;
         let flags = args::flags(flags, MDG_INHERIT, "mdg_shm_anonymous")?;
         let size = args::length(size, "mdg_shm_anonymous: size")?;
         let segment = Shm::anonymous(size, flags & MDG_INHERIT != 0)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, RwLock::new(segment)) };
+        unsafe { out.give(RwLock::new(segment)) };
         Ok(0)
     })
 }
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn mdg_shm_anonymous(
 pub unsafe extern "C" fn mdg_shm_from_fd(shm: *mut *mut mdg_shm, fd: c_int, oflag: c_int) -> c_int {
     guard(|| {
         let what = "mdg_shm_from_fd";
-        let out = args::out(shm, "mdg_shm_from_fd: shm")?;
+        let out = args::blank(shm, "mdg_shm_from_fd: shm")?;
         let flags = args::oflag(oflag, MDG_SEALED, what)?;
         if flags.creation != Creation::OpenOnly {
             return Err(Error::new(
@@ -148,7 +148,7 @@ pub unsafe extern "C" fn mdg_shm_from_fd(shm: *mut *mut mdg_shm, fd: c_int, ofla
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let segment = Shm::from_fd(fd, flags.access, seals)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, RwLock::new(segment)) };
+        unsafe { out.give(RwLock::new(segment)) };
         Ok(0)
     })
 }
@@ -175,13 +175,13 @@ pub unsafe extern "C" fn mdg_shm_map_file(
 ) -> c_int {
     guard(|| {
         let what = "mdg_shm_map_file";
-        let out = args::out(shm, "mdg_shm_map_file: shm")?;
+        let out = args::blank(shm, "mdg_shm_map_file: shm")?;
         // SAFETY: the caller's promise.
         let path = unsafe { args::path(path, "mdg_shm_map_file: path") }?;
         let (flags, mode) = (args::oflag(oflag, 0, what)?, args::mode(mode, what)?);
         let segment = Shm::map_file(path, args::length(size, what)?, flags, mode)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, RwLock::new(segment)) };
+        unsafe { out.give(RwLock::new(segment)) };
         Ok(0)
     })
 }

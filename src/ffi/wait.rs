@@ -104,11 +104,14 @@ pub unsafe extern "C" fn mdg_wait_any(
         }
         // SAFETY: non-null; the caller vouches for `count` entries, and `count` is small.
         let entries = unsafe { std::slice::from_raw_parts_mut(first, count) };
-        // SAFETY: the caller's promise.
-        let waits = entries.iter().map(|entry| unsafe { wait(entry) });
-        let mut waits = waits.collect::<Result<Vec<_>>>()?;
-        let ready = wait_any(&mut waits, Timeout::from_nanos(timeout_ns))?;
-        let found: Vec<_> = waits.iter().map(|wait| wait.ready.0).collect();
+        let nothing = Wait { source: Source::Nothing, events: Events::NONE, ready: Events::NONE };
+        let mut waits = [nothing; MOST];
+        for (entry, to) in entries.iter().zip(&mut waits) {
+            // SAFETY: the caller's promise.
+            *to = unsafe { wait(entry) }?;
+        }
+        let ready = wait_any(&mut waits[..count], Timeout::from_nanos(timeout_ns))?;
+        let found = waits.map(|wait| wait.ready.0);
         for (entry, found) in entries.iter_mut().zip(found) {
             entry.ready = found;
         }

@@ -2,8 +2,6 @@
 //! Mutexes and condition variables seen from outside: small files without participants. That somebody
 //! has one open is said by a shared lock that lives as long as any process has it mapped.
 
-use std::sync::Arc;
-
 use nix::errno::Errno;
 
 use super::mechanism::Mechanism;
@@ -13,6 +11,7 @@ use crate::mutex::inspect::{self, Seen};
 use crate::name::Name;
 use crate::object::{COND_SIZE, MUTEX_SIZE, pread_exact};
 use crate::shm::named;
+use crate::sys::alloc::{self, Arc};
 use crate::sys::kept::Kept;
 use crate::sys::lock::{self, Anchor};
 
@@ -25,10 +24,10 @@ pub(super) struct Area {
 
 /// Looks at the one called `name`.
 pub(super) fn look(mechanism: Mechanism, name: &Name) -> Result<Area> {
-    let what = name.to_string();
+    let what = alloc::text(name)?;
     let file = named::open_regular(name.path(), false, &what)?.ok_or_else(|| missing(&what))?;
     let file = Kept::new(file).map_err(|errno| Error::from_kernel(errno, &what))?;
-    look_at(mechanism, &Arc::new(file), &what)
+    look_at(mechanism, &Arc::new(file)?, &what)
 }
 
 /// The same for an open file, whose own description's locks do not count.
@@ -37,7 +36,7 @@ pub(super) fn look_at(mechanism: Mechanism, file: &Arc<Kept>, what: &str) -> Res
         Mechanism::Mutex => inspect::mutex(&read::<MUTEX_SIZE>(file, what)?, what),
         _ => inspect::cond(&read::<COND_SIZE>(file, what)?, what),
     }?;
-    let anchor = Anchor::new(Arc::clone(file), 0);
+    let anchor = Anchor::new(file.clone(), 0);
     Ok(Area { seen, is_open: anchor.is_held(lock::USERS) })
 }
 

@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 //! What is to be said of one object, without changing a byte of it.
 
+use std::fmt;
+
 use nix::errno::Errno;
 
 use super::doorbell;
@@ -10,6 +12,7 @@ use crate::error::Result;
 use crate::object::{KindName, Life, Look, Occupant};
 use crate::ring::inspect::RingLook;
 use crate::sem::SemLook;
+use crate::sys::alloc;
 
 /// A verdict of "corrupt" must come out of this many looks in a row.
 const LOOKS: u32 = 4;
@@ -38,10 +41,10 @@ pub fn check(mechanism: Mechanism, name: &[u8]) -> Result<Verdict> {
     if mechanism.is_area() {
         let area = area::look(mechanism, &shown)?;
         let open = if area.is_open { "somebody has it open" } else { "nobody has it open" };
-        let mut report = format!("{}, {}, {open}\n", mechanism.word(), area.seen.head);
+        let (word, head) = (mechanism.word(), &area.seen.head);
+        let mut report = alloc::text(format_args!("{word}, {head}, {open}\n"))?;
         for line in &area.seen.findings {
-            report += line;
-            report.push('\n');
+            alloc::append(&mut report, format_args!("{line}\n"))?;
         }
         return Ok(Verdict { findings: area.seen.findings.len() as u32, report });
     }
@@ -49,10 +52,9 @@ pub fn check(mechanism: Mechanism, name: &[u8]) -> Result<Verdict> {
         Mechanism::Poll => doorbell::is_left(name)?,
         _ => reap::is_left(name, &shown)?,
     };
-    let mut report = format!("{}, {}\n", mechanism.word(), if left { "left" } else { "in use" });
-    if left {
-        report += "it was left behind by a dead process\n";
-    }
+    let (word, how) = (mechanism.word(), if left { "left" } else { "in use" });
+    let why = if left { "it was left behind by a dead process\n" } else { "" };
+    let report = alloc::text(format_args!("{word}, {how}\n{why}"))?;
     Ok(Verdict { findings: u32::from(left), report })
 }
 
@@ -99,11 +101,11 @@ impl<'a> Part<'a> {
     fn left_by(&self, dead: &Occupant) -> Result<String> {
         match self {
             Self::Ring(ring) => ring.left_by(dead),
-            Self::Semaphore(semaphore) => Ok(match semaphore.held(dead.index)? {
-                0 => String::new(),
-                1 => ", holds 1 permit".to_owned(),
-                count => format!(", holds {count} permits"),
-            }),
+            Self::Semaphore(semaphore) => match semaphore.held(dead.index)? {
+                0 => Ok(String::new()),
+                1 => alloc::text(", holds 1 permit"),
+                count => alloc::text(format_args!(", holds {count} permits")),
+            },
             Self::Unknown => Ok(String::new()),
         }
     }
@@ -112,15 +114,16 @@ impl<'a> Part<'a> {
     fn head(&self, look: &Look) -> Result<String> {
         let geometry = look.geometry();
         let kind = KindName(geometry.kind);
-        Ok(match self {
+        match self {
             Self::Semaphore(semaphore) => {
                 let (free, initial) = (semaphore.free()?, semaphore.initial());
-                format!("{kind}, {free} permits free, made with {initial}")
+                alloc::text(format_args!("{kind}, {free} permits free, made with {initial}"))
             }
             _ => {
-                format!("{kind}, {} items of {} bytes", geometry.capacity, geometry.item_size)
+                let (capacity, size) = (geometry.capacity, geometry.item_size);
+                alloc::text(format_args!("{kind}, {capacity} items of {size} bytes"))
             }
-        })
+        }
     }
 }
 
@@ -129,35 +132,38 @@ fn look_once(mechanism: Mechanism, look: &Look) -> Result<(Verdict, u64)> {
     let missed = part.check()?;
     let occupants = look.occupants()?;
     let mut lines = Vec::new();
+    let mut note = |line: fmt::Arguments<'_>| alloc::push(&mut lines, alloc::text(line)?);
     for dead in occupants.iter().filter(|one| one.life == Life::Dead) {
         let left = part.left_by(dead)?;
         let (index, pid) = (dead.index, dead.pid);
-        lines.push(format!("participant {index}: pid {pid} died, not cleared away yet{left}"));
+        note(format_args!("participant {index}: pid {pid} died, not cleared away yet{left}"))?;
     }
     if let Part::Ring(ring) = &part {
-        lines.extend(ring.findings(&occupants)?);
+        for finding in ring.findings(&occupants)? {
+            note(format_args!("{finding}"))?;
+        }
     }
     for bell in doorbell::left(look)? {
-        lines.push(format!("doorbell \"{}\": of a dead handle", bell.escape_ascii()));
+        note(format_args!("doorbell \"{}\": of a dead handle", bell.escape_ascii()))?;
     }
     let findings = lines.len() as u32;
     let geometry = look.geometry();
-    let mut head = format!(
+    let mut head = alloc::text(format_args!(
         "{}, {}, {} of {} handles open",
         mechanism.word(),
         part.head(look)?,
         occupants.iter().filter(|one| one.life == Life::Living).count(),
         geometry.max_handles,
-    );
+    ))?;
     if missed > 0 {
-        head += &format!("; {missed} cells have no memory and were not looked at");
+        let missing = format_args!("; {missed} cells have no memory and were not looked at");
+        alloc::append(&mut head, missing)?;
     }
     let mut report = String::new();
     for mut line in [head].into_iter().chain(lines) {
         // All of it is ASCII.
         line.truncate(LINE - 1);
-        report += &line;
-        report.push('\n');
+        alloc::append(&mut report, format_args!("{line}\n"))?;
     }
     Ok((Verdict { findings, report }, missed))
 }

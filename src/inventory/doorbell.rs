@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::name::{BELL_PREFIX, Name};
 use crate::object::{BellName, Life, Look};
 use crate::shm::named;
-use crate::sys::fifo;
+use crate::sys::{alloc, fifo};
 
 /// Which handle it is, by the name of the doorbell.
 pub(super) fn parse(name: &[u8]) -> Option<BellName> {
@@ -34,7 +34,7 @@ fn is_dead(bell: BellName, look: &Look) -> Result<bool> {
 pub(super) fn is_left(name: &[u8]) -> Result<bool> {
     let path = Mechanism::Poll.name(name)?;
     reap::stands(&path)?;
-    let bell = parse(name).ok_or_else(|| reap::foreign(&path.to_string()))?;
+    let bell = parse(name).ok_or_else(|| reap::foreign(&path))?;
     for (mechanism, name) in found()? {
         if !mechanism.has_participants() {
             continue;
@@ -57,10 +57,10 @@ pub(super) fn is_left_unfinished(name: &[u8], path: &Name) -> Result<Option<bool
 }
 
 fn has_no_reader(path: &Name) -> Result<bool> {
-    let what = path.to_string();
+    let what = alloc::text(path)?;
     fifo::is_left(path.path()).map_err(|errno| match errno {
         Errno::ENOENT => super::missing(&what),
-        errno => Error::from_kernel(errno, what),
+        errno => Error::from_kernel(errno, &what),
     })
 }
 
@@ -74,7 +74,7 @@ pub(super) fn left(look: &Look) -> Result<Vec<Vec<u8>>> {
             && bell.home == home
             && is_dead(bell, look)?
         {
-            left.push(name);
+            alloc::push(&mut left, name)?;
         }
     }
     Ok(left)
@@ -86,7 +86,7 @@ pub(super) fn remove_left(look: &Look) -> Result<u32> {
     for name in left(look)? {
         let name = Mechanism::Poll.name(&name)?;
         // Another one may have removed it; what may not be removed stays, and is found again.
-        removed += u32::from(named::unlink(name.path(), &name.to_string()).is_ok());
+        removed += u32::from(named::unlink(name.path(), &alloc::text(&name)?).is_ok());
     }
     Ok(removed)
 }

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::object::{Life, Look};
 use crate::ring::inspect::RingLook;
 use crate::sem::SemLook;
+use crate::sys::alloc;
 
 /// What a short look says of an object. The numbers are those of the C constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +97,7 @@ pub fn list() -> Result<Vec<Info>> {
                 _ => info.state = State::Unreadable,
             },
         }
-        all.push(info);
+        alloc::push(&mut all, info)?;
     }
     Ok(all)
 }

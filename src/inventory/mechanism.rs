@@ -1,12 +1,10 @@
 #![forbid(unsafe_code)]
 //! Which file under `/dev/shm` is what, by its name.
 
-use std::os::unix::ffi::OsStrExt;
-
-use nix::errno::Errno;
-
 use crate::error::{Error, Result};
 use crate::name::{BELL_PREFIX, DIRECTORY, Kind, Name, TEMPORARY_PREFIX};
+use crate::sys::alloc;
+use crate::sys::directory::Names;
 
 /// What the name of an object says it is. The numbers are those of the C constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,19 +98,16 @@ impl Mechanism {
 
 /// Everything under `/dev/shm` that has a name of ours, in the order of mechanisms and names.
 pub(super) fn found() -> Result<Vec<(Mechanism, Vec<u8>)>> {
-    let directory = std::ffi::OsStr::from_bytes(DIRECTORY.to_bytes());
-    let refused = |error: std::io::Error| {
-        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-        Error::from_kernel(errno, "the directory of shared memory")
-    };
+    let refused = |errno| Error::from_kernel(errno, "the directory of shared memory");
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(refused)? {
-        let file = entry.map_err(refused)?.file_name();
-        if let Some((mechanism, name)) = Mechanism::of(file.as_bytes()) {
-            found.push((mechanism, [b"/", name].concat()));
+    let mut names = Names::of(DIRECTORY).map_err(refused)?;
+    while let Some(file) = names.next().map_err(refused)? {
+        if let Some((mechanism, name)) = Mechanism::of(file) {
+            alloc::push(&mut found, (mechanism, alloc::concat(&[b"/", name])?))?;
         }
     }
-    found.sort();
+    // No two are the same, and a stable sort would allocate.
+    found.sort_unstable();
     Ok(found)
 }
 

@@ -26,11 +26,12 @@ use nix::errno::Errno;
 use crate::error::{Error, Result};
 use crate::object::Look;
 use crate::shm::named;
+use crate::sys::alloc;
 
 /// Opens an object to look at it.
 fn look(mechanism: Mechanism, name: &[u8]) -> Result<Look> {
     let name = mechanism.name(name)?;
-    let what = name.to_string();
+    let what = alloc::text(&name)?;
     let file = named::open_regular(name.path(), false, &what)?.ok_or_else(|| missing(&what))?;
     Look::new(file, &what)
 }

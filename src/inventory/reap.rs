@@ -28,7 +28,6 @@
 //! | after unlink | the name is gone, its doorbells may stand; nobody has them open |
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::stat::lstat;
@@ -41,6 +40,7 @@ use crate::name::Name;
 use crate::object::Look;
 use crate::ring::inspect::RingLook;
 use crate::shm::named;
+use crate::sys::alloc::{self, Arc};
 use crate::sys::kept::Kept;
 use crate::sys::lock;
 
@@ -70,9 +70,12 @@ pub fn reap(
         return one(mechanism, name, options).map(|()| 1);
     }
     let mut removed = 0;
-    // Doorbells before the objects by which they are judged.
+    // Doorbells before the objects by which they are judged. (A stable sort would allocate.)
+    fn order(one: &(Mechanism, Vec<u8>)) -> (bool, &(Mechanism, Vec<u8>)) {
+        (one.0 != Mechanism::Poll, one)
+    }
     let mut all = found()?;
-    all.sort_by_key(|(mechanism, _)| *mechanism != Mechanism::Poll);
+    all.sort_unstable_by(|one, other| order(one).cmp(&order(other)));
     for (found, name) in all {
         if mechanism.is_some_and(|wanted| wanted != found) {
             continue;
@@ -91,7 +94,7 @@ pub fn reap(
 fn one(mechanism: Mechanism, name: &[u8], options: ReapOptions) -> Result<()> {
     let dry = options.dry_run;
     let path = mechanism.name(name)?;
-    let what = path.to_string();
+    let what = alloc::text(&path)?;
     match mechanism {
         Mechanism::Poll => {
             if !doorbell::is_left(name)? {
@@ -110,7 +113,7 @@ fn one(mechanism: Mechanism, name: &[u8], options: ReapOptions) -> Result<()> {
         },
         _ if mechanism.is_area() => {
             let file = Kept::new(open(&path)?);
-            let file = Arc::new(file.map_err(|errno| Error::from_kernel(errno, &what))?);
+            let file = Arc::new(file.map_err(|errno| Error::from_kernel(errno, &what))?)?;
             let admin = Admin::lock(file.checked(&what)?, &what)?;
             // Not what somebody has open; nor what is none, whose users need not say so.
             if area::look_at(mechanism, &file, &what)?.is_open {
@@ -174,7 +177,7 @@ impl<'a> Admin<'a> {
 
     /// Removes the name, if it leads to this file; `dry`: only looks.
     fn remove(&self, path: &Name, dry: bool) -> Result<()> {
-        let what = path.to_string();
+        let what = alloc::text(path)?;
         let status = named::status(self.0, &what)?;
         if !named::still_names(path.path(), &status) {
             return Err(missing(&what));
@@ -190,11 +193,11 @@ impl Drop for Admin<'_> {
 }
 
 fn remove(path: &Name, file: &OwnedFd, dry: bool) -> Result<()> {
-    Admin::lock(file.as_fd(), &path.to_string())?.remove(path, dry)
+    Admin::lock(file.as_fd(), &alloc::text(path)?)?.remove(path, dry)
 }
 
 fn open(path: &Name) -> Result<OwnedFd> {
-    let what = path.to_string();
+    let what = alloc::text(path)?;
     named::open_regular(path.path(), true, &what)?.ok_or_else(|| missing(&what))
 }
 
@@ -203,16 +206,16 @@ pub(super) fn is_left(name: &[u8], path: &Name) -> Result<bool> {
     if let Some(left) = doorbell::is_left_unfinished(name, path)? {
         return Ok(left);
     }
-    let what = path.to_string();
+    let what = alloc::text(path)?;
     let file = named::open_regular(path.path(), false, &what)?.ok_or_else(|| missing(&what))?;
     let file = Kept::new(file).map_err(|errno| Error::from_kernel(errno, &what))?;
-    let anchor = lock::Anchor::new(Arc::new(file), 0);
+    let anchor = lock::Anchor::new(Arc::new(file)?, 0);
     Ok(!anchor.is_held(lock::ADMIN))
 }
 
 /// `ENOENT` if nothing has this name, `EPROTO` if it is no FIFO.
 pub(super) fn stands(path: &Name) -> Result<()> {
-    let what = path.to_string();
+    let what = alloc::text(path)?;
     let status = lstat(path.path()).map_err(|errno| match errno {
         Errno::ENOENT => missing(&what),
         errno => Error::from_kernel(errno, &what),
@@ -220,7 +223,7 @@ pub(super) fn stands(path: &Name) -> Result<()> {
     if status.st_mode & libc::S_IFMT == libc::S_IFIFO { Ok(()) } else { Err(foreign(&what)) }
 }
 
-pub(super) fn foreign(what: &str) -> Error {
+pub(super) fn foreign(what: impl std::fmt::Display) -> Error {
     Error::new(Errno::EPROTO, format_args!("{what}: not a file of this library"))
 }
 

@@ -15,13 +15,14 @@ use crate::object::{Look, Object};
 use crate::ring::Ring;
 use crate::sem::UndoSemaphore;
 use crate::shm::named;
+use crate::sys::alloc;
 
 /// Clears away what the dead have left in the object `name`; how many things that were. What belongs
 /// to the living is not touched, and they may go on meanwhile. `EBADMSG` if the object is corrupt:
 /// nothing is changed then.
 pub fn repair(mechanism: Mechanism, name: &[u8]) -> Result<u32> {
     let name = mechanism.name(name)?;
-    let what = name.to_string();
+    let what = alloc::text(&name)?;
     let mend: fn(Object) -> Result<u32> = match mechanism {
         Mechanism::Ring => Ring::repair,
         Mechanism::Semaphore => UndoSemaphore::repair,

@@ -11,6 +11,7 @@ use crate::flags::Creation;
 use crate::name::{Kind, Name};
 use crate::object::{self, Area, COND_SIZE, CondArea};
 use crate::sync::{SLICE, interrupt};
+use crate::sys::alloc;
 use crate::sys::futex::Wake;
 use crate::time::{Deadline, Timeout};
 
@@ -29,8 +30,10 @@ impl Cond {
         let make = |area| Self::init(area).map(drop);
         // It knows nobody by a number, so nobody ever has one alone.
         let open = |_: &CondArea, file: BorrowedFd<'_>, what: &str| share(file, what).map(drop);
+        // Before it has a name: what can fail has failed by then.
+        let what = alloc::text(&name)?;
         let area = open_file(&name, COND_SIZE, creation, mode, &make, &open)?;
-        Self::existing(area, &name.to_string())
+        Self::existing(area, &what)
     }
 
     /// Makes a condition variable in memory that processes share, where none is in use.

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use super::{HALF_DONE, LOST, TAG, cond};
 use crate::error::{Error, Result};
 use crate::object::{COND_SIZE, MUTEX_SIZE, mutex_at as at};
+use crate::sys::alloc;
 use crate::sys::mutex::{self, Owner};
 
 /// What was seen.
@@ -43,18 +44,20 @@ pub(crate) fn mutex(bytes: &[u8; MUTEX_SIZE], what: &str) -> Result<Seen> {
     }
     let mut findings = Vec::new();
     let head = match owner {
-        Owner::Nobody => "free".to_owned(),
-        Owner::Thread(thread) if state == HALF_DONE => {
-            format!("held by thread {thread} (pid {pid}), who was told of a death")
-        }
-        Owner::Thread(thread) => format!("held by thread {thread} (pid {pid})"),
+        Owner::Nobody => alloc::text("free"),
+        Owner::Thread(thread) if state == HALF_DONE => alloc::text(format_args!(
+            "held by thread {thread} (pid {pid}), who was told of a death"
+        )),
+        Owner::Thread(thread) => alloc::text(format_args!("held by thread {thread} (pid {pid})")),
         Owner::Dead => {
-            findings.push(format!("its holder (pid {pid}) died; the next who locks it is told"));
-            "held by the dead".to_owned()
+            let died = format_args!("its holder (pid {pid}) died; the next who locks it is told");
+            alloc::push(&mut findings, alloc::text(died)?)?;
+            alloc::text("held by the dead")
         }
-    };
+    }?;
     if state == LOST {
-        findings.push("unlocked after a death and not declared consistent: lost for good".into());
+        let lost = "unlocked after a death and not declared consistent: lost for good";
+        alloc::push(&mut findings, alloc::text(lost)?)?;
     }
     Ok(Seen { head, findings })
 }
@@ -64,5 +67,5 @@ pub(crate) fn cond(bytes: &[u8; COND_SIZE], what: &str) -> Result<Seen> {
     if u64::from_ne_bytes(word(bytes, 0)) != cond::TAG {
         return Err(foreign(what, "condition variable"));
     }
-    Ok(Seen { head: "a counter".to_owned(), findings: Vec::new() })
+    Ok(Seen { head: alloc::text("a counter")?, findings: Vec::new() })
 }

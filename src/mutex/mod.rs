@@ -32,7 +32,6 @@ pub(crate) mod inspect;
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
@@ -47,6 +46,7 @@ use crate::name::{Kind, Name};
 use crate::object::{self, MUTEX_SIZE, Shared};
 use crate::shm::{Mapping, named};
 use crate::sync::{EventCount, Spinner, wait_deaf_until, wait_until};
+use crate::sys::alloc::{self, Arc};
 use crate::sys::kept::Kept;
 use crate::sys::lock::{self, Anchor};
 use crate::sys::membarrier;
@@ -107,7 +107,7 @@ fn open_file<T: Shared>(
     make: &dyn Fn(Area<T>) -> Result<()>,
     share: &dyn Fn(&T, BorrowedFd<'_>, &str) -> Result<()>,
 ) -> Result<Area<T>> {
-    let what = name.to_string();
+    let what = alloc::text(name)?;
     let map = |file: &Kept| Area::of(Mapping::new(file.checked(&what)?, size, true)?);
     let existing = |path: &CStr| -> Result<Option<Area<T>>> {
         let Some(file) = named::open_regular(path, true, &what)? else { return Ok(None) };
@@ -119,7 +119,7 @@ fn open_file<T: Shared>(
             ));
         }
         let file = Kept::new(file).map_err(|errno| Error::from_kernel(errno, &what))?;
-        let anchor = Anchor::new(Arc::new(file), 0);
+        let anchor = Anchor::new(Arc::new(file)?, 0);
         let area = map(anchor.file())?;
         share(&area, anchor.file().checked(&what)?, &what)?;
         object::wait_for_removal(&anchor, &what)?;
@@ -207,27 +207,29 @@ impl Mutex {
     pub fn open(name: &[u8], creation: Creation, mode: u32) -> Result<Self> {
         let name = Name::new(Kind::Mutex, name)?;
         let make = |area| Self::init(area).map(drop);
+        // Before it has a name: what can fail has failed by then.
+        let what = alloc::text(&name)?;
         let area = open_file(&name, MUTEX_SIZE, creation, mode, &make, &share_mutex)?;
-        Self::existing(area, name.to_string())
+        Self::existing(area, what)
     }
 
     /// Makes a mutex in memory that processes share, where none is in use.
     pub fn init(area: Area<MutexArea>) -> Result<Self> {
-        let what = "mutex in memory";
+        let what = alloc::text("mutex in memory")?;
         area.tag.set(0);
         area.mark.store(0, Ordering::Relaxed);
         settle_here(&area);
         area.state.store(WHOLE, Ordering::Relaxed);
         area.event.reset();
-        area.mutex.make().map_err(|errno| Error::from_kernel(errno, what))?;
+        area.mutex.make().map_err(|errno| Error::from_kernel(errno, &what))?;
         area.tag.set(TAG);
-        Self::existing(area, what.to_owned())
+        Self::existing(area, what)
     }
 
     /// Uses a mutex that [`Mutex::init`] made in memory; `EPROTO` if there is none, `EOPNOTSUPP` if it was
     /// made in another PID namespace.
     pub fn attach(area: Area<MutexArea>) -> Result<Self> {
-        Self::existing(area, "mutex in memory".to_owned())
+        Self::existing(area, alloc::text("mutex in memory")?)
     }
 
     fn existing(area: Area<MutexArea>, what: String) -> Result<Self> {

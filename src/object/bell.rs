@@ -19,18 +19,18 @@
 //! | waiter, before it has removed its name | the name, without a reader | who takes its slot; who closes the object next; who unlinks it; `inventory::reap` |
 //! | who removes such a name | the name, or nothing | as before |
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use super::geometry::{Geometry, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
 use super::participant;
 use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
 use crate::name::{BELL_PREFIX, DIRECTORY, TEMPORARY_PREFIX};
+use crate::sys::alloc::Arc;
+use crate::sys::directory::Names;
 use crate::sys::fifo;
 use crate::sys::kept::Kept;
 use crate::sys::lock::Anchor;
@@ -135,16 +135,15 @@ pub(super) fn remove_dead(file: OwnedFd) {
 
 fn try_remove_dead(file: OwnedFd) -> Option<()> {
     let copy = File::from(file.try_clone().ok()?);
-    let anchor = Anchor::new(Arc::new(Kept::new(file).ok()?), 0);
+    let anchor = Anchor::new(Arc::new(Kept::new(file).ok()?).ok()?, 0);
     let mut bytes = [0; SUPERBLOCK_LEN];
     copy.read_exact_at(&mut bytes, 0).ok()?;
     let size = copy.metadata().ok()?.len();
     let Superblock { geometry, uuid, .. } =
         Superblock::decode(bytes, Room::Exactly(size), "").ok()?;
     let home = Home::new(&uuid, &anchor)?;
-    for entry in std::fs::read_dir(OsStr::from_bytes(DIRECTORY.to_bytes())).ok()?.flatten() {
-        let file = entry.file_name();
-        let name = file.as_bytes();
+    let mut names = Names::of(DIRECTORY).ok()?;
+    while let Some(name) = names.next().ok()? {
         let name = name.strip_prefix(TEMPORARY_PREFIX.as_bytes()).unwrap_or(name);
         let bell = name.strip_prefix(BELL_PREFIX.as_bytes()).and_then(BellName::parse);
         if let Some(bell) = bell

@@ -7,7 +7,6 @@
 //!
 //! Killed while making, a process leaves a place without an object; the next one makes it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
@@ -20,6 +19,7 @@ use super::superblock::{SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::shm::{Mapping, Shm, named};
 use crate::sync::atomic::AtomicU64;
+use crate::sys::alloc::{self, Arc};
 use crate::sys::kept::{self, Kept};
 use crate::sys::lock::{self, Anchor};
 
@@ -50,7 +50,7 @@ impl Object {
         geometry: Geometry,
         build: impl FnOnce(Self) -> Result<T>,
     ) -> Result<T> {
-        let what = describe(word, segment, offset);
+        let what = describe(word, segment, offset)?;
         let file = check(segment, offset, &what)?;
         let offset = offset as u64;
         let size = footprint(&geometry).unwrap_or(u64::MAX);
@@ -63,7 +63,7 @@ impl Object {
             ));
         }
         let refused = |errno| kept::refused(errno, &what);
-        let anchor = Anchor::new(Arc::clone(file), offset);
+        let anchor = Anchor::new(file.clone(), offset);
         // A description of its own: dropping it, when `build` has come back, frees the byte.
         let _admin = anchor.lock_for_now(lock::ADMIN).map_err(refused)?.ok_or_else(|| {
             Error::new(Errno::EBUSY, format_args!("{what}: another process is making one there"))
@@ -102,7 +102,16 @@ impl Object {
             // Release: whoever sees the magic number, the last, sees what it stands for.
             word.store(value, Ordering::Release);
         }
-        build(Self::existing_in(Arc::clone(file), Place::Segment(offset), true, &what)?)
+        let made = Self::existing_in(file.clone(), Place::Segment(offset), true, &what);
+        let built = made.and_then(build);
+        // Nothing is left of what could not be finished, unless somebody has come to it meanwhile.
+        if built.is_err() {
+            let magic = head.0[0].swap(0, Ordering::SeqCst);
+            if anchor.is_any_held(LOCK_BYTES) {
+                head.0[0].store(magic, Ordering::SeqCst);
+            }
+        }
+        built
     }
 
     /// Whether the object is still the one that was opened: in a segment, another may have been made
@@ -130,16 +139,16 @@ impl Object {
         word: &str,
         check_found: &dyn Fn(&Superblock, &str) -> Result<()>,
     ) -> Result<Self> {
-        let what = describe(word, segment, offset);
-        let file = Arc::clone(check(segment, offset, &what)?);
+        let what = describe(word, segment, offset)?;
+        let file = check(segment, offset, &what)?.clone();
         let object = Self::existing_in(file, Place::Segment(offset as u64), true, &what)?;
         check_found(object.superblock(), &what)?;
         Ok(object)
     }
 }
 
-fn describe(word: &str, segment: &Shm, offset: usize) -> String {
-    format!("{word} at {offset} of {}", segment.what())
+fn describe(word: &str, segment: &Shm, offset: usize) -> Result<String> {
+    alloc::text(format_args!("{word} at {offset} of {}", segment.what()))
 }
 
 /// Whether an object may lie there.

@@ -6,7 +6,6 @@
 //! it stays true: see the functions.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use nix::errno::Errno;
@@ -20,6 +19,7 @@ use super::role::{End, Holder};
 use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::shm::named;
+use crate::sys::alloc::{self, Arc};
 use crate::sys::kept::Kept;
 use crate::sys::lock::Anchor;
 
@@ -66,8 +66,8 @@ impl Look {
         pread_exact(descriptor, &mut bytes, 0)
             .map_err(|errno| no_superblock(errno, status.st_size as u64, what))?;
         let superblock = Superblock::decode(bytes, Room::Exactly(status.st_size as u64), what)?;
-        let anchor = Anchor::new(Arc::new(file), 0);
-        Ok(Self { anchor, superblock, status, what: what.to_owned() })
+        let anchor = Anchor::new(Arc::new(file)?, 0);
+        Ok(Self { anchor, superblock, status, what: alloc::text(what)? })
     }
 
     pub(crate) fn superblock(&self) -> &Superblock {
@@ -141,7 +141,7 @@ impl Look {
         const STRIDE: usize = PARTICIPANT_STRIDE as usize;
         let (mut found, mut first) = (Vec::new(), 0);
         let all = self.geometry().max_handles;
-        let mut bytes = vec![0; SLOTS_AT_ONCE.min(all) as usize * STRIDE];
+        let mut bytes = alloc::zeros(SLOTS_AT_ONCE.min(all) as usize * STRIDE)?;
         while first < all {
             let count = SLOTS_AT_ONCE.min(all - first);
             let piece = &mut bytes[..count as usize * STRIDE];
@@ -149,13 +149,14 @@ impl Look {
             for (index, slot) in (first..).zip(piece.chunks_exact(STRIDE)) {
                 let (head, generation) = (word32(slot, at::STATE), word32(slot, at::GENERATION));
                 if head == IN_USE {
-                    found.push(Occupant {
+                    let occupant = Occupant {
                         index,
                         life: self.life(index, generation)?,
                         pid: word32(slot, at::PID),
                         push_intent: word64(slot, at::PUSH_INTENT),
                         pop_intent: word64(slot, at::POP_INTENT),
-                    });
+                    };
+                    alloc::push(&mut found, occupant)?;
                 }
             }
             first += count;

@@ -7,7 +7,6 @@
 use std::cell::RefCell;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -23,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
 use crate::shm::{Mapping, named, require_seal, sealed_memory};
+use crate::sys::alloc::{self, Arc};
 use crate::sys::file;
 use crate::sys::kept::{self, Kept};
 use crate::sys::lock::{self, Anchor};
@@ -94,7 +94,7 @@ impl Object {
         let Some(name) = request.name else {
             return build(Self::anonymous(request.make?)?);
         };
-        let what = name.to_string();
+        let what = alloc::text(name)?;
         // A handle is half a kilobyte: it is not moved through the frames of all that makes it.
         let built = RefCell::new(None);
         let build = |object| {
@@ -168,8 +168,8 @@ impl Object {
         build: &dyn Fn(Self) -> Result<()>,
     ) -> Result<Option<()>> {
         let (new, object) = Self::unpublished(path, request, what)?;
-        let built = new.with_owner_access(what, || build(object))?;
-        Ok(new.publish(path, what)?.map(|_file| built))
+        new.with_owner_access(what, || build(object))?;
+        Ok(new.publish(path, what)?.map(drop))
     }
 
     // Out of line, so that its buffers do not lie on the stack while the object is built.
@@ -184,7 +184,7 @@ impl Object {
             named::Unpublished::new(path, size_of_file(&geometry, what)?, request.mode, what)?;
         let superblock = initialise(new.file(), geometry, what)?;
         let copy = new.file().duplicate().map_err(|errno| kept::refused(errno, what))?;
-        let object = Self::map(Arc::new(copy), superblock, Place::Named, true, what)?;
+        let object = Self::map(Arc::new(copy)?, superblock, Place::Named, true, what)?;
         Ok((new, object))
     }
 
@@ -241,7 +241,7 @@ impl Object {
     /// Checks and maps an object that is there.
     #[inline(never)]
     fn existing(file: Kept, place: Place, writable: bool, what: &str) -> Result<Self> {
-        Self::existing_in(Arc::new(file), place, writable, what)
+        Self::existing_in(Arc::new(file)?, place, writable, what)
     }
 
     pub(super) fn existing_in(
@@ -279,7 +279,7 @@ impl Object {
         // The first to ask needs a kilobyte of stack. Here there is more of it than where a handle,
         // which wants to know, is made.
         many_processors();
-        Ok(Self { file, region, superblock, place, light, owner, what: what.to_owned() })
+        Ok(Self { file, region, superblock, place, light, owner, what: alloc::text(what)? })
     }
 
     /// A second view of the same object, for another handle. Its geometry is the one that was
@@ -299,7 +299,7 @@ impl Object {
                 format_args!("{}: its size was changed to {size}", self.what),
             ));
         }
-        let (file, writable) = (Arc::clone(self.file.file()), self.region.is_writable());
+        let (file, writable) = (self.file.file().clone(), self.region.is_writable());
         Self::map(file, self.superblock, self.place, writable, &self.what)
     }
 
@@ -512,7 +512,7 @@ fn initialise(file: &Kept, geometry: Geometry, what: &str) -> Result<Superblock>
 /// Two who remove the same name must not remove what was made under it in between: whoever holds
 /// the object's ADMIN byte looks whether the name still leads there, and only then removes it.
 pub(crate) fn unlink(name: &Name) -> Result<()> {
-    let what = name.to_string();
+    let what = alloc::text(name)?;
     for _ in 0..REMOVAL_PATIENCE {
         let file = match named::open_regular(name.path(), true, &what) {
             Ok(Some(file)) => file,

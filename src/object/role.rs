@@ -297,13 +297,14 @@ impl Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::alloc::Arc;
     use crate::sys::kept::Kept;
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     fn object() -> (Anchor, RoleWord) {
         let file = memfd_create(c"role", MFdFlags::MFD_CLOEXEC).unwrap();
         let word = RoleWord::default();
-        (Anchor::new(Kept::new(file).unwrap().into(), 0), word)
+        (Anchor::new(Arc::new(Kept::new(file).unwrap()).unwrap(), 0), word)
     }
 
     #[test]

@@ -1,8 +1,10 @@
 #![forbid(unsafe_code)]
 //! FIFOs: made, removed, and opened with a timeout.
 
+use std::ffi::CString;
 use std::fmt::Display;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use nix::unistd::{mkfifo, pipe2, unlink as unlink_file};
 use crate::error::{Error, Result};
 use crate::flags::Access;
 use crate::sync::descriptor::{LONG, Waiter, shows};
+use crate::sys::alloc;
 use crate::sys::kept::Kept;
 use crate::sys::pipe::{Watch, has_writer};
 use crate::time::Timeout;
@@ -31,14 +34,16 @@ pub fn create(path: &Path, mode: u32) -> Result<()> {
             format_args!("fifo {path:?}: mode {mode:#o} has bits other than permissions"),
         ));
     };
-    mkfifo(path, Mode::from_bits_truncate(bits)).map_err(|errno| failed("creating", path, errno))
+    mkfifo(&*c_path(path)?, Mode::from_bits_truncate(bits))
+        .map_err(|errno| failed("creating", path, errno))
 }
 
 /// Removes a FIFO's name: `ELOOP` for a symbolic link, `EPROTO` for anything else but a FIFO.
 pub fn unlink(path: &Path) -> Result<()> {
-    let stat = lstat(path).map_err(|errno| failed("unlinking", path, errno))?;
+    let name = &*c_path(path)?;
+    let stat = lstat(name).map_err(|errno| failed("unlinking", path, errno))?;
     require_fifo(path, &stat)?;
-    unlink_file(path).map_err(|errno| failed("unlinking", path, errno))
+    unlink_file(name).map_err(|errno| failed("unlinking", path, errno))
 }
 
 /// Opens a FIFO and waits until the other end is open too.
@@ -61,6 +66,8 @@ pub fn open(path: &Path, access: Access, timeout: Timeout) -> Result<OwnedFd> {
 /// The FIFO that stood under a name when the call began.
 struct Fifo<'path> {
     path: &'path Path,
+    /// The same for the kernel.
+    c_path: CString,
     /// O_PATH: names the file and touches nothing.
     name: Kept,
     stat: FileStat,
@@ -69,11 +76,12 @@ struct Fifo<'path> {
 impl<'path> Fifo<'path> {
     fn find(path: &'path Path) -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let name = open_file(path, flags, Mode::empty());
+        let c_path = c_path(path)?;
+        let name = open_file(&*c_path, flags, Mode::empty());
         let name = name.and_then(Kept::new).map_err(|errno| failed("opening", path, errno))?;
         let stat = fstat(name.unchecked()).map_err(|errno| failed("opening", path, errno))?;
         require_fifo(path, &stat)?;
-        Ok(Self { path, name, stat })
+        Ok(Self { path, c_path, name, stat })
     }
 
     fn failed(&self, errno: Errno) -> Error {
@@ -90,7 +98,7 @@ impl<'path> Fifo<'path> {
     /// One non-blocking open; `ENXIO` from the kernel means a writer without reader.
     fn try_open(&self, access: OFlag) -> Result<Option<OwnedFd>> {
         let safe = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-        let fd = match open_file(self.path, access | safe, Mode::empty()) {
+        let fd = match open_file(&*self.c_path, access | safe, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::ENXIO) => return Ok(None),
             Err(Errno::ENOENT | Errno::ELOOP) => return Err(self.stale()),
@@ -160,18 +168,24 @@ impl<'path> Fifo<'path> {
         if links == 0 {
             return Err(self.stale());
         }
-        let polled = watch.map(Watch::as_fd).into_iter().chain(own);
-        let mut fds: Vec<_> = polled.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match watch {
-            Some(watch) => {
-                // Readers are told of every writer. A writer is not told of a reader that is
-                // itself blocked in open(2): the kernel reports an opening when it is through.
-                waiter.sleep(&mut fds, if own.is_some() { LONG } else { UNSEEN })?;
+        let polled = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        match (watch, own) {
+            // Readers are told of every writer.
+            (Some(watch), Some(own)) => {
+                waiter.sleep(&mut [polled(watch.as_fd()), polled(own)], LONG)?;
+                watch.drain();
+                Ok(())
+            }
+            // A writer is not told of a reader that is itself blocked in open(2): the kernel
+            // reports an opening when it is through.
+            (Some(watch), None) => {
+                waiter.sleep(&mut [polled(watch.as_fd())], UNSEEN)?;
                 watch.drain();
                 Ok(())
             }
             // inotify is used up, or reading the FIFO, which a watch needs, is not permitted.
-            None => waiter.pause(&mut fds),
+            (None, Some(own)) => waiter.pause(&mut [polled(own)]),
+            (None, None) => waiter.pause(&mut []),
         }
     }
 }
@@ -185,6 +199,11 @@ fn require_fifo(path: &Path, stat: &FileStat) -> Result<()> {
         }
         _ => Err(Error::new(Errno::EPROTO, format_args!("{path:?} is not a FIFO"))),
     }
+}
+
+/// As nix makes one of a long path, but allocated so that it may fail.
+fn c_path(path: &Path) -> Result<CString> {
+    alloc::c_string(&[path.as_os_str().as_bytes()])
 }
 
 fn failed(doing: impl Display, path: &Path, errno: Errno) -> Error {

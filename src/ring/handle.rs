@@ -24,6 +24,7 @@ use crate::object::{
 };
 use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
+use crate::sys::alloc;
 use crate::sys::cancel;
 use crate::sys::fifo::Fifo;
 use crate::sys::process;
@@ -94,7 +95,7 @@ impl Ring {
     /// Opens, or makes, the ring `name`. See [`Options`] for what is compared and what is needed.
     pub fn open(name: &[u8], options: &Options, flags: OpenFlags, mode: u32) -> Result<Self> {
         let name = Name::new(name::Kind::Ring, name)?;
-        let what = name.to_string();
+        let what = alloc::text(&name)?;
         options.validate(&what)?;
         let request = Request {
             name: Some(&name),

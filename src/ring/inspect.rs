@@ -11,6 +11,7 @@ use crate::object::{
     CONTROL_OFFSET, End, Holder, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, Life, Look, Occupant, deaths,
 };
 use crate::sync::EventCount;
+use crate::sys::alloc;
 
 const TAIL: u64 = CONTROL_OFFSET + offset_of!(Control, tail) as u64;
 const HEAD: u64 = CONTROL_OFFSET + offset_of!(Control, head) as u64;
@@ -92,7 +93,7 @@ impl<'a> RingLook<'a> {
         let mut text = String::new();
         for (count, what) in [(pushes, "claimed and not filled"), (pops, "taken and not freed")] {
             if count > 0 {
-                text += &format!(", {count} {what}");
+                alloc::append(&mut text, format_args!(", {count} {what}"))?;
             }
         }
         Ok(text)
@@ -111,16 +112,18 @@ impl<'a> RingLook<'a> {
             if exclusive && gone {
                 let pid = self.look.u32(offset + 8)?;
                 let end = end.word();
-                findings.push(format!("{end} end: its holder (pid {pid}) is gone, not noted yet"));
+                let gone = format_args!("{end} end: its holder (pid {pid}) is gone, not noted yet");
+                alloc::push(&mut findings, alloc::text(gone)?)?;
             }
         }
         for (offset, sleeper) in [(NOT_EMPTY, "consumer"), (NOT_FULL, "producer")] {
             let offset = offset + EventCount::ARMED_AT as u64;
             let armed = self.look.u32(offset)?;
             if died && EventCount::says_armed(armed) && !self.look.is_lived_in() {
-                findings.push(format!(
+                let left = alloc::text(format_args!(
                     "event count at {offset:#x}: a {sleeper} is announced, and nobody lives"
-                ));
+                ))?;
+                alloc::push(&mut findings, left)?;
             }
         }
         Ok(findings)

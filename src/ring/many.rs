@@ -263,20 +263,33 @@ fn answered(flags: PollFlags) -> Events {
     set.fold(Events::NONE, Events::union)
 }
 
+/// What `of` gives of the entries, to be polled; `None` if that is nothing.
+fn polled<'a>(
+    entries: &[Wait<'a>],
+    of: impl Fn(&Wait<'a>) -> Result<Option<PollFd<'a>>>,
+) -> Result<Option<([PollFd<'a>; MOST], usize)>> {
+    let mut all = None;
+    for entry in entries {
+        let Some(fd) = of(entry)? else { continue };
+        let (fds, count) = all.get_or_insert_with(|| (std::array::from_fn(|_| fd.clone()), 0));
+        fds[*count] = fd;
+        *count += 1;
+    }
+    Ok(all)
+}
+
 fn look_at_descriptors(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> {
-    let mut places = Vec::new();
-    let mut fds = Vec::new();
-    for (index, entry) in entries.iter().enumerate() {
-        if let Source::Fd(fd) = entry.source {
-            places.push(index);
-            fds.push(PollFd::new(fd, asked(entry.events)));
+    fn descriptor<'a>(entry: &Wait<'a>) -> Option<PollFd<'a>> {
+        match entry.source {
+            Source::Fd(fd) => Some(PollFd::new(fd, asked(entry.events))),
+            _ => None,
         }
     }
-    if fds.is_empty() {
-        return Ok(false);
-    }
+    let all = polled(entries, |entry| Ok(descriptor(entry)))?;
+    let Some((mut fds, count)) = all else { return Ok(false) };
+    let fds = &mut fds[..count];
     loop {
-        match ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None) {
+        match ppoll(fds, Some(TimeSpec::from_duration(Duration::ZERO)), None) {
             Ok(_) => break,
             // Nothing was waited for, so there is nothing to interrupt.
             Err(Errno::EINTR) => {}
@@ -284,7 +297,8 @@ fn look_at_descriptors(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> 
         }
     }
     let mut any = false;
-    for (&index, fd) in places.iter().zip(&fds) {
+    let places = entries.iter().enumerate().filter(|(_, entry)| descriptor(entry).is_some());
+    for ((index, _), fd) in places.zip(fds) {
         let flags = fd.revents().unwrap_or(PollFlags::empty());
         if flags.contains(PollFlags::POLLNVAL) {
             return Err(Error::new(
@@ -300,20 +314,20 @@ fn look_at_descriptors(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> 
 
 /// Sleeps at most `longest`; whether a descriptor had news. `heard` says of which rings.
 fn sleep(entries: &[Wait<'_>], longest: Duration, heard: &mut [bool; MOST]) -> Result<bool> {
-    let mut places = Vec::with_capacity(entries.len());
-    let mut fds = Vec::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
-        heard[index] = false;
-        match entry.source {
-            Source::Ring(ring) => fds.push(PollFd::new(ring.bell_fd()?, PollFlags::POLLIN)),
-            Source::Fd(fd) => fds.push(PollFd::new(fd, asked(entry.events))),
-            Source::Nothing => continue,
-        }
-        places.push(index);
-    }
-    match sleep_unless_interrupted(&mut fds, longest) {
+    *heard = [false; MOST];
+    let mut all = polled(entries, |entry| {
+        Ok(match entry.source {
+            Source::Ring(ring) => Some(PollFd::new(ring.bell_fd()?, PollFlags::POLLIN)),
+            Source::Fd(fd) => Some(PollFd::new(fd, asked(entry.events))),
+            Source::Nothing => None,
+        })
+    })?;
+    let fds = all.as_mut().map_or(&mut [][..], |(fds, count)| &mut fds[..*count]);
+    match sleep_unless_interrupted(fds, longest) {
         Ok(count) => {
-            for (&index, fd) in places.iter().zip(&fds) {
+            let something = |entry: &Wait<'_>| !matches!(entry.source, Source::Nothing);
+            let places = entries.iter().enumerate().filter(|(_, entry)| something(entry));
+            for ((index, _), fd) in places.zip(fds) {
                 heard[index] = fd.any().unwrap_or(true);
             }
             Ok(count > 0)

@@ -20,7 +20,7 @@ use crate::flags::Creation;
 use crate::name::{Kind, Name};
 use crate::shm::{Mapping, Place, named};
 use crate::sync::{SLICE, interrupt};
-use crate::sys::semaphore;
+use crate::sys::{alloc, semaphore};
 use crate::time::{Deadline, Timeout};
 
 pub(crate) use undo::SemLook;
@@ -40,7 +40,7 @@ impl Semaphore {
     /// Opens, or makes with `value` permits, the semaphore `name`.
     pub fn open(name: &[u8], value: u32, creation: Creation, mode: u32) -> Result<Self> {
         let name = Name::new(Kind::Sem, name)?;
-        let what = name.to_string();
+        let what = alloc::text(&name)?;
         check_value(value, &what)?;
         named::create_or_open(
             name.path(),
@@ -138,7 +138,7 @@ impl Semaphore {
     /// Removes the name of a semaphore; those who have it open go on using it.
     pub fn unlink(name: &[u8]) -> Result<()> {
         let name = Name::new(Kind::Sem, name)?;
-        named::unlink(name.path(), &name.to_string())
+        named::unlink(name.path(), &alloc::text(&name)?)
     }
 }
 

@@ -16,19 +16,20 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open, readlink};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::{Error, Result};
 use crate::flags::Creation;
+use crate::name::TEMPORARY_PREFIX;
 use crate::sys::kept::{Kept, above_standard, has_proc};
-use crate::sys::{file, lock};
+use crate::sys::{alloc, directory, file, lock};
 
 /// How often creating and opening may chase a name that others make and remove.
 const CHASE_LIMIT: u32 = 1000;
@@ -147,8 +148,8 @@ impl Unpublished {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         for _ in 0..CHASE_LIMIT {
             let (pid, count) = (std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-            let name = format!("/.mdg.tmp.{pid}.{count}");
-            let temporary = c_path([directory.to_bytes(), name.as_bytes()].concat())?;
+            let name = alloc::text(format_args!("/{TEMPORARY_PREFIX}{pid}.{count}"))?;
+            let temporary = alloc::c_string(&[directory.to_bytes(), name.as_bytes()])?;
             match open(temporary.as_c_str(), flags, Mode::from_bits_truncate(mode)) {
                 Ok(file) => {
                     let file = Kept::new(file).and_then(|file| file.at(&temporary)?.at(path));
@@ -296,10 +297,12 @@ pub(crate) fn target(path: &CStr) -> Result<Option<CString>> {
     let mut target = None;
     for _ in 0..LINKS {
         let here = target.as_deref().unwrap_or(path);
-        let Ok(link) = readlink(here) else { break };
+        let Some(link) = directory::read_link(here)? else { break };
+        let here = here.to_bytes();
+        let name = here.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
         // An absolute link replaces the directory.
-        let beside = Path::new(std::ffi::OsStr::from_bytes(here.to_bytes())).with_file_name("");
-        target = Some(c_path(beside.join(link).into_os_string().into_vec())?);
+        let beside = if link.starts_with(b"/") { &[] } else { &here[..name] };
+        target = Some(alloc::c_string(&[beside, &link])?);
     }
     Ok(target)
 }
@@ -308,11 +311,7 @@ pub(crate) fn target(path: &CStr) -> Result<Option<CString>> {
 fn parent(path: &CStr) -> Result<CString> {
     let path = Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
     let parent = path.parent().map_or(&b""[..], |parent| parent.as_os_str().as_bytes());
-    c_path(if parent.is_empty() { b".".to_vec() } else { parent.to_vec() })
-}
-
-fn c_path(bytes: Vec<u8>) -> Result<CString> {
-    CString::new(bytes).map_err(|_| Error::new(Errno::EINVAL, "a NUL in a path"))
+    alloc::c_string(&[if parent.is_empty() { b"." } else { parent }])
 }
 
 #[cfg(test)]

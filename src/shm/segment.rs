@@ -4,7 +4,6 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
@@ -16,6 +15,7 @@ use super::named::{self, Unpublished};
 use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{Kind, Name};
+use crate::sys::alloc::{self, Arc};
 use crate::sys::file;
 use crate::sys::kept::Kept;
 use crate::sys::memfd::memfd_create;
@@ -51,7 +51,7 @@ impl Shm {
     /// long, with its pages reserved (`ENOSPC`). `mode` is trimmed by the umask.
     pub fn open(name: &[u8], size: usize, flags: OpenFlags, mode: u32) -> Result<Self> {
         let name = Name::new(Kind::Shm, name)?;
-        let what = name.to_string();
+        let what = alloc::text(&name)?;
         let writable = writable_to(flags, &what)?;
         named::create_or_open(
             name.path(),
@@ -78,13 +78,10 @@ impl Shm {
             return Err(Error::new(Errno::EINVAL, format_args!("{what}: making it needs a size")));
         }
         let new = Unpublished::new(path, size as u64, mode, what)?;
-        // Mapped before it has a name: what can fail has failed by then.
+        // Before it has a name: what can fail has failed by then.
         let mapping = Mapping::new(new.file().checked(what)?, size, writable)?;
-        Ok(new.publish(path, what)?.map(|file| Self {
-            mapping,
-            file: Arc::new(file),
-            what: what.to_owned(),
-        }))
+        let (room, copy) = (Arc::room()?, alloc::text(what)?);
+        Ok(new.publish(path, what)?.map(|file| Self { mapping, file: room.fill(file), what: copy }))
     }
 
     fn existing(
@@ -98,7 +95,7 @@ impl Shm {
         let status = named::status(file.unchecked(), what)?;
         let size = size_to_map(&status, size, what)?;
         let mapping = Mapping::new(file.checked(what)?, size, writable)?;
-        Ok(Self { mapping, file: Arc::new(file), what: what.to_owned() })
+        Ok(Self { mapping, file: Arc::new(file)?, what: alloc::text(what)? })
     }
 
     /// A segment without a name, sealed so that nobody can ever shrink it; children inherit the
@@ -110,7 +107,7 @@ impl Shm {
         }
         let file = sealed_memory(c"madang", size as u64, inherit, what)?;
         let mapping = Mapping::new(file.checked(what)?, size, true)?;
-        Ok(Self { mapping, file: Arc::new(file), what: what.to_owned() })
+        Ok(Self { mapping, file: Arc::new(file)?, what: alloc::text(what)? })
     }
 
     /// Maps all of what `fd` refers to; the descriptor is duplicated, the caller keeps its own.
@@ -138,7 +135,7 @@ impl Shm {
     /// size). Links in `path` are followed as open(2) does. A file that does not exist yet appears
     /// complete, at its full size with its blocks reserved where the file system can do that.
     pub fn map_file(path: &CStr, size: usize, flags: OpenFlags, mode: u32) -> Result<Self> {
-        let what = format!("file \"{}\"", path.to_bytes().escape_ascii());
+        let what = alloc::text(format_args!("file \"{}\"", path.to_bytes().escape_ascii()))?;
         if path.is_empty() {
             return Err(Error::new(Errno::ENOENT, format_args!("{what}: an empty path")));
         }
@@ -206,7 +203,7 @@ impl Shm {
     /// shrinking they must not touch what lies beyond the new end. `EINVAL` for size 0 and for a
     /// device, `EACCES` for a read-only mapping or against a seal.
     pub fn resize(&mut self, size: usize) -> Result<()> {
-        let what = format!("resizing {}", self.what);
+        let what = alloc::text(format_args!("resizing {}", self.what))?;
         let what = what.as_str();
         if size == 0 {
             return Err(Error::new(Errno::EINVAL, format_args!("{what}: size 0")));
@@ -217,7 +214,7 @@ impl Shm {
         if size > isize::MAX as usize {
             return Err(Error::new(Errno::EOVERFLOW, format_args!("{what}: {size} bytes")));
         }
-        let file = Arc::clone(&self.file);
+        let file = self.file.clone();
         let file = file.checked(what)?;
         let status = named::status(file, what)?;
         if !named::is_regular(&status) {
@@ -269,7 +266,7 @@ impl Shm {
     /// Removes the name of a segment; those who have it mapped go on using it.
     pub fn unlink(name: &[u8]) -> Result<()> {
         let name = Name::new(Kind::Shm, name)?;
-        named::unlink(name.path(), &name.to_string())
+        named::unlink(name.path(), &alloc::text(&name)?)
     }
 }
 

@@ -42,6 +42,23 @@ pub(crate) fn give_name(file: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
     }
 }
 
+/// The beginning of a file, as much as fits into `buffer`; empty if it cannot be read.
+pub(crate) fn beginning<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
+    let Ok(file) = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else {
+        return &[];
+    };
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match nix::unistd::read(&file, &mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(Errno::EINTR) => {}
+            Err(_) => return &[],
+        }
+    }
+    &buffer[..filled]
+}
+
 /// Makes the file `size` bytes long with every page from byte `from` on reserved, so that a full
 /// file system is an error now and not a SIGBUS later. Restores the old size when it fails.
 pub(crate) fn reserve(file: BorrowedFd<'_>, from: u64, size: u64) -> nix::Result<()> {

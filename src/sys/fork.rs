@@ -4,7 +4,6 @@
 //! for the lock (a fork inside a signal handler may have interrupted its holder) and then goes on
 //! without it.
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -23,16 +22,31 @@ pub(crate) struct HoldOff(());
 
 /// Waits for other holders, and for a fork that is going on.
 pub(crate) fn hold_off() -> HoldOff {
-    static REGISTER: Once = Once::new();
-    REGISTER.call_once(|| {
-        // SAFETY: the handlers are functions of this library, which is never unloaded (nodelete).
-        // Without memory for them the call fails, and forks do not wait.
-        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
-    });
+    register();
     while !lock() {
         futex::wait(&LOCKED, 1, TURN);
     }
     HoldOff(())
+}
+
+/// Registers the handlers once. Without memory for them that fails, forks do not wait, and the next
+/// call tries again. Nobody waits for another thread that is just doing it: a forked child would wait
+/// for a thread that it does not have.
+fn register() {
+    const NOT_YET: u32 = 0;
+    const BEGUN: u32 = 1;
+    const DONE: u32 = 2;
+    static REGISTERED: AtomicU32 = AtomicU32::new(NOT_YET);
+    let (order, failed) = (Ordering::Relaxed, Ordering::Relaxed);
+    if REGISTERED.load(Ordering::Relaxed) != NOT_YET
+        || REGISTERED.compare_exchange(NOT_YET, BEGUN, order, failed).is_err()
+    {
+        return;
+    }
+    // SAFETY: the handlers are functions of this library, which is never unloaded (nodelete).
+    let done = unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+    // Relaxed, all of them: nothing but the handlers follows from it.
+    REGISTERED.store(if done == 0 { DONE } else { NOT_YET }, Ordering::Relaxed);
 }
 
 impl Drop for HoldOff {

@@ -5,6 +5,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use super::file::beginning;
+
 /// The diagnostic identity of this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -29,7 +31,8 @@ impl Identity {
 }
 
 fn start_time() -> Option<u64> {
-    let stat = fs::read("/proc/self/stat").ok()?;
+    let mut stat = [0; 1024];
+    let stat = beginning(c"/proc/self/stat", &mut stat);
     // The program's name, in parentheses, may itself hold spaces and parentheses.
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 2;
     let fields = std::str::from_utf8(stat.get(after_name..)?).ok()?;
@@ -38,8 +41,7 @@ fn start_time() -> Option<u64> {
 
 /// The machine's boot, as 16 bytes; zeros where /proc is missing.
 pub(crate) fn boot_id() -> [u8; 16] {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    hex16(&text).unwrap_or_default()
+    hex16(beginning(c"/proc/sys/kernel/random/boot_id", &mut [0; 64])).unwrap_or_default()
 }
 
 /// 16 random bytes from the kernel; zeros where it gives none.
@@ -47,24 +49,16 @@ pub(crate) fn uuid() -> [u8; 16] {
     if let Some(bytes) = super::process::random_bytes() {
         return bytes;
     }
-    let text = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-    hex16(&text).unwrap_or_default()
+    hex16(beginning(c"/proc/sys/kernel/random/uuid", &mut [0; 64])).unwrap_or_default()
 }
 
-fn hex16(text: &str) -> Option<[u8; 16]> {
-    let digits: Vec<u8> = text
-        .bytes()
-        .filter_map(|byte| char::from(byte).to_digit(16))
-        .map(|digit| digit as u8)
-        .collect();
-    let mut bytes = [0; 16];
-    if digits.len() != 32 {
-        return None;
+fn hex16(text: &[u8]) -> Option<[u8; 16]> {
+    let (mut number, mut count) = (0_u128, 0);
+    for digit in text.iter().filter_map(|&byte| char::from(byte).to_digit(16)) {
+        number = number << 4 | u128::from(digit);
+        count += 1;
     }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        *byte = pair[0] << 4 | pair[1];
-    }
-    Some(bytes)
+    (count == 32).then_some(number.to_be_bytes())
 }
 
 #[cfg(test)]
@@ -82,8 +76,8 @@ mod tests {
 
     #[test]
     fn hex_wants_exactly_sixteen_bytes() {
-        assert_eq!(hex16("00"), None);
-        let bytes = hex16("00010203-0405-0607-0809-0a0b0c0d0eFf\n").unwrap();
+        assert_eq!(hex16(b"00"), None);
+        let bytes = hex16(b"00010203-0405-0607-0809-0a0b0c0d0eFf\n").unwrap();
         assert_eq!((bytes[1], bytes[15]), (1, 0xff));
     }
 }

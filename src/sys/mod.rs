@@ -2,7 +2,9 @@
 //! that need a promise about memory. Everything above sees safe functions, or unsafe ones whose
 //! contract is written down.
 
+pub(crate) mod alloc;
 pub(crate) mod cancel;
+pub(crate) mod directory;
 pub(crate) mod fifo;
 pub(crate) mod file;
 pub(crate) mod fork;

@@ -1,10 +1,9 @@
 //! Unix-domain sockets: passing descriptors, and who is at the other end.
 
-use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, getsockopt, sendmsg, sockopt};
+use nix::sys::socket::{getsockopt, sockopt};
 
 /// The byte that a descriptor travels with: a message of no bytes is the end of a stream.
 const CARRIER: u8 = b'F';
@@ -24,18 +23,44 @@ pub(crate) enum Came {
 }
 
 /// Sends a descriptor; never waits, never raises SIGPIPE.
+///
+/// Not by nix's `sendmsg`, which allocates.
 pub(crate) fn send(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> nix::Result<()> {
-    let fds = [fd.as_raw_fd()];
-    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let data = [IoSlice::new(&[CARRIER])];
-    sendmsg::<()>(socket.as_raw_fd(), &data, &rights, flags, None).map(drop)
+    let mut byte = [CARRIER];
+    let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    let mut space = [0_u64; SPACE_FOR_ONE];
+    let length = size_of::<RawFd>() as u32;
+    // SAFETY: a plain structure.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = space.as_mut_ptr().cast();
+    // SAFETY: arithmetic.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(length) } as _;
+    // SAFETY: `space` has room for one control message, see below, so it is not NULL and can be
+    // written, as can the descriptor's number in it.
+    unsafe {
+        let control = libc::CMSG_FIRSTHDR(&raw const message);
+        (*control).cmsg_level = libc::SOL_SOCKET;
+        (*control).cmsg_type = libc::SCM_RIGHTS;
+        (*control).cmsg_len = libc::CMSG_LEN(length) as _;
+        libc::CMSG_DATA(control).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
+    }
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: both buffers are readable for the lengths given.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+    Errno::result(sent).map(drop)
 }
 
 /// Room for the control message of that many, in words, so that it is aligned.
 const SPACE: usize = 132;
 
+/// The same for one descriptor.
+const SPACE_FOR_ONE: usize = 4;
+
 const _: () = {
+    // SAFETY: arithmetic.
+    assert!(unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as usize <= SPACE_FOR_ONE * 8);
     // SAFETY: arithmetic.
     assert!(unsafe { libc::CMSG_SPACE((MOST * size_of::<RawFd>()) as u32) } as usize <= SPACE * 8);
 };
@@ -58,7 +83,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> nix::Result<Came> {
     // SAFETY: both buffers are writable for the lengths given, and outlive the call.
     let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let bytes = Errno::result(bytes)?;
-    let mut fds: Vec<OwnedFd> = Vec::new();
+    let (mut first_fd, mut count) = (None, 0);
     // SAFETY: the kernel has filled in `message`, whose control messages lie in `space`; the
     // descriptors in it were installed just now for this call alone.
     unsafe {
@@ -69,7 +94,11 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> nix::Result<Came> {
                 let len = (header.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
                 let first = libc::CMSG_DATA(control).cast::<RawFd>();
                 let came = (0..len / size_of::<RawFd>()).map(|i| first.add(i).read_unaligned());
-                fds.extend(came.map(|fd| OwnedFd::from_raw_fd(fd)));
+                for fd in came.map(|fd| OwnedFd::from_raw_fd(fd)) {
+                    count += 1;
+                    // All others are closed here.
+                    first_fd.get_or_insert(fd);
+                }
             }
             // A socket with SO_PASSPIDFD: who sent it, as a descriptor that nobody asked for.
             if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD) {
@@ -82,11 +111,10 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> nix::Result<Came> {
     if message.msg_flags & libc::MSG_CTRUNC != 0 {
         return Err(Errno::EMFILE);
     }
-    if bytes == 0 && fds.is_empty() {
+    if bytes == 0 && count == 0 {
         return Ok(Came::End);
     }
-    let count = fds.len();
-    Ok(Came::Descriptors(fds.into_iter().next(), count))
+    Ok(Came::Descriptors(first_fd, count))
 }
 
 /// Who was at the other end when the connection was made, by the kernel's word.

@@ -119,7 +119,7 @@ pub unsafe extern "C" fn mdg_ring_from_fd(
 ) -> c_int {
     guard(|| {
         let what = "mdg_ring_from_fd";
-        let out = args::out(ring, "mdg_ring_from_fd: ring")?;
+        let out = args::blank(ring, "mdg_ring_from_fd: ring")?;
         // SAFETY: the caller's promise; integers only.
         let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
         let access = access(oflag & !MDG_SEALED, what)?;
@@ -131,7 +131,7 @@ pub unsafe extern "C" fn mdg_ring_from_fd(
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let made = Ring::from_fd(fd, &options, access, seals)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }
@@ -194,7 +194,7 @@ unsafe fn in_segment(
     make: impl FnOnce(&Shm, &Options, Access) -> Result<Ring>,
 ) -> c_int {
     guard(|| {
-        let out = args::out(ring, "ring in a segment: ring")?;
+        let out = args::blank(ring, "ring in a segment: ring")?;
         // SAFETY: the caller's promise; integers only.
         let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
         let access = access(oflag, "ring in a segment")?;
@@ -203,7 +203,7 @@ unsafe fn in_segment(
         let shm = shm.read().unwrap_or_else(PoisonError::into_inner);
         let made = make(&shm, &options, access)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }

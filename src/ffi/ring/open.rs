@@ -86,7 +86,7 @@ pub unsafe extern "C" fn mdg_ring_open(
 ) -> c_int {
     guard(|| {
         let what = "mdg_ring_open";
-        let out = args::out(ring, "mdg_ring_open: ring")?;
+        let out = args::blank(ring, "mdg_ring_open: ring")?;
         // SAFETY: the caller's promise; integers only.
         let options = options(unsafe { args::options(opts, "mdg_ring_opts") }?)?;
         let (flags, mode) = (args::oflag(oflag, MDG_FRESH, what)?, args::mode(mode, what)?);
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn mdg_ring_open(
             Ring::open(name, &options, flags, mode)?
         };
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }
@@ -150,12 +150,12 @@ pub unsafe extern "C" fn mdg_ring_dup(
     oflag: c_int,
 ) -> c_int {
     guard(|| {
-        let out = args::out(copy, "mdg_ring_dup: copy")?;
+        let out = args::blank(copy, "mdg_ring_dup: copy")?;
         let access = access(oflag, "mdg_ring_dup")?;
         // SAFETY: the caller's promise.
         let made = unsafe { args::handle(ring) }?.duplicate(access)?;
         // SAFETY: checked above.
-        unsafe { args::give(out, made) };
+        unsafe { out.give(made) };
         Ok(0)
     })
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::shm::{Mapping, sealed_memory};
+use crate::sys::alloc::Arc;
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
 
 const SLOTS: u32 = 100;
 
@@ -12,7 +12,7 @@ struct Object(Geometry, Region, Anchor);
 fn object(max_handles: u32) -> Object {
     let geometry = Geometry { kind: 1, item_size: 8, capacity: 4, max_handles, policy: 0 };
     let size = geometry.total_size().unwrap();
-    let file = Arc::new(sealed_memory(c"slots", size, false, "slots").unwrap());
+    let file = Arc::new(sealed_memory(c"slots", size, false, "slots").unwrap()).unwrap();
     let region = Region::new(Mapping::part(file.fd().unwrap(), 0, size as usize, true).unwrap());
     Object(geometry, region, Anchor::new(file, 0))
 }

@@ -12,6 +12,7 @@ use super::word::{Cell, Intent, Laps, MAX_RUN, is_of_redelivery};
 use crate::error::Result;
 use crate::object::{End, Life, Look, Occupant};
 use crate::ring::options::policy;
+use crate::sys::alloc;
 
 /// Cells are read in pieces of this size.
 const PIECE: usize = 1 << 16;
@@ -72,7 +73,7 @@ impl<'a> Cells<'a> {
             return (0..count).try_for_each(|index| each(index, self.look.u64(self.at(index))?));
         }
         let at_once = (PIECE / stride) as u64;
-        let mut bytes = vec![0; PIECE / stride * stride];
+        let mut bytes = alloc::zeros(PIECE / stride * stride)?;
         let mut first = 0;
         while first < count {
             let piece = &mut bytes[..(count - first).min(at_once) as usize * stride];
@@ -115,13 +116,13 @@ impl<'a> Cells<'a> {
             if let Some(position) = last(tail) {
                 match self.laps.look(word, position) {
                     Cell::Free if position >= head => {
-                        open.push(Open { position, end: End::Producer, word });
+                        alloc::push(&mut open, Open { position, end: End::Producer, word })?;
                     }
                     Cell::Full | Cell::Tombstone if position < head => {
-                        open.push(Open { position, end: End::Consumer, word });
+                        alloc::push(&mut open, Open { position, end: End::Consumer, word })?;
                     }
                     Cell::Again(_) if position < head || is_behind(position)? => {
-                        open.push(Open { position, end: End::Consumer, word });
+                        alloc::push(&mut open, Open { position, end: End::Consumer, word })?;
                     }
                     // Nobody's.
                     Cell::Returned if position < head || is_behind(position)? => {}

@@ -21,7 +21,7 @@ use crate::shm::Shm;
 use crate::sync::{EventCount, Spinner, wait_until};
 use crate::sys::latch::Latch;
 use crate::sys::wipe::Wiped;
-use crate::sys::{cancel, fork};
+use crate::sys::{alloc, cancel, fork};
 use crate::time::{Timeout, now};
 
 /// Handles of a semaphore that is made without a wish.
@@ -111,7 +111,7 @@ impl UndoSemaphore {
             name: Some(&name),
             creation,
             mode,
-            make: Ok(options.geometry(&name.to_string())?),
+            make: Ok(options.geometry(&alloc::text(&name)?)?),
             check: &|found, what| check(found, options.max_handles, what),
             readable_will_do: false,
         };
@@ -158,7 +158,7 @@ impl UndoSemaphore {
     pub(super) fn detached(object: Object, tell: bool) -> Result<Self> {
         let hot = Wiped::<Hot>::new()
             .map_err(|errno| Error::from_kernel(errno, "memory for a semaphore's handle"))?;
-        let (initial, what) = (object.geometry().policy, object.what().to_owned());
+        let (initial, what) = (object.geometry().policy, alloc::text(object.what())?);
         let memory = Mapped::new(object)
             .ok_or_else(|| Error::new(Errno::EPROTO, format_args!("{what}: no semaphore")))?;
         if !memory.object().is_light() {
