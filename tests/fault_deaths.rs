@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 
 use madang::ring::{Kind, Options, policy};
 use madang::sem::UndoOptions;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+use support::Dir;
 use support::face::{FOREVER, NOWAIT, Outcome};
 use support::mutex_face::{CMutex, Locks};
-use support::process::{Child, Gate, fork, join, serial};
+use support::process::{Child, Gate, fork, join, serial, skip};
 use support::ring_face::{C, Entry, Face, SECOND};
 use support::sem_face::CSem;
 use support::undo_face::Undo;
@@ -57,6 +60,50 @@ fn counterpart<S>(pair: &Pair<S>, shared: &S) -> Child {
     });
     gate.pass();
     child
+}
+
+/// A process that has crashed and whose core is being written still holds its end: the text says why.
+#[test]
+fn a_process_that_dumps_core_is_named() {
+    const BYTES: usize = 64 << 20;
+    let _turn = serial();
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    if pattern.is_empty() || pattern.starts_with(['|', '/', '@']) {
+        skip(&format!("cores go to {pattern:?}"));
+        return;
+    }
+    let dir = Dir::new();
+    let ring = C::open(None, &Options::new(4, 8), libc::O_RDWR, 0).unwrap();
+    let ready = Gate::new();
+    let producer = fork(|| {
+        std::env::set_current_dir(dir.path("")).unwrap();
+        setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).unwrap();
+        let memory = vec![1_u8; BYTES];
+        ring.push(&[0; 8], NOWAIT).unwrap();
+        ready.open();
+        std::hint::black_box(&memory);
+        std::process::abort();
+    });
+    ready.pass();
+    let pid = producer.pid();
+    let mut named = 0;
+    loop {
+        match ring.push(&[0; 8], NOWAIT) {
+            Ok(()) => break,
+            Err(failure) => {
+                assert_eq!(failure.code, libc::EBUSY, "{}", failure.text);
+                assert!(failure.text.contains(&format!("pid {pid}")), "{}", failure.text);
+                named += u32::from(failure.text.contains("dumping core"));
+            }
+        }
+    }
+    let status = producer.end();
+    match status {
+        WaitStatus::Signaled(_, Signal::SIGABRT, true) => assert!(named > 0, "never told"),
+        // No room for it, say.
+        WaitStatus::Signaled(_, Signal::SIGABRT, false) => skip("no core was written"),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn code(outcome: Outcome<()>) -> c_int {

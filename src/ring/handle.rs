@@ -24,12 +24,11 @@ use crate::object::{
 };
 use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
-use crate::sys::alloc;
-use crate::sys::cancel;
 use crate::sys::fifo::Fifo;
 use crate::sys::process;
 use crate::sys::sigbus::{self, Stops};
 use crate::sys::wipe::Wiped;
+use crate::sys::{alloc, cancel, identity};
 
 /// One handle on a ring. It belongs to one thread at a time ([`Ring::duplicate`] makes another);
 /// [`Ring::stat`] and [`Ring::shutdown`] may be called on a shared reference from anywhere the
@@ -447,9 +446,15 @@ impl Ring {
         }
         let (word, file) = (self.role_word(end), self.object.anchor());
         let Some(role) = Role::claim(word, end, participant, file, self.object.what())? else {
+            let dumping = match identity::is_dumping_core(word.pid()) {
+                true => {
+                    ", which has crashed and is dumping core: it holds the end until that is done"
+                }
+                false => "",
+            };
             return Err(self.refuse(
                 Errno::EBUSY,
-                format_args!("the {} end is held by pid {}", end.word(), word.pid()),
+                format_args!("the {} end is held by pid {}{dumping}", end.word(), word.pid()),
             ));
         };
         let taken = match (&self.engine, end) {

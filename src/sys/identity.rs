@@ -2,8 +2,15 @@
 //! Who a process is, for a person who reads a message or a dump. Nothing decides by it: whether a
 //! process lives is proven by its lock.
 
+use std::ffi::CStr;
 use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::read;
 
 use super::file::beginning;
 
@@ -28,6 +35,33 @@ impl Identity {
             pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino()),
         }
     }
+}
+
+/// Whether the kernel is writing a core dump of process `pid`, which holds its locks until that is done.
+/// `false` where /proc is missing, and for a process of another PID namespace.
+pub(crate) fn is_dumping_core(pid: u32) -> bool {
+    let mut path = [0_u8; 32];
+    // Ten digits at most, so it fits.
+    let _ = write!(&mut path[..], "/proc/{pid}/status");
+    let path = CStr::from_bytes_until_nul(&path).unwrap_or_default();
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).is_ok_and(|status| has_line(&status, b"CoreDumping:\t1"))
+}
+
+/// Whether a line of `file` begins with `wanted`, which is shorter than half of the buffer.
+fn has_line(file: &OwnedFd, wanted: &[u8]) -> bool {
+    let mut bytes = [0_u8; 512];
+    let mut kept = 0;
+    while let Ok(count @ 1..) = read(file, &mut bytes[kept..]) {
+        let end = kept + count;
+        if bytes[..end].windows(wanted.len()).any(|here| here == wanted) {
+            return true;
+        }
+        // What may be the beginning of it.
+        kept = end.min(wanted.len() - 1);
+        bytes.copy_within(end - kept..end, 0);
+    }
+    false
 }
 
 fn start_time() -> Option<u64> {
@@ -72,6 +106,21 @@ mod tests {
         assert!(me.start_time > 0 && me.pid_namespace > 0);
         assert_ne!(boot_id(), [0; 16]);
         assert_ne!(uuid(), uuid());
+    }
+
+    #[test]
+    fn a_line_is_found_wherever_it_begins() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        for before in 490..520 {
+            let text = [vec![b'x'; before], b"\nCoreDumping:\t1\nmore\n".to_vec()].concat();
+            assert_eq!(nix::unistd::write(&write, &text), Ok(text.len()));
+            assert!(has_line(&read, b"CoreDumping:\t1"), "{before}");
+            let mut rest = [0; 64];
+            let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+            nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+            while nix::unistd::read(&read, &mut rest).is_ok() {}
+        }
+        assert!(!is_dumping_core(std::process::id()) && !is_dumping_core(0));
     }
 
     #[test]
