@@ -29,10 +29,7 @@ static inline ssize_t checked(ssize_t result, int expected, const char *call) {
         return result;
     }
     fprintf(stderr, "%s: %s\n", call, mdg_strerror((int)result));
-    /* The three everyday answers come without a story. */
-    if (result != -EAGAIN && result != -ETIMEDOUT && result != -EINTR) {
-        fprintf(stderr, "    details: %s\n", mdg_last_error());
-    }
+    fprintf(stderr, "    details: %s\n", mdg_last_error());
     exit(1);
 }
 

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! The one error type: a positive errno and, where it helps, a sentence for a person.
 //!
-//! The expected answers (`EAGAIN`, `ETIMEDOUT`, `EINTR`) carry no text, so that nothing is
+//! The expected answers (`EAGAIN`, `ETIMEDOUT`, `EINTR`) carry no text (C is given a fixed one), so that nothing is
 //! allocated or formatted on paths that a busy program takes all the time. The text of any other
 //! error is formatted into a buffer on the stack and kept in memory of its own. If that cannot be
 //! allocated, the text goes to a fixed buffer of the thread, which holds one.

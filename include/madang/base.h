@@ -169,9 +169,10 @@ const char *mdg_strerror(int result);
  * This thread's last failure in full: which call, which object, what was found, what to do.
  *
  * Never NULL: an empty string before the first failure. At most 1023 bytes. The expected answers
- * -EAGAIN, -ETIMEDOUT and -EINTR do not change it. The string belongs to the library and is valid
- * until this thread's next failing call, or the thread's end. Thread-safe (each thread has its
- * own); not async-signal-safe. A forked child inherits the text of the thread that forked.
+ * -EAGAIN, -ETIMEDOUT and -EINTR have one short text each, which names no call and no object. The
+ * string belongs to the library and is valid until this thread's next failing call, or the thread's
+ * end. Thread-safe (each thread has its own); not async-signal-safe. A forked child inherits the
+ * text of the thread that forked.
  */
 const char *mdg_last_error(void);
 

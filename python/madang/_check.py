@@ -298,7 +298,7 @@ def version() -> Tuple[int, int, int]:
     return number >> 16, number >> 8 & 0xFF, number & 0xFF
 
 
-# The expected answers: the library does not rewrite its last error for these.
+# The expected answers: the words of mdg_strerror are enough.
 _EXPECTED = (errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR)
 
 

@@ -1,8 +1,9 @@
 //! The way out to C: results become return values, panics become an error code, errno is set last.
 
-use std::cell::UnsafeCell;
-use std::ffi::{c_char, c_int};
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::{CStr, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
@@ -15,16 +16,47 @@ const ROOM: usize = TEXT_MAX + 1;
 thread_local! {
     // Constant initialisation and no destructor: usable at any time in a thread's life.
     static LAST_ERROR: UnsafeCell<[u8; ROOM]> = const { UnsafeCell::new([0; ROOM]) };
+    // The code of the last failure if it was an expected answer, else 0.
+    static EXPECTED: Cell<i32> = const { Cell::new(0) };
 }
+
+/// Whether any thread has had a failure that [`would_block`] did not answer: only then has that anything
+/// to replace. Thread-local storage costs the empty pop of a shared library a third of its time.
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// This thread's last failure in words; an empty string before the first.
 pub(super) fn last_error() -> *const c_char {
-    LAST_ERROR.try_with(|text| text.get().cast_const().cast()).unwrap_or(c"".as_ptr())
+    let errno = Errno::last_raw();
+    let code = EXPECTED.try_with(Cell::get).unwrap_or(0);
+    if let Some(text) = expected(code) {
+        return text.as_ptr();
+    }
+    let text: *const c_char =
+        LAST_ERROR.try_with(|text| text.get().cast_const().cast()).unwrap_or(c"".as_ptr());
+    // SAFETY: NUL-terminated, and this thread's own.
+    let none = unsafe { *text } == 0;
+    match expected(errno) {
+        // Nothing else has failed in this thread, and nothing in the process when this was answered.
+        Some(blocked) if none && errno == libc::EAGAIN => blocked.as_ptr(),
+        _ => text,
+    }
 }
 
-/// Keeps the text of `error` for `mdg_last_error`; expected answers carry none and change nothing.
+/// What `mdg_last_error` says after an expected answer, which carries no text of its own.
+const fn expected(errno: i32) -> Option<&'static CStr> {
+    Some(match errno {
+        libc::EAGAIN => {
+            c"the call would have to wait, which its timeout or the ring's policy forbids"
+        }
+        libc::ETIMEDOUT => c"the time for which the call may wait is over",
+        libc::EINTR => c"a signal was caught, or mdg_interrupt called, while the call waited",
+        _ => return None,
+    })
+}
+
+/// Keeps the text of `error` for `mdg_last_error`; of an expected answer its code, which is a store.
 fn remember(error: &Error) {
-    error.with_text(|text| {
+    let text = error.with_text(|text| {
         let _ = LAST_ERROR.try_with(|last| {
             // SAFETY: the cell belongs to this thread and no reference to its contents is ever kept.
             let last = unsafe { &mut *last.get() };
@@ -32,6 +64,15 @@ fn remember(error: &Error) {
             last[text.len()] = 0;
         });
     });
+    let _ = EXPECTED.try_with(|code| code.set(if text.is_some() { 0 } else { error.errno() }));
+    // Relaxed: it matters to this thread; others have stored it themselves.
+    FAILED.store(true, Ordering::Relaxed);
+}
+
+#[cold]
+#[inline(never)]
+extern "C" fn remember_blocked() {
+    let _ = EXPECTED.try_with(|code| code.set(libc::EAGAIN));
 }
 
 /// An integer type a C function may return: counts and zero, or a negative errno.
@@ -67,9 +108,12 @@ fn fail<A: Answer>(error: &Error) -> A {
     A::failure(error.errno())
 }
 
-/// The answer of a call that would have to wait and may not: an expected one, which has no text.
+/// The answer of a call that would have to wait and may not.
 #[inline(always)]
 pub(super) fn would_block<A: Answer>() -> A {
+    if FAILED.load(Ordering::Relaxed) {
+        remember_blocked();
+    }
     Errno::EAGAIN.set();
     A::failure(Errno::EAGAIN as i32)
 }
