@@ -196,9 +196,20 @@ pub fn sigpipe_pending() -> bool {
     }
 }
 
-/// Prints why a test does nothing here.
+/// Prints why a test, or a part of it, does nothing here. Past the test runner, which keeps the output
+/// of tests that pass to itself.
 pub fn skip(why: &str) {
-    eprintln!("skipped: {why}");
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+/// Whether a program can be run on this machine; says so if not.
+pub fn has_program(name: &str) -> bool {
+    let found = std::process::Command::new(name).arg("--version").output().is_ok();
+    if !found {
+        skip(&format!("no {name} on this machine"));
+    }
+    found
 }
 
 /// Whether this process may become another user; says so if not.
