@@ -22,6 +22,8 @@ from typing import Any, Optional
 _rings: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _registered = 0
 """The process whose finalizer of multiprocessing closes the rings."""
+_failed = False
+"""Whether this is a child of multiprocessing that ends with another status than 0."""
 
 
 def add(ring: Any) -> None:
@@ -53,16 +55,16 @@ def _close_all(failed: bool) -> None:
 def _at_exit() -> None:
     # Set by the interpreter when an exception has ended the program; a prompt sets it as well.
     failed = hasattr(sys, "last_type") and not hasattr(sys, "ps1")
-    _close_all(failed)
+    _close_all(failed or _failed)
 
 
 def _at_end_of_child() -> None:
     if sys.modules["multiprocessing.process"].parent_process() is None:
         _at_exit()  # it is no child
         return
-    # Called while the exception that ends the child, if one does, is on its way out.
+    # Until Python 3.12 called while the exception that ends the child, if one does, is on its way.
     kind, error, _ = sys.exc_info()
-    failed = is_failure(kind, error)
+    failed = _failed or is_failure(kind, error)
     me = threading.current_thread()
     others = [thread for thread in threading.enumerate() if thread is not me and not thread.daemon]
     if not others:
@@ -87,6 +89,8 @@ def _watch() -> None:
     global _registered
     if not _registered:
         util.register_after_fork(_rings, _register)
+        if sys.version_info >= (3, 13):
+            _watch_status()
     if _registered != os.getpid():
         _register(_rings)
 
@@ -97,6 +101,21 @@ def _register(_: Any) -> None:
     util = sys.modules["multiprocessing.util"]
     # After the finalizers of multiprocessing's own objects, which have greater numbers.
     util.Finalize(None, _at_end_of_child, exitpriority=-100)
+
+
+def _watch_status() -> None:
+    """Notes the status with which a child of multiprocessing ends: from Python 3.13 on its
+    finalizers are called when the exception that has ended it is forgotten."""
+    process: Any = sys.modules["multiprocessing.process"]
+    bootstrap = process.BaseProcess._bootstrap
+
+    def noting(*arguments: Any, **named: Any) -> Any:
+        global _failed
+        status = bootstrap(*arguments, **named)
+        _failed = status != 0
+        return status
+
+    process.BaseProcess._bootstrap = noting
 
 
 def _after_fork() -> None:

@@ -25,7 +25,7 @@ def chars_type(length: int) -> Any:
 
 
 class Process:
-    """What belongs to one process: it cannot be copied, and is pickled only where its class says how.
+    """What belongs to one process: it cannot be copied, and pickled only where its class says how.
 
     A pointer or a descriptor number means nothing in the process that unpickles it. A class of
     objects with names overrides ``_reopening``.

@@ -1,4 +1,4 @@
-"""Objects and other processes: pickling, copying, children of multiprocessing, and how a process ends."""
+"""Pickling, copying, children of multiprocessing, and how a process ends."""
 
 import concurrent.futures
 import copy

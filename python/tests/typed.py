@@ -1,4 +1,4 @@
-"""A program for the type checker, not to be run: it must find a mistake in each line that says so."""
+"""For the type checker, not to be run: it must find a mistake in each line that says so."""
 
 import array
 import socket
