@@ -53,7 +53,8 @@
 //!     pthread_atfork(3). A fork(2) then waits until no other thread is in the middle of proving that
 //!     its process is live, some microseconds and 100 milliseconds at most.
 //!   - The shared library is linked with -z nodelete: dlclose(3) does not unmap it.
-//! A chapter on all that it takes from the process is in docs/host.md.
+//!
+//! All that the library takes from the process is in docs/host.md.
 //!
 //! An internal error is -ENOTRECOVERABLE, and the handle can then only be closed.
 //! Waiting calls are no cancellation points of pthread_cancel(3).
