@@ -16,9 +16,6 @@ use crate::error::{Error, Result};
 /// Where named objects live; fixed by the C library for `shm_open` and `sem_open`.
 pub(crate) const DIRECTORY: &CStr = c"/dev/shm";
 
-/// Begins the names of the FIFOs at which handles wait with a descriptor; see `object/bell.rs`.
-pub(crate) const BELL_PREFIX: &str = "mdg.poll.";
-
 /// Begins the names of files in the making.
 pub(crate) const TEMPORARY_PREFIX: &str = ".mdg.tmp.";
 

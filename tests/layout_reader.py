@@ -231,6 +231,7 @@ def control(reader, slots, kind):
         "returned": reader.native("Q", CONTROL + 0x700),
         "settled": reader.native("Q", CONTROL + 0x780),
         "redelivered": reader.native("Q", CONTROL + 0x800),
+        "notify_failures": reader.native("Q", CONTROL + 0x880),
     }
 
 

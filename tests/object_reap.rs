@@ -11,11 +11,9 @@ use madang::inventory::{self, Mechanism, ReapOptions};
 use madang::ring::{Kind, Options, Ring};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::stat::Mode;
 use support::confine::deny_bits;
 use support::face::{NOWAIT, refused_with};
-use support::object_face::{C, Files, Inventory, Rust, check, frozen, is_sound, item, open};
-use support::poll::{Bells, IN};
+use support::object_face::{C, Files, Inventory, Rust, frozen, item, open};
 use support::process::{Child, Gate, fork, join, kill, serial};
 use support::ring_face::{CREATE, Face, Named};
 
@@ -23,9 +21,6 @@ on_both_faces! { Rust, C in turn:
     only_what_nobody_lives_in_is_reaped
     rings_that_hold_items_are_kept
     temporary_files
-    doorbells
-    doorbells_of_objects_without_a_name
-    doorbells_in_the_making
 }
 
 fn only_what_nobody_lives_in_is_reaped<I: Inventory>() {
@@ -51,7 +46,6 @@ fn only_what_nobody_lives_in_is_reaped<I: Inventory>() {
     refused_with(I::repair(Mechanism::Ring, &alone.0), libc::ENOENT, "does not exist");
     refused_with(I::check(Mechanism::Ring, "a/b"), libc::EINVAL, "slash");
     refused_with(I::check(Mechanism::Ring, &"n".repeat(300)), libc::ENAMETOOLONG, "300");
-    refused_with(I::repair(Mechanism::Poll, "/x"), libc::ENOSYS, "");
 }
 
 /// Lock bytes of docs/layout.md.
@@ -128,154 +122,6 @@ fn temporary_files<I: Inventory>() {
     assert_eq!(reap().unwrap(), 1);
     assert!(!path.exists());
     refused_with(I::check(Mechanism::Temporary, &rest), libc::ENOENT, "");
-}
-
-/// The object in the names of its doorbells, as docs/layout.md has it.
-fn home(name: &Named) -> String {
-    let status = fs::metadata(name.path()).unwrap();
-    let uuid = &fs::read(name.path()).unwrap()[0x80..0x90];
-    let uuid: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{uuid}.{}.{}.0", status.dev(), status.ino())
-}
-
-fn doorbells<I: Inventory>() {
-    let name = Named::new("bells");
-    let ring: I::Ring = open(&name, Kind::Spsc, libc::O_RDWR);
-    let home = home(&name);
-    let rest = |slot: u32, generation: u32| format!("/{home}.{slot}.{generation}");
-    let path = |rest: &str| format!("/dev/shm/mdg.poll.{}", &rest[1..]);
-    let make = |rest: &str| nix::unistd::mkfifo(path(rest).as_str(), Mode::S_IRWXU).unwrap();
-    let all = [rest(0, 1), rest(0, 7), rest(1, 1), rest(99, 1)];
-    let _files = Files(all.iter().map(|rest| path(rest)).collect());
-    all.iter().for_each(|rest| make(rest));
-    let (findings, report) = check::<I>(&name);
-    assert_eq!(findings, 3, "{report}");
-    assert!(!report.contains(&all[0][1..]) && report.contains(&all[1][1..]), "{report}");
-    assert_eq!(I::check(Mechanism::Poll, &all[0]).unwrap().0, 0);
-    assert_eq!(I::check(Mechanism::Poll, &all[1]).unwrap().0, 1);
-    refused_with(I::reap(Some(Mechanism::Poll), Some(&all[0])), libc::EBUSY, "");
-    assert_eq!(I::reap(Some(Mechanism::Poll), Some(&all[1])).unwrap(), 1);
-    assert_eq!(I::repair(Mechanism::Ring, &name.0).unwrap(), 2);
-    is_sound::<I>(&name);
-    drop(ring);
-    // The ring goes, and its doorbells with it.
-    assert_eq!(I::reap(Some(Mechanism::Ring), Some(&name.0)).unwrap(), 1);
-    assert!(!fs::exists(path(&all[0])).unwrap());
-    // Of an object that has no name: one that somebody has open is in use, and no other.
-    make(&all[0]);
-    let waiter = File::options().read(true).write(true).open(path(&all[0])).unwrap();
-    refused_with(I::reap(Some(Mechanism::Poll), Some(&all[0])), libc::EBUSY, "living process");
-    assert_eq!(I::check(Mechanism::Poll, &all[0]).unwrap().0, 0);
-    assert_eq!(I::one(Mechanism::Poll, &all[0]).unwrap().state, inventory::State::Sound);
-    drop(waiter);
-    assert_eq!(I::check(Mechanism::Poll, &all[0]).unwrap().0, 1);
-    assert_eq!(I::one(Mechanism::Poll, &all[0]).unwrap().state, inventory::State::Damaged);
-    assert_eq!(I::reap(Some(Mechanism::Poll), Some(&all[0])).unwrap(), 1);
-    refused_with(I::check(Mechanism::Poll, &all[0]), libc::ENOENT, "");
-    refused_with(I::reap(Some(Mechanism::Poll), Some(&all[0])), libc::ENOENT, "");
-}
-
-/// All processes of an anonymous ring are killed: its doorbell is found, and goes.
-fn doorbells_of_objects_without_a_name<I: Inventory>() {
-    let (there, bell) = (Gate::new(), nix::unistd::pipe().unwrap());
-    let owner = fork(|| {
-        let ring = <I::Ring as Face>::open(None, &Options::new(4, 8), libc::O_RDWR, 0).unwrap();
-        let names = Bells::with(ring.fd(IN).unwrap()).names();
-        nix::unistd::write(&bell.1, names[0].as_bytes()).unwrap();
-        there.open();
-        loop {
-            nix::unistd::pause();
-        }
-    });
-    there.pass();
-    let mut file = [0; 256];
-    let len = nix::unistd::read(&bell.0, &mut file).unwrap();
-    let file = std::str::from_utf8(&file[..len]).unwrap();
-    let name = file.replace("mdg.poll.", "/");
-    let _files = Files(vec![format!("/dev/shm/{file}")]);
-    let reap = || I::reap(Some(Mechanism::Poll), Some(&name));
-    let state = || I::one(Mechanism::Poll, &name).unwrap().state;
-    refused_with(reap(), libc::EBUSY, "living process");
-    assert_eq!(I::check(Mechanism::Poll, &name).unwrap().0, 0);
-    assert_eq!(state(), inventory::State::Sound);
-    kill(owner);
-    assert_eq!(I::check(Mechanism::Poll, &name).unwrap().0, 1);
-    assert_eq!(state(), inventory::State::Damaged);
-    assert_eq!(reap().unwrap(), 1);
-    assert!(!fs::exists(format!("/dev/shm/{file}")).unwrap());
-}
-
-/// Killed at any moment of making or removing one, a process leaves nothing that cannot be reaped; and
-/// who makes one is not hindered by those who reap at the same time.
-fn doorbells_in_the_making<I: Inventory>() {
-    let temporary = "/mdg.poll.00112233445566778899aabbccddeeff.1.1.0.0.1";
-    let path = format!("/dev/shm/.mdg.tmp.{}", &temporary[1..]);
-    let _files = Files(vec![path.clone()]);
-    let reap = || I::reap(Some(Mechanism::Temporary), Some(temporary));
-    let state = || I::one(Mechanism::Temporary, temporary).unwrap().state;
-    nix::unistd::mkfifo(path.as_str(), Mode::S_IRWXU).unwrap();
-    let maker = File::options().read(true).write(true).open(&path).unwrap();
-    refused_with(reap(), libc::EBUSY, "");
-    assert_eq!(I::check(Mechanism::Temporary, temporary).unwrap().0, 0);
-    assert_eq!(state(), inventory::State::Sound);
-    drop(maker);
-    assert_eq!(I::check(Mechanism::Temporary, temporary).unwrap().0, 1);
-    assert_eq!(state(), inventory::State::Damaged);
-    assert_eq!(reap().unwrap(), 1);
-    refused_with(reap(), libc::ENOENT, "");
-    // What has such a name and is no FIFO is not ours.
-    fs::write(&path, "").unwrap();
-    refused_with(reap(), libc::EPROTO, "");
-    fs::remove_file(&path).unwrap();
-
-    let ring = <I::Ring as Face>::open(None, &Options::new(4, 8), libc::O_RDWR, 0).unwrap();
-    let bells = Bells::of(&ring);
-    let bells = || {
-        let all = fs::read_dir("/dev/shm").unwrap().flatten();
-        let names = all.map(|entry| entry.file_name().into_string().unwrap_or_default());
-        names.filter(|name| name.contains(&bells.0)).collect::<Vec<_>>()
-    };
-    let reaper = fork(|| {
-        loop {
-            for name in bells() {
-                let (mechanism, rest) = match name.strip_prefix(".mdg.tmp.") {
-                    Some(rest) => (Mechanism::Temporary, rest),
-                    None => (Mechanism::Poll, &name["mdg.poll.".len()..]),
-                };
-                if let Err(failure) = I::reap(Some(mechanism), Some(rest)) {
-                    assert!([libc::EBUSY, libc::ENOENT].contains(&failure.code), "{failure:?}");
-                }
-            }
-        }
-    });
-    let make = || {
-        let other = ring.dup(libc::O_RDONLY).unwrap();
-        let fd = other.fd(IN).unwrap();
-        // It stands, as long as its handle lives.
-        assert_eq!(Bells::with(fd).names().len(), 1);
-    };
-    (0..200).for_each(|_| make());
-    for round in 0..40_u32 {
-        let made = Gate::new();
-        let maker = fork(|| {
-            for turn in 0.. {
-                make();
-                if turn == round % 4 {
-                    made.open();
-                }
-            }
-        });
-        made.pass();
-        for _ in 0..round * 1000 {
-            std::hint::spin_loop();
-        }
-        kill(maker);
-        // Without a handle being opened or closed, by the reaper alone.
-        while !bells().is_empty() {
-            std::thread::yield_now();
-        }
-    }
-    kill(reaper);
 }
 
 /// Opening and reaping the same name all the time: who has opened it has a ring that its name leads

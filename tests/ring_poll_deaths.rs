@@ -1,4 +1,4 @@
-//! Descriptors of rings whose pollers and notifiers die, fork, or are hindered; nothing is left in /dev/shm.
+//! Descriptors of rings whose pollers and notifiers die, fork, or are hindered.
 
 mod support;
 
@@ -6,15 +6,17 @@ use madang::ring::{Kind, Options, Ring};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::poll::*;
-use support::process::{Gate, as_nobody, fork, is_root, join, kill};
+use support::process::{Gate, as_nobody, fork, is_root, join, kill, leave};
 use support::ring_face::{C, CREATE, Face, Named};
 
 on_both_faces! { Ring, C in turn:
-    a_killed_pollers_name_goes
+    a_killed_poller_leaves_nothing
     killed_notifiers_leave_nothing_lost
     handles_after_a_fork
+    an_event_loop_after_a_fork
     a_descriptor_that_became_something_else
-    a_notifier_without_descriptors_tries_again
+    a_notifier_needs_no_descriptor
+    a_notifier_without_the_rings_file_is_counted
     notifiers_of_other_users
     objects_with_the_same_uuid
 }
@@ -32,54 +34,34 @@ fn poller<F: Face>(ring: &F) -> support::process::Child {
     child
 }
 
-fn a_killed_pollers_name_goes<F: Face>() {
-    // With whoever takes its slot.
+/// It costs one touch, and notifiers look for it no longer once its slot is cleared away.
+fn a_killed_poller_leaves_nothing<F: Face>() {
     let name = Named::new("bell");
-    let open = || F::open(Some(&name.0), &Options::new(4, 8), CREATE, 0o600).unwrap();
+    let before = names();
+    let open = || F::open(Some(&name.0), &options(Kind::Mpmc, 4), CREATE, 0o600).unwrap();
     let ring = open();
-    let bells = Bells::of(&ring);
+    let count = || polled(&name.path()) >> 16;
     kill(poller(&ring));
-    assert_eq!(bells.count(), 1);
+    assert_eq!(count(), 1);
     ring.push(&word(1), NOWAIT).unwrap();
     let successor = open();
-    assert_eq!(bells.count(), 0);
+    assert_eq!((count(), polled(&name.path())), (0, 0));
+    let fd = successor.fd(IN).unwrap();
     assert_eq!(pop(&successor), 1);
+    is_empty(&successor);
+    ring.push(&word(2), NOWAIT).unwrap();
+    assert!(readable(fd));
+    let other = open();
+    other.fd(OUT).unwrap();
+    assert_eq!(count(), 2);
     drop(successor);
-    // With whoever closes the ring next, named or not.
-    for ring in [ring, self::open(Kind::Mpmc, 4)] {
-        let other = ring.dup(libc::O_RDWR).unwrap();
-        drop(ring);
-        let bells = Bells::of(&other);
-        kill(poller(&other));
-        assert_eq!(bells.count(), 1);
-        drop(other);
-        assert_eq!(bells.count(), 0);
-    }
-    // With whoever unlinks it; but a living one's stays.
-    let (left, living) = (Gate::new(), Gate::new());
-    let holder = fork(|| {
-        let ring = open();
-        let fd = ring.fd(OUT).unwrap();
-        let bells = Bells::with(fd);
-        kill(poller(&ring));
-        assert_eq!(bells.count(), 2);
-        left.open();
-        living.pass();
-        assert_eq!(bells.count(), 1);
-        // Its doorbell works all the same.
-        while ring.push(&word(1), NOWAIT).is_ok() {}
-        assert!(!readable(fd));
-        join(fork(|| {
-            pop(&ring);
-        }));
-        assert!(readable(fd));
-        drop(ring);
-        assert_eq!(bells.count(), 0);
-    });
-    left.pass();
-    F::unlink(&name.0).unwrap();
-    living.open();
-    join(holder);
+    assert_eq!(count(), 1);
+    drop(other);
+    assert_eq!(polled(&name.path()), 0);
+    let mine = format!("mdg.ring.{}", name.0.trim_start_matches('/'));
+    let new = names().into_iter().filter(|one| !before.contains(one) && *one != mine);
+    // Other tests may be running, but none that could have made this.
+    assert_eq!(new.filter(|one| one.contains("poll")).count(), 0);
 }
 
 /// Producers are killed at any moment. What the last one's notice would have told, the next one's
@@ -156,6 +138,31 @@ fn handles_after_a_fork<F: Face>() {
     assert!(readable(fd));
 }
 
+/// A child that leaves the parent's handle and its event loop alone takes nothing from the parent; and
+/// a child that makes its own has its own.
+fn an_event_loop_after_a_fork<F: Face>() {
+    let ring: F = open(Kind::Mpmc, 4);
+    let fd = ring.fd(IN).unwrap();
+    is_empty(&ring);
+    let epoll = Epoll::new(fd, libc::EPOLLET);
+    assert!(!epoll.wait(0));
+    join(fork(|| {
+        let own = ring.dup(libc::O_RDWR).unwrap();
+        let fd = own.fd(IN).unwrap();
+        is_empty(&own);
+        own.push(&word(1), NOWAIT).unwrap();
+        assert!(readable(fd));
+        assert_eq!(pop(&own), 1);
+        own.push(&word(2), NOWAIT).unwrap();
+    }));
+    assert!(epoll.wait(LONG));
+    assert_eq!(pop(&ring), 2);
+    is_empty(&ring);
+    assert!(!readable(fd));
+    ring.push(&word(3), NOWAIT).unwrap();
+    assert!(epoll.wait(LONG));
+}
+
 fn a_descriptor_that_became_something_else<F: Face>() {
     join(fork(|| {
         let ring: F = open(Kind::Spsc, 4);
@@ -177,42 +184,72 @@ fn a_descriptor_that_became_something_else<F: Face>() {
     }));
 }
 
-fn a_notifier_without_descriptors_tries_again<F: Face>() {
+/// Whatever its limits are.
+fn a_notifier_needs_no_descriptor<F: Face>() {
     let ring: F = open(Kind::Spsc, 4);
     let fd = ring.fd(IN).unwrap();
     is_empty(&ring);
     join(fork(|| {
         ring.push(&word(0), NOWAIT).unwrap();
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+        setrlimit(Resource::RLIMIT_FSIZE, 0, 0).unwrap();
+        ring.push(&word(1), NOWAIT).unwrap();
     }));
     assert!(readable(fd));
-    pop(&ring);
+    assert_eq!((pop(&ring), pop(&ring)), (0, 1));
     is_empty(&ring);
-    let silent = Gate::new();
-    let heard = Gate::new();
-    let child = fork(|| {
-        refused_with(ring.pop(&mut [0; 8], NOWAIT), libc::EBUSY, "");
+    assert_eq!(ring.stat().notify_failures, 0);
+}
+
+/// A program that closes descriptors it does not know cannot tell anybody; the next one does.
+fn a_notifier_without_the_rings_file_is_counted<F: Face>() {
+    let ring: F = open(Kind::Mpmc, 4);
+    let fd = ring.fd(IN).unwrap();
+    is_empty(&ring);
+    join(fork(|| {
+        ring.push(&word(0), NOWAIT).unwrap();
+        pop(&ring);
+        for number in descriptors("/memfd:") {
+            let (read, _) = nix::unistd::pipe().unwrap();
+            // SAFETY: the numbers lead to the test's own pipe from now on.
+            unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&read), number) };
+        }
         ring.push(&word(1), NOWAIT).unwrap();
-        silent.open();
-        heard.pass();
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+        leave(0);
+    }));
+    assert!(readable(fd), "by the first push");
+    assert_eq!(pop(&ring), 1);
+    is_empty(&ring);
+    assert!(!readable(fd));
+    let (silent, heard) = (Gate::new(), Gate::new());
+    let child = fork(|| {
         ring.push(&word(2), NOWAIT).unwrap();
         silent.open();
         heard.pass();
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        for number in descriptors("/memfd:") {
+            // SAFETY: this process does without.
+            unsafe { libc::close(number) };
+        }
         ring.push(&word(3), NOWAIT).unwrap();
+        silent.open();
+        heard.pass();
+        leave(0);
     });
     silent.pass();
     assert!(readable(fd));
-    assert_eq!(pop(&ring), 1);
+    assert_eq!(pop(&ring), 2);
     is_empty(&ring);
     heard.open();
     silent.pass();
     assert!(!readable(fd), "the notifier had no descriptor");
+    assert_eq!(ring.stat().notify_failures, 1);
+    let other = ring.dup(libc::O_WRONLY).unwrap();
+    other.push(&word(4), NOWAIT).unwrap();
+    assert!(readable(fd));
+    assert_eq!((pop(&ring), pop(&ring)), (3, 4));
     heard.open();
     join(child);
-    assert!(readable(fd));
-    assert_eq!((pop(&ring), pop(&ring)), (2, 3));
 }
 
 fn notifiers_of_other_users<F: Face>() {
@@ -231,7 +268,7 @@ fn notifiers_of_other_users<F: Face>() {
         let ring = F::open(Some(&name.0), &Options::default(), libc::O_WRONLY, 0).unwrap();
         ring.push(&word(1), NOWAIT).unwrap();
     });
-    assert!(readable(fd), "the ring's owner reaches root's doorbell");
+    assert!(readable(fd), "the file's owner may touch it");
     pop(&ring_again);
     drop(ring_again);
     let (ready, pushed) = (Gate::new(), Gate::new());
@@ -242,7 +279,7 @@ fn notifiers_of_other_users<F: Face>() {
             is_empty(&ring);
             ready.open();
             pushed.pass();
-            assert!(readable(fd), "root reaches anybody's");
+            assert!(readable(fd), "root may touch any");
         });
     });
     ready.pass();
@@ -253,8 +290,7 @@ fn notifiers_of_other_users<F: Face>() {
     F::unlink(&name.0).unwrap();
 }
 
-/// A file that says that it is another one: same uuid, same slot, same generation. Its handles make,
-/// ring and remove their own doorbells.
+/// A file that says that it is another one: touching it wakes nobody at the other.
 fn objects_with_the_same_uuid<F: Face>() {
     let (first, second) = (Named::new("one"), Named::new("two"));
     let open = |name: &Named| F::open(Some(&name.0), &Options::default(), libc::O_RDWR, 0).unwrap();
@@ -265,32 +301,17 @@ fn objects_with_the_same_uuid<F: Face>() {
     is_empty(&victim);
     let his = forged.fd(IN).unwrap();
     is_empty(&forged);
-    let (bells, others) = (Bells::with(fd), Bells::with(his));
-    assert_eq!((bells.count(), others.count()), (1, 1));
-    let mine = &bells.names()[0];
-    let parts = |name: &str| name.split('.').map(str::to_owned).collect::<Vec<_>>();
-    let (mine, his_name) = (parts(mine), parts(&others.names()[0]));
-    let same = |at: usize| mine[at] == his_name[at];
-    assert!(same(2) && same(6) && same(7), "uuid, slot and generation: {mine:?} {his_name:?}");
     forged.push(&word(1), NOWAIT).unwrap();
     assert!(readable(his) && !readable(fd));
     victim.push(&word(2), NOWAIT).unwrap();
     assert!(readable(fd));
     assert_eq!((pop(&victim), pop(&forged)), (2, 1));
-    is_empty(&victim);
-    // Those that its dead have left go; and none of the other's.
-    kill(poller(&forged));
-    drop(forged);
-    assert_eq!((bells.count(), others.count()), (1, 0));
-    F::unlink(&second.0).unwrap();
-    assert_eq!(bells.count(), 1);
-    victim.push(&word(3), NOWAIT).unwrap();
-    assert!(readable(fd), "its doorbell stands");
 }
 
-/// Two rings in one segment, the second a copy of the first: the offset tells them apart.
+/// Two rings in one segment, the second a copy of the first. A push into one may wake waiters of the
+/// other for nothing, as they have one file; never the other way round.
 #[test]
-fn places_with_the_same_uuid() {
+fn neighbours_in_a_segment() {
     let _turn = support::process::serial();
     let options = Options::new(4, 8);
     let size = Ring::footprint(&options).unwrap();
@@ -302,16 +323,18 @@ fn places_with_the_same_uuid() {
         let options = Options::default();
         Ring::attach_to(&segment, offset, &options, madang::Access::ReadWrite).unwrap()
     };
-    let (victim, forged) = (open(0), open(size));
-    let (fd, his) = (Face::fd(&victim, IN).unwrap(), Face::fd(&forged, IN).unwrap());
-    is_empty(&victim);
-    is_empty(&forged);
-    let (bells, others) = (Bells::with(fd), Bells::with(his));
-    assert_ne!(bells.0, others.0);
-    Face::push(&forged, &word(1), NOWAIT).unwrap();
-    assert!(readable(his) && !readable(fd));
-    drop(forged);
-    assert_eq!((bells.count(), others.count()), (1, 0));
-    Face::push(&victim, &word(2), NOWAIT).unwrap();
+    let (one, other) = (open(0), open(size));
+    let (fd, his) = (Face::fd(&one, IN).unwrap(), Face::fd(&other, IN).unwrap());
+    is_empty(&one);
+    is_empty(&other);
+    Face::push(&other, &word(1), NOWAIT).unwrap();
+    assert!(readable(his) && readable(fd));
+    is_empty(&one);
+    assert!(!readable(fd));
+    // Both rest when both have looked: neither's look wakes the other.
+    pop(&other);
+    is_empty(&other);
+    assert!(!readable(his) && !readable(fd));
+    Face::push(&one, &word(2), NOWAIT).unwrap();
     assert!(readable(fd));
 }

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use madang::ffi::ring::*;
 use madang::ffi::wait::*;
 use madang::ring::{Kind, Options, Ring};
-use support::confine::with_own_shm;
+use nix::errno::Errno;
+use support::confine::deny;
 use support::face::{FOREVER, NOWAIT, answer, refused, refused_with};
+use support::poll::descriptors;
 use support::process::{Gate, fork, interrupted, join, kill};
 use support::ring_face::{C, CREATE, Entry, Face, Named, SECOND};
 
@@ -27,6 +29,7 @@ on_both_faces! { Ring, C in turn:
     what_the_dead_left_in_the_way
     the_programs_own_descriptor_stays_readable
     where_no_descriptor_can_be_made
+    one_instance_for_all_waits
 }
 
 const IN: u32 = MDG_POLL_IN;
@@ -333,18 +336,65 @@ fn the_programs_own_descriptor_stays_readable<F: Face>() {
     }
 }
 
+/// As many instances as the user may have: the descriptor says so and how to get more; waiting for many
+/// goes on with naps.
 fn where_no_descriptor_can_be_made<F: Face>() {
-    with_own_shm(c"size=1m,nr_inodes=3", || {
+    join(fork(|| {
         let options = Options::new(4, 8);
-        let rings = [(); 3].map(|()| F::open(None, &options, libc::O_RDWR, 0).unwrap());
-        // One inode is the directory's.
-        let fds: Vec<_> = rings.iter().map(|ring| ring.fd(IN)).collect();
-        assert!(fds[0].is_ok() && fds[1].is_ok());
-        refused_with(fds[2].clone(), libc::ENOSPC, "mdg.poll");
-        let mut entries = [Entry::ring(&rings[2], IN)];
+        let rings = [(); 2].map(|()| F::open(None, &options, libc::O_RDWR, 0).unwrap());
+        let fine = rings[0].fd(IN).unwrap();
+        deny(libc::SYS_inotify_init1, Errno::EMFILE);
+        let failure = rings[1].fd(IN).unwrap_err();
+        assert_eq!(failure.code, libc::EMFILE);
+        assert!(failure.text.contains("fs.inotify.max_user_instances"), "{failure:?}");
+        assert!(!failure.text.contains("unknown"), "{failure:?}");
+        assert_eq!(rings[0].fd(IN).unwrap(), fine);
+        let mut entries = [Entry::ring(&rings[1], IN)];
         refused_with(F::wait_any(&mut entries, NOWAIT), libc::EAGAIN, "");
-        refused_with(F::wait_any(&mut entries, FOREVER), libc::ENOSPC, "mdg.poll");
-        push(&rings[2], 1);
-        assert_eq!(found(&[(&rings[2], IN)], FOREVER), [IN]);
-    });
+        refused_with(F::wait_any(&mut entries, 30_000_000), libc::ETIMEDOUT, "");
+        let producer = fork(|| push(&rings[1], 1));
+        assert_eq!(found(&[(&rings[1], IN), (&rings[0], IN)], FOREVER), [IN, 0]);
+        join(producer);
+        let (read, write) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&write, b"x").unwrap();
+        let mut entries = [Entry::ring(&rings[0], IN), Entry::fd(read.as_raw_fd(), IN)];
+        assert_eq!(F::wait_any(&mut entries, FOREVER).unwrap(), 1);
+        rings[1].cancel().unwrap();
+        pop(&rings[1]);
+        let mut entries = [Entry::ring(&rings[1], IN)];
+        refused_with(F::wait_any(&mut entries, FOREVER), libc::ECANCELED, "");
+    }));
+}
+
+/// One instance serves waits for any rings, in any order, as they come and go.
+fn one_instance_for_all_waits<F: Face>() {
+    join(fork(|| {
+        let instances = || descriptors("inotify").len();
+        let first: F = open(Kind::Mpmc, 4);
+        let before = instances();
+        let producers: Vec<_> = (0..70)
+            .map(|round| {
+                let ring: F = open(Kind::Mpmc, 4);
+                let producer = ring.dup(libc::O_RDWR).unwrap();
+                let mut entries = [Entry::ring(&ring, IN), Entry::ring(&first, IN)];
+                if round % 2 == 0 {
+                    entries.swap(0, 1);
+                }
+                refused_with(F::wait_any(&mut entries, 1_000_000), libc::ETIMEDOUT, "");
+                producer
+            })
+            .collect();
+        assert!(instances() <= before + 2, "{}", instances() - before);
+        // More files than one wait can be for were watched. News of those that are not waited for any
+        // more end nothing.
+        let last: F = open(Kind::Mpmc, 4);
+        let pusher = fork(|| {
+            producers.iter().for_each(|one| push(one, 1));
+            push(&last, 1);
+        });
+        assert_eq!(found(&[(&first, IN), (&last, IN)], LONG), [0, IN]);
+        join(pusher);
+        drop((first, last));
+        assert_eq!(instances(), before);
+    }));
 }

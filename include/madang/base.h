@@ -25,8 +25,7 @@
  * or "..", at most 255 bytes for a segment, 251 for a semaphore, 247 for one of kind MDG_SEM_UNDO, 246
  * for a ring or a condition variable, 245 for a mutex. Kinds do not collide: a segment is
  * /dev/shm/NAME (as shm_open has it), a semaphore /dev/shm/sem.NAME (as sem_open has it), ours are
- * /dev/shm/mdg.KIND.NAME: mdg.ring, mdg.sem, mdg.mutex, mdg.cond; and /dev/shm/mdg.poll.* are the FIFOs
- * behind mdg_ring_fd.
+ * /dev/shm/mdg.KIND.NAME: mdg.ring, mdg.sem, mdg.mutex, mdg.cond.
  *
  * Timeouts are relative nanoseconds on the monotonic clock, int64_t timeout_ns: MDG_NOWAIT never
  * waits and answers -EAGAIN, MDG_FOREVER (any negative number) waits without limit, else -ETIMEDOUT.

@@ -38,11 +38,6 @@
 #define MDG_OBJECT_MUTEX 3
 
 /**
- * Mechanism: a FIFO at which a handle waits with a descriptor, /dev/shm/mdg.poll.NAME.
- */
-#define MDG_OBJECT_POLL 4
-
-/**
  * Mechanism: a file that is being made and has no name of its own yet, /dev/shm/.mdg.tmp.NAME.
  */
 #define MDG_OBJECT_TEMPORARY 5
@@ -195,9 +190,9 @@ ssize_t mdg_object_list(struct mdg_object_info *out,
  * A finding is a handle of a dead process that nobody has cleared away (with the places of a ring
  * that it has claimed and not finished, or the permits of a semaphore that it holds), an
  * end of a ring whose holder's death nobody has noted, a
- * sleeper announced in a ring in which nobody is left who could sleep, a FIFO of a dead handle: what
- * mdg_object_repair mends. (So does, for the most part, the next process that uses the object.) Of
- * MDG_OBJECT_POLL and MDG_OBJECT_TEMPORARY: that it is left behind, for mdg_object_reap.
+ * sleeper announced in a ring in which nobody is left who could sleep: what mdg_object_repair mends.
+ * (So does, for the most part, the next process that uses the object.) Of MDG_OBJECT_TEMPORARY: that
+ * it is left behind, for mdg_object_reap.
  *
  * Returns 0 (sound), the number of findings, or: -EBADMSG (corrupt: mdg_last_error tells which word,
  * and where); -EPROTO (no object of this library, or of a version or kind that this one does not
@@ -213,8 +208,8 @@ int mdg_object_check(uint32_t mechanism,
 /**
  * Mends what the dead have left in a ring, or a semaphore of kind MDG_SEM_UNDO: clears away their
  * handles, with what these have claimed and not finished; has the permits that they hold come back;
- * notes the deaths of those who held an end, wakes who sleeps, removes
- * FIFOs of dead handles. What belongs to a living process is not touched, and the living may go on
+ * notes the deaths of those who held an end, wakes the sleepers.
+ * What belongs to a living process is not touched, and the living may go on
  * meanwhile at full speed. It may be killed at any point, and run any number of times, by several at
  * once.
  *
@@ -230,8 +225,7 @@ int mdg_object_repair(uint32_t mechanism,
 /**
  * Removes objects that no living process uses: the one called name, or with name NULL all of a
  * mechanism, or with 0 for the mechanism all there are. An object goes only if the kernel proves that
- * no living process has a handle on it, a FIFO only if its handle is dead (or nobody has it open, where
- * its object has no name), a temporary file only if its maker is.
+ * no living process has a handle on it, a temporary file only if its maker is dead.
  *
  * A ring that holds items is kept, unless flags has MDG_REAP_WITH_ITEMS. Items of a broadcast ring that
  * every consumer has read count as long as they are in the ring. A ring that was found corrupt counts as

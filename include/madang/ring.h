@@ -308,13 +308,19 @@ typedef struct mdg_ring_stats {
    * counted: they leave no trace in it.
    */
   uint32_t consumers;
+  /**
+   * How often handles that wait with a descriptor (mdg_ring_fd, mdg_wait_any) could not be told of
+   * a change: the process that made it may no longer write to the ring's file, or the program has
+   * closed the ring's descriptor.
+   */
+  uint64_t notify_failures;
 } mdg_ring_stats;
 
 /**
  * Initialiser of mdg_ring_stats: sets size, and everything else to zero.
  */
 #define MDG_RING_STATS_INIT \
-    {sizeof(mdg_ring_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+    {sizeof(mdg_ring_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 #ifdef __cplusplus
 extern "C" {
@@ -570,33 +576,40 @@ int mdg_ring_shutdown(struct mdg_ring *ring);
  * becomes readable (POLLIN, also for MDG_POLL_OUT) when the ring may be ready for any of events:
  * MDG_POLL_IN for pops, MDG_POLL_OUT for pushes, or both.
  *
- * The rule: it is readable from this call on, and stays so until a call on this handle, at an end
- * that was asked for, answers -EAGAIN; that call makes it unreadable (unless the other end was asked
- * for, too, and is ready), and looks once more before it answers. Whatever comes after that makes it
+ * The rule: it is readable from the first call on, and stays so until a call on this handle, at an end
+ * that was asked for, returns -EAGAIN; that call makes it unreadable (unless the other end was asked
+ * for, too, and is ready), and looks once more before it returns. Whatever comes after that makes it
  * readable again. So nothing is missed, level-triggered or edge-triggered: after an event, pop (or
  * push) with MDG_NOWAIT, edge-triggered until -EAGAIN. It may be readable for nothing. Shutdown and
- * corruption make it readable for good. -EAGAIN takes three system calls or so then.
+ * corruption make it readable without end. -EAGAIN takes some system calls then.
  *
  * A death makes nothing readable, and a process that is killed between its commit and its notice
  * gives none: poll with a timeout, of a second for instance, and when it is over pop (or push) with
  * MDG_NOWAIT, and look at mdg_ring_stat, or wait for the other process's pidfd as well. mdg_wait_any
- * does so by itself.
+ * does all of this.
  *
  * The descriptor belongs to the handle: the same one at every call, closed by mdg_ring_close; it must
- * not be read, written or closed. Every call replaces the events asked for by those before. The ends
- * are taken as their first use would. It is the open end of a FIFO, /dev/shm/mdg.poll.UUID...,
- * which others open for a moment to write to; they need a free descriptor then, and the same
- * /dev/shm. A killed process's FIFO is removed by who takes its place, closes or unlinks the ring;
- * where nobody does (all were killed), by mdg_object_reap.
+ * not be read, written or closed. A call with other events replaces those asked for before; a call
+ * with the same events changes nothing. The ends are taken as their first use would.
+ *
+ * It is an inotify(7) instance that watches the ring's own file, with a number of 3 or more. Whoever
+ * pushes or pops touches that file: sets its times to now. Nothing has a name, /dev/shm is not needed,
+ * and only processes that may write to the file can wake a waiter: in any mount namespace, under any
+ * root, as any user. Rings in one segment have its file in common, and may wake each other's waiters
+ * for nothing. A user has a limited number of instances (fs.inotify.max_user_instances, often 128).
+ * To close one takes up to a millisecond, so do not make and close handles with a descriptor for each
+ * item. A notice that cannot be given (the process may no longer write to the file, or has closed the
+ * ring's descriptor) is counted in notify_failures of mdg_ring_stats.
  *
  * fork(2): the child's handle is a new one that nobody has asked for a descriptor; the parent's is
  * open in the child until the child first uses or closes its handle, and must not be waited on there.
  *
- * Returns the descriptor, or: -EINVAL (NULL, other events); -EBUSY; -EACCES (wrong end, no
- * permission in /dev/shm, or a consumer that may only read the ring); -EMFILE; -ENFILE; -ENOMEM;
- * -ENOSPC; -EROFS; -ENOENT (no /dev/shm); -ENOSYS (the ring was made where the kernel gave no
- * random number); -EBADF (not a handle, or one of its descriptors was closed); -EBADMSG
- * (corrupt). Not async-signal-safe.
+ * Returns the descriptor, or: -EINVAL (NULL, other events); -EBUSY; -EACCES (wrong end, a consumer
+ * that may only read the ring, or no permission to read its file any more); -EMFILE (no descriptor,
+ * or as many inotify instances as the user may have: mdg_last_error says which); -ENOSPC (as many
+ * watches as the user may have); -ENFILE; -ENOMEM; -ENOSYS (no /proc and no
+ * name of the file, or a kernel without inotify); -EBADF (not a handle, or one of its descriptors was closed); -EBADMSG (corrupt).
+ * Not async-signal-safe.
  */
 int mdg_ring_fd(struct mdg_ring *ring,
                 uint32_t events);

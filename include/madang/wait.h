@@ -73,15 +73,16 @@ extern "C" {
  * hold the same end another may be quicker, and the call is -EAGAIN after all. MDG_POLL_HUP alone
  * says that the process at the other end died, everything it committed being delivered; it stands
  * until somebody takes its place, so leave the entry out till then. The same handle may stand in
- * several entries; ends are taken as their first use would. Every ring that is waited for makes its
- * descriptor, see mdg_ring_fd, and keeps it.
+ * several entries; ends are taken as their first use would. A wait that has to
+ * sleep makes one inotify instance for all its rings (see mdg_ring_fd), which the first handle keeps.
+ * Where it can have none, or cannot watch one of the files, it looks again after naps of 1 to 10 ms.
  *
  * Returns how many entries are ready (1 or more), or: -EAGAIN; -ETIMEDOUT; -EINTR (a signal was
  * caught, whatever SA_RESTART says); -ECANCELED (mdg_ring_cancel on any of the rings); -EINVAL
  * (NULL, a count of 0 or above MDG_WAIT_MAX, other events, a reserved field that is not 0); -EBADF
- * (not a handle, or not an open descriptor); what mdg_ring_fd returns (-EBUSY, -EACCES, -EMFILE,
- * -ENFILE, -ENOMEM, -ENOSPC, -EROFS, -ENOENT, -ENOSYS, -EBADMSG). No ready is written then. Not
- * async-signal-safe; not a cancellation point.
+ * (not a handle, or not an open descriptor); what taking an end returns (-EBUSY, -EACCES, also for a
+ * consumer that may only read its ring, -EMFILE, -ENFILE, -ENOMEM, -ENOENT, -EBADMSG). No ready is
+ * written then. Not async-signal-safe; not a cancellation point.
  */
 int mdg_wait_any(struct mdg_wait *entries,
                  size_t count,

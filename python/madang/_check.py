@@ -101,6 +101,7 @@ class RingStatsStruct(ctypes.Structure):
         ("redelivered", c_uint64),
         ("producers", c_uint32),
         ("consumers", c_uint32),
+        ("notify_failures", c_uint64),
     ]
 
 

@@ -16,7 +16,6 @@ class Mechanism(IntEnum):
     RING = 1
     SEM = 2
     MUTEX = 3
-    POLL = 4
     TEMPORARY = 5
     OTHER = 6
     COND = 7

@@ -88,6 +88,7 @@ class RingStats(NamedTuple):
     redelivered: int
     producers: int
     consumers: int
+    notify_failures: int
 
     @property
     def is_shutdown(self) -> bool:

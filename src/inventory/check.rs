@@ -5,7 +5,6 @@ use std::fmt;
 
 use nix::errno::Errno;
 
-use super::doorbell;
 use super::mechanism::Mechanism;
 use super::{area, look, reap};
 use crate::error::Result;
@@ -48,10 +47,7 @@ pub fn check(mechanism: Mechanism, name: &[u8]) -> Result<Verdict> {
         }
         return Ok(Verdict { findings: area.seen.findings.len() as u32, report });
     }
-    let left = match mechanism {
-        Mechanism::Poll => doorbell::is_left(name)?,
-        _ => reap::is_left(name, &shown)?,
-    };
+    let left = reap::is_left(&shown)?;
     let (word, how) = (mechanism.word(), if left { "left" } else { "in use" });
     let why = if left { "it was left behind by a dead process\n" } else { "" };
     let report = alloc::text(format_args!("{word}, {how}\n{why}"))?;
@@ -142,9 +138,6 @@ fn look_once(mechanism: Mechanism, look: &Look) -> Result<(Verdict, u64)> {
         for finding in ring.findings(&occupants)? {
             note(format_args!("{finding}"))?;
         }
-    }
-    for bell in doorbell::left(look)? {
-        note(format_args!("doorbell \"{}\": of a dead handle", bell.escape_ascii()))?;
     }
     let findings = lines.len() as u32;
     let geometry = look.geometry();

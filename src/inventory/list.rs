@@ -4,7 +4,6 @@
 use nix::errno::Errno;
 use nix::sys::stat::lstat;
 
-use super::doorbell;
 use super::mechanism::{Mechanism, found};
 use super::{area, look, reap};
 use crate::error::Result;
@@ -105,8 +104,7 @@ pub fn list() -> Result<Vec<Info>> {
 fn examine(info: &mut Info) -> Result<()> {
     let path = info.mechanism.name(&info.name)?;
     let left = match info.mechanism {
-        Mechanism::Poll => doorbell::is_left(&info.name)?,
-        Mechanism::Temporary => reap::is_left(&info.name, &path)?,
+        Mechanism::Temporary => reap::is_left(&path)?,
         one if one.is_area() => !area::look(one, &path)?.seen.findings.is_empty(),
         _ => return count(info, &look(info.mechanism, &info.name)?),
     };

@@ -2,7 +2,7 @@
 //! Which file under `/dev/shm` is what, by its name.
 
 use crate::error::{Error, Result};
-use crate::name::{BELL_PREFIX, DIRECTORY, Kind, Name, TEMPORARY_PREFIX};
+use crate::name::{DIRECTORY, Kind, Name, TEMPORARY_PREFIX};
 use crate::sys::alloc;
 use crate::sys::directory::Names;
 
@@ -16,8 +16,6 @@ pub enum Mechanism {
     Semaphore = 2,
     /// A mutex, `mdg.mutex.NAME`.
     Mutex = 3,
-    /// A FIFO at which a handle waits with a descriptor, `mdg.poll.NAME`.
-    Poll = 4,
     /// A file that is being made and has no name of its own yet, `.mdg.tmp.NAME`.
     Temporary = 5,
     /// Any other file `mdg.NAME`.
@@ -28,15 +26,8 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// In the order in which a file name is compared with their prefixes.
-    const ALL: [Self; 7] = [
-        Self::Ring,
-        Self::Semaphore,
-        Self::Mutex,
-        Self::Cond,
-        Self::Poll,
-        Self::Temporary,
-        Self::Other,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Ring, Self::Semaphore, Self::Mutex, Self::Cond, Self::Temporary, Self::Other];
 
     const fn prefix(self) -> &'static str {
         match self {
@@ -44,7 +35,6 @@ impl Mechanism {
             Self::Semaphore => "mdg.sem.",
             Self::Mutex => "mdg.mutex.",
             Self::Cond => "mdg.cond.",
-            Self::Poll => BELL_PREFIX,
             Self::Temporary => TEMPORARY_PREFIX,
             Self::Other => "mdg.",
         }
@@ -56,7 +46,6 @@ impl Mechanism {
             Self::Semaphore => "semaphore",
             Self::Mutex => "mutex",
             Self::Cond => "condition variable",
-            Self::Poll => "doorbell",
             Self::Temporary => "temporary file",
             Self::Other => "object",
         }
@@ -122,7 +111,6 @@ mod tests {
             (b"mdg.sem.a.b", Mechanism::Semaphore, b"a.b"),
             (b"mdg.mutex.x", Mechanism::Mutex, b"x"),
             (b"mdg.cond.x", Mechanism::Cond, b"x"),
-            (b"mdg.poll.00.1.2", Mechanism::Poll, b"00.1.2"),
             (b".mdg.tmp.12.0", Mechanism::Temporary, b"12.0"),
             (b"mdg.new.x", Mechanism::Other, b"new.x"),
         ] {

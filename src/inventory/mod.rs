@@ -9,7 +9,6 @@
 
 mod area;
 mod check;
-mod doorbell;
 mod list;
 mod mechanism;
 mod reap;

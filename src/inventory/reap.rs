@@ -25,14 +25,12 @@
 //! | killed | left behind |
 //! |---|---|
 //! | before unlink | nothing was done; ADMIN is free |
-//! | after unlink | the name is gone, its doorbells may stand; nobody has them open |
+//! | after unlink | the name is gone |
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::stat::lstat;
 
-use super::doorbell;
 use super::mechanism::{Mechanism, found};
 use super::{area, missing};
 use crate::error::{Error, Result};
@@ -70,13 +68,7 @@ pub fn reap(
         return one(mechanism, name, options).map(|()| 1);
     }
     let mut removed = 0;
-    // Doorbells before the objects by which they are judged. (A stable sort would allocate.)
-    fn order(one: &(Mechanism, Vec<u8>)) -> (bool, &(Mechanism, Vec<u8>)) {
-        (one.0 != Mechanism::Poll, one)
-    }
-    let mut all = found()?;
-    all.sort_unstable_by(|one, other| order(one).cmp(&order(other)));
-    for (found, name) in all {
+    for (found, name) in found()? {
         if mechanism.is_some_and(|wanted| wanted != found) {
             continue;
         }
@@ -96,21 +88,10 @@ fn one(mechanism: Mechanism, name: &[u8], options: ReapOptions) -> Result<()> {
     let path = mechanism.name(name)?;
     let what = alloc::text(&path)?;
     match mechanism {
-        Mechanism::Poll => {
-            if !doorbell::is_left(name)? {
-                return Err(in_use(&what));
-            }
-            if dry { Ok(()) } else { named::unlink(path.path(), &what) }
+        Mechanism::Temporary => {
+            let file = open(&path)?;
+            remove(&path, &file, dry)
         }
-        Mechanism::Temporary => match doorbell::is_left_unfinished(name, &path)? {
-            Some(true) if dry => Ok(()),
-            Some(true) => named::unlink(path.path(), &what),
-            Some(false) => Err(in_use(&what)),
-            None => {
-                let file = open(&path)?;
-                remove(&path, &file, dry)
-            }
-        },
         _ if mechanism.is_area() => {
             let file = Kept::new(open(&path)?);
             let file = Arc::new(file.map_err(|errno| Error::from_kernel(errno, &what))?)?;
@@ -136,12 +117,7 @@ fn one(mechanism: Mechanism, name: &[u8], options: ReapOptions) -> Result<()> {
             if mechanism == Mechanism::Ring && !options.with_items {
                 keep_items(&look)?;
             }
-            let removed = admin.remove(&path, dry);
-            drop(admin);
-            if removed.is_ok() && !dry {
-                doorbell::remove_left(&look)?;
-            }
-            removed
+            admin.remove(&path, dry)
         }
     }
 }
@@ -202,29 +178,12 @@ fn open(path: &Name) -> Result<OwnedFd> {
 }
 
 /// Whether the maker of a temporary file has died.
-pub(super) fn is_left(name: &[u8], path: &Name) -> Result<bool> {
-    if let Some(left) = doorbell::is_left_unfinished(name, path)? {
-        return Ok(left);
-    }
+pub(super) fn is_left(path: &Name) -> Result<bool> {
     let what = alloc::text(path)?;
     let file = named::open_regular(path.path(), false, &what)?.ok_or_else(|| missing(&what))?;
     let file = Kept::new(file).map_err(|errno| Error::from_kernel(errno, &what))?;
     let anchor = lock::Anchor::new(Arc::new(file)?, 0);
     Ok(!anchor.is_held(lock::ADMIN))
-}
-
-/// `ENOENT` if nothing has this name, `EPROTO` if it is no FIFO.
-pub(super) fn stands(path: &Name) -> Result<()> {
-    let what = alloc::text(path)?;
-    let status = lstat(path.path()).map_err(|errno| match errno {
-        Errno::ENOENT => missing(&what),
-        errno => Error::from_kernel(errno, &what),
-    })?;
-    if status.st_mode & libc::S_IFMT == libc::S_IFIFO { Ok(()) } else { Err(foreign(&what)) }
-}
-
-pub(super) fn foreign(what: impl std::fmt::Display) -> Error {
-    Error::new(Errno::EPROTO, format_args!("{what}: not a file of this library"))
 }
 
 fn in_use(what: &str) -> Error {

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 
 use super::mechanism::Mechanism;
-use super::{check, doorbell, missing};
+use super::{check, missing};
 use crate::error::{Error, Result};
 use crate::object::{Look, Object};
 use crate::ring::Ring;
@@ -42,6 +42,5 @@ pub fn repair(mechanism: Mechanism, name: &[u8]) -> Result<u32> {
     if missed > 0 {
         return Err(look.corrupt(format_args!("{missed} of its cells have no memory")));
     }
-    let mended = mend(Object::visit(file, &what)?)?;
-    Ok(mended + doorbell::remove_left(&look)?)
+    mend(Object::visit(file, &what)?)
 }

@@ -11,7 +11,6 @@ use std::sync::atomic::{Ordering, fence};
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 
-use super::bell::Home;
 use super::geometry::{Geometry, PARTICIPANT_STRIDE, PARTICIPANTS_OFFSET};
 use super::open::{no_superblock, pread_exact};
 use super::participant::{IN_USE, LOCK_BYTES, SLOT_BYTE, at};
@@ -72,11 +71,6 @@ impl Look {
 
     pub(crate) fn superblock(&self) -> &Superblock {
         &self.superblock
-    }
-
-    /// The object, as its doorbells name it; `None` if it cannot have any.
-    pub(crate) fn home(&self) -> Option<Home> {
-        Home::new(&self.superblock.uuid, &self.anchor)
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {

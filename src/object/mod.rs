@@ -4,7 +4,6 @@
 //! The layout is specified byte by byte in `docs/layout.md`.
 
 mod area;
-mod bell;
 mod embed;
 mod geometry;
 mod look;
@@ -16,7 +15,6 @@ mod superblock;
 
 pub use area::{Area, CondArea, MutexArea};
 pub(crate) use area::{COND_SIZE, MUTEX_SIZE, mutex_at};
-pub(crate) use bell::BellName;
 pub(crate) use embed::footprint;
 pub(crate) use geometry::{
     CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, KindName, LINE,

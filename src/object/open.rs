@@ -13,11 +13,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::stat::{Mode, fchmod, fstat};
 
-use super::bell::{self, BellName, Home};
 use super::geometry::Geometry;
 use super::participant::{self, Participant, Slot};
 use super::region::Region;
-use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
+use super::superblock::{DOORBELL_AT, Room, SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::flags::Creation;
 use crate::name::Name;
@@ -80,8 +79,6 @@ pub(crate) struct Object {
     place: Place,
     /// Whether membarrier reaches this process.
     light: bool,
-    /// Its user, when it was opened.
-    owner: u32,
     what: String,
 }
 
@@ -273,13 +270,12 @@ impl Object {
         let len = file_len(&superblock.geometry);
         let descriptor = file.checked(what)?;
         let region = Region::new(Mapping::part(descriptor, place.offset(), len, writable)?);
-        let owner = named::status(descriptor, what)?.st_uid;
         let file = Anchor::new(file, place.offset());
         let light = membarrier::register().is_ok();
         // The first to ask needs a kilobyte of stack. Here there is more of it than where a handle,
         // which wants to know, is made.
         many_processors();
-        Ok(Self { file, region, superblock, place, light, owner, what: alloc::text(what)? })
+        Ok(Self { file, region, superblock, place, light, what: alloc::text(what)? })
     }
 
     /// A second view of the same object, for another handle. Its geometry is the one that was
@@ -357,15 +353,9 @@ impl Object {
         &self.region
     }
 
-    /// The doorbell of the handle that took slot `index` as its `generation`th; `None` for an object
-    /// that has no name of its own for it.
-    pub(crate) fn bell(&self, index: u32, generation: u32) -> Option<BellName> {
-        Some(Home::new(&self.superblock.uuid, &self.file)?.bell(index, generation))
-    }
-
-    /// The user who owns the object.
-    pub(crate) fn owner(&self) -> u32 {
-        self.owner
+    /// Wakes all who watch the object's file: see `sys/doorbell.rs`. Leaves the object as it is.
+    pub(crate) fn touch(&self) -> nix::Result<()> {
+        self.file.touch(DOORBELL_AT)
     }
 
     /// The object in words: `ring "/items"`.
@@ -535,7 +525,6 @@ pub(crate) fn unlink(name: &Name) -> Result<()> {
         let status = named::status(&file, &what)?;
         if named::still_names(name.path(), &status) {
             named::unlink(name.path(), &what)?;
-            bell::remove_dead(file);
             return Ok(());
         }
     }

@@ -43,7 +43,7 @@ use attach::{Attach, Hint};
 /// stored there.
 pub(super) const SLOT_BYTE: u64 = 0x100;
 
-/// The bits of [`Slot::poll`] that name ends; those above them count armings.
+/// The bits of [`Slot::poll`] that name ends.
 pub(crate) const POLLED_ENDS: u32 = 3;
 
 /// Lock bytes of an object, roles and slots, behind the admin byte.
@@ -78,7 +78,7 @@ pub(crate) struct Slot {
     /// Which ends its handle takes part in, where an end has many holders: [`End::bit`]; and [`ENDED`].
     pub ends: AtomicU32,
     /// Which readiness its handle waits for with a descriptor: [`End::bit`]; and, in the bits above
-    /// those, how often it has armed. See `ring/poll.rs`.
+    /// those, whether it is counted, and how often it has armed. See `ring/arming.rs`.
     pub poll: AtomicU32,
     /// The process that has the slot: [`process::tag`].
     process: AtomicU64,
@@ -137,14 +137,9 @@ impl Slot {
 
     /// How often the slot was taken: with its number, which handle this is.
     pub(crate) fn generation(&self) -> u32 {
-        // Acquire: not for what it carries, but so that what follows it (a look at the lock byte, at a
-        // FIFO's name) is not before it.
+        // Acquire: not for what it carries, but so that what follows it (a look at the lock byte) is
+        // not before it.
         self.generation.load(Ordering::Acquire)
-    }
-
-    /// Its owner's effective user id; for a check only, peers can write it.
-    pub(crate) fn uid(&self) -> u32 {
-        self.uid.load(Ordering::Relaxed)
     }
 
     /// Whether the process with this [`process::tag`] has the slot.

@@ -16,6 +16,8 @@ use crate::sys::identity::{self, Identity};
 
 /// Bytes of the superblock that carry meaning; the rest of its page is zero.
 pub(crate) const SUPERBLOCK_LEN: usize = 256;
+/// A byte that is always zero, which is written where a file cannot be touched otherwise.
+pub(crate) const DOORBELL_AT: u64 = SUPERBLOCK_LEN as u64;
 const MAGIC: [u8; 8] = *b"MADANG\r\n";
 const LAYOUT_MAJOR: u16 = 1;
 const LAYOUT_MINOR: u16 = 0;

@@ -11,6 +11,9 @@ pub(crate) const CORRUPT: u32 = 2;
 /// There may be items that came back: the straight way is not to be taken. A hint, set and cleared.
 pub(crate) const RETURNED: u32 = 4;
 
+/// The part of [`Control::polled`] that is a number of slots.
+pub(crate) const POLL_MARK: u32 = 0xffff;
+
 /// A value on a line of its own.
 #[repr(C, align(128))]
 #[derive(Debug)]
@@ -60,8 +63,8 @@ pub(crate) struct Control {
     pub lost: Line<AtomicU64>,
     /// Items given up by a full-ring policy.
     pub dropped: Line<AtomicU64>,
-    /// Slots that who notifies looks through for handles that wait with a descriptor: up to the
-    /// last one that ever had such a handle. Only grows.
+    /// How many handles wait with a descriptor, in the upper half; in the lower one ([`POLL_MARK`]), below
+    /// which slot all of them are. The last one leaves 0.
     pub polled: Line<AtomicU32>,
     /// Consumers of a broadcast are, or were, in slots below this.
     pub readers: Line<AtomicU32>,
@@ -71,11 +74,13 @@ pub(crate) struct Control {
     pub settled: Line<AtomicU64>,
     /// Items that were taken again after their taker was gone.
     pub redelivered: Line<AtomicU64>,
+    /// Notifications that could not be given.
+    pub notify_failures: Line<AtomicU64>,
 }
 
 const _: () = assert!(align_of::<Line<u8>>() == LINE as usize);
 #[cfg(not(loom))]
-const _: () = assert!(std::mem::offset_of!(Control, redelivered) == 0x800);
+const _: () = assert!(std::mem::offset_of!(Control, notify_failures) == 0x880);
 const _: () = assert!(size_of::<Control>() <= 4096);
 
 impl Control {
@@ -118,6 +123,7 @@ impl Control {
             returned: word(),
             settled: word(),
             redelivered: word(),
+            notify_failures: word(),
         }
     }
 }

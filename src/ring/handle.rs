@@ -19,12 +19,12 @@ use crate::error::{Error, Result};
 use crate::flags::{Access, Creation, OpenFlags};
 use crate::name::{self, Name};
 use crate::object::{
-    self, BellName, CONTROL_OFFSET, ENDED, End, KIND_BROADCAST, KIND_MPMC, Object,
-    PARTICIPANTS_OFFSET, Participant, Request, Role, RoleWord, Slot, Superblock,
+    self, CONTROL_OFFSET, ENDED, End, KIND_BROADCAST, KIND_MPMC, Object, PARTICIPANTS_OFFSET,
+    Participant, Request, Role, RoleWord, Slot, Superblock,
 };
 use crate::shm::{Seals, Shm};
 use crate::sync::{EventCount, Spinner};
-use crate::sys::fifo::Fifo;
+use crate::sys::doorbell::{Doorbell, Own};
 use crate::sys::process;
 use crate::sys::sigbus::{self, Stops};
 use crate::sys::wipe::Wiped;
@@ -66,8 +66,9 @@ pub(super) struct Held {
     participant: Option<Participant>,
     producer: Option<Role>,
     consumer: Option<Role>,
-    /// The doorbell, and its name: it is not read again from the slot, where a peer can change it.
-    pub(super) bell: Option<(Fifo, BellName)>,
+    pub(super) bell: Option<Doorbell>,
+    /// The instance of waits for many.
+    pub(super) ears: Option<Own>,
 }
 
 impl Held {
@@ -87,6 +88,7 @@ impl Held {
         }
         // A descriptor is a copy of this process's own: closing it takes nothing from the parent.
         self.bell = None;
+        self.ears = None;
     }
 }
 
@@ -304,7 +306,7 @@ impl Ring {
                     slot.ends.fetch_and(!end.bit(), Ordering::AcqRel);
                 }
             }
-            self.remove_bell_of(index, slot);
+            self.discount(slot);
         }
         // Where not all could be cleared away, some may have been.
         self.notify(End::Consumer);
@@ -621,6 +623,8 @@ impl Drop for Ring {
             }
         }
         self.take_bell_down(held.bell.take());
+        self.hot.calls.watches.clear();
+        held.ears = None;
         if let Some(participant) = held.participant.take() {
             participant.detach(self.object.region(), self.object.geometry());
         }

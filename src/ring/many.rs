@@ -1,12 +1,13 @@
 #![forbid(unsafe_code)]
 //! Waiting for any of many: rings, and descriptors of any kind.
 //!
-//! One ppoll(2) on the rings' own descriptors (see `poll.rs`) and the others. Not futex_waitv(2),
-//! which could sleep on all event counts at once: under SA_RESTART the kernel restarts it after a
-//! signal handler, and a caught signal is to end every wait.
+//! One ppoll(2) on an instance that watches the rings' files (see `watches.rs` and `poll.rs`) and on the
+//! other descriptors. Not futex_waitv(2), which could sleep on all event counts at once: under
+//! SA_RESTART the kernel restarts it after a signal handler, and a caught signal is to end every wait.
 //!
 //! Each sleep is bounded by a slice, after which the other ends are probed as in every wait, so a
-//! death, and a notifier killed before it could tell, cost no more than that.
+//! death, and a notifier killed before it could tell, cost no more than that. Where there is no
+//! instance it is bounded by a nap.
 
 use std::os::fd::BorrowedFd;
 use std::ptr;
@@ -17,12 +18,16 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::handle::Ring;
-use super::poll::{Events, bits};
+use super::poll::Events;
+use super::watches::Hearing;
 use crate::error::{Error, Result};
 use crate::object::End;
 use crate::sync::descriptor::sleep_unless_interrupted;
 use crate::sync::{SLICE, interrupt};
 use crate::time::{Deadline, Timeout, now};
+
+/// First and longest nap between two looks at rings that nobody can tell of.
+const NAPS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
 
 /// Most entries of one wait.
 pub const MOST: usize = 64;
@@ -71,7 +76,9 @@ type Found = [Events; MOST];
 /// lasting errors. Others may be quicker to take what is there.
 ///
 /// `EAGAIN`, `ETIMEDOUT`, `EINTR`, `ECANCELED` (any of the rings); `EINVAL`; `EBADF` for a
-/// descriptor that is not open; and what taking a ring's end, or [`Ring::poll_fd`], answers.
+/// descriptor that is not open; `EACCES` for a ring that this process may only read; and what taking a
+/// ring's end returns. Where the rings' files cannot be watched (see [`Ring::poll_fd`]) it looks again
+/// every 10 ms.
 pub fn wait_any(entries: &mut [Wait<'_>], timeout: Timeout) -> Result<usize> {
     let found = find(entries, timeout)?;
     let mut count = 0;
@@ -104,33 +111,28 @@ fn find(entries: &[Wait<'_>], timeout: Timeout) -> Result<Found> {
         }
     }
     let deadline = Deadline::start(timeout)?;
-    let _leaving = Leaving(entries);
-    for (_, ring, _) in rings(entries) {
-        ring.hang_bell()?;
-    }
-    let mut heard = [true; MOST];
+    let mut hearing = Hearing::new(entries)?;
     let mut looked = now();
+    let mut nap = NAPS.0;
     loop {
-        for (index, ring, events) in rings(entries) {
-            let ends = bits(events.ends());
-            if heard[index] || !ring.is_armed(ends) {
-                ring.arm_bell(ends)?;
-            }
-        }
+        hearing.arm();
         if look(entries, &mut found)? {
             return Ok(found);
         }
         not_cancelled(entries)?;
         interrupt::check()?;
-        let Some(left) = deadline.left(SLICE) else { return Err(Error::timed_out()) };
-        let slept = sleep(entries, left, &mut heard);
+        let slice = if hearing.is_deaf() { nap } else { SLICE };
+        nap = (2 * nap).min(NAPS.1);
+        let Some(left) = deadline.left(slice) else { return Err(Error::timed_out()) };
+        let slept = sleep(entries, &mut hearing, left);
         // All that ends the wait without a result comes after one more look.
         let verdict = not_cancelled(entries).and_then(|()| match slept {
             Ok(false) if deadline.passed() => Err(Error::timed_out()),
             Ok(_) => Ok(()),
             Err(ref error) => Err(error.clone()),
         });
-        let quiet = !matches!(slept, Ok(true));
+        // After a sleep that brought no news, but not after every nap.
+        let quiet = !matches!(slept, Ok(true)) && (slice == SLICE || verdict.is_err());
         let mut deaths = false;
         if quiet || now().saturating_sub(looked) >= SLICE {
             deaths = look_for_deaths(entries, &mut found, true);
@@ -146,17 +148,6 @@ fn find(entries: &[Wait<'_>], timeout: Timeout) -> Result<Found> {
     }
 }
 
-/// When a wait is over: see [`Ring::leave_bell`].
-struct Leaving<'a>(&'a [Wait<'a>]);
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        for (_, ring, _) in rings(self.0) {
-            ring.leave_bell();
-        }
-    }
-}
-
 fn check(entries: &[Wait<'_>]) -> Result<()> {
     if entries.is_empty() || entries.len() > MOST {
         return Err(Error::new(
@@ -168,7 +159,9 @@ fn check(entries: &[Wait<'_>]) -> Result<()> {
 }
 
 /// The rings, each with its place and with all that is waited for at the same handle.
-fn rings<'a>(entries: &'a [Wait<'a>]) -> impl Iterator<Item = (usize, &'a Ring, Events)> {
+pub(super) fn rings<'a>(
+    entries: &'a [Wait<'a>],
+) -> impl Iterator<Item = (usize, &'a Ring, Events)> {
     let ring_of = |entry: &'a Wait<'a>| match entry.source {
         Source::Ring(ring) => Some(ring),
         _ => None,
@@ -263,29 +256,27 @@ fn answered(flags: PollFlags) -> Events {
     set.fold(Events::NONE, Events::union)
 }
 
-/// What `of` gives of the entries, to be polled; `None` if that is nothing.
-fn polled<'a>(
-    entries: &[Wait<'a>],
-    of: impl Fn(&Wait<'a>) -> Result<Option<PollFd<'a>>>,
-) -> Result<Option<([PollFd<'a>; MOST], usize)>> {
+/// Those to be polled; `None` if there are none. An instance is among them only where a ring is among
+/// the entries, so there are never more than entries.
+fn polled<'a>(those: impl Iterator<Item = PollFd<'a>>) -> Option<([PollFd<'a>; MOST], usize)> {
     let mut all = None;
-    for entry in entries {
-        let Some(fd) = of(entry)? else { continue };
+    for fd in those.take(MOST) {
         let (fds, count) = all.get_or_insert_with(|| (std::array::from_fn(|_| fd.clone()), 0));
         fds[*count] = fd;
         *count += 1;
     }
-    Ok(all)
+    all
+}
+
+fn descriptors<'a>(entries: &'a [Wait<'_>]) -> impl Iterator<Item = PollFd<'a>> {
+    entries.iter().filter_map(|entry| match entry.source {
+        Source::Fd(fd) => Some(PollFd::new(fd, asked(entry.events))),
+        _ => None,
+    })
 }
 
 fn look_at_descriptors(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> {
-    fn descriptor<'a>(entry: &Wait<'a>) -> Option<PollFd<'a>> {
-        match entry.source {
-            Source::Fd(fd) => Some(PollFd::new(fd, asked(entry.events))),
-            _ => None,
-        }
-    }
-    let all = polled(entries, |entry| Ok(descriptor(entry)))?;
+    let all = polled(descriptors(entries));
     let Some((mut fds, count)) = all else { return Ok(false) };
     let fds = &mut fds[..count];
     loop {
@@ -297,7 +288,8 @@ fn look_at_descriptors(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> 
         }
     }
     let mut any = false;
-    let places = entries.iter().enumerate().filter(|(_, entry)| descriptor(entry).is_some());
+    let places =
+        entries.iter().enumerate().filter(|(_, entry)| matches!(entry.source, Source::Fd(_)));
     for ((index, _), fd) in places.zip(fds) {
         let flags = fd.revents().unwrap_or(PollFlags::empty());
         if flags.contains(PollFlags::POLLNVAL) {
@@ -312,23 +304,16 @@ fn look_at_descriptors(entries: &[Wait<'_>], found: &mut Found) -> Result<bool> 
     Ok(any)
 }
 
-/// Sleeps at most `longest`; whether a descriptor had news. `heard` says of which rings.
-fn sleep(entries: &[Wait<'_>], longest: Duration, heard: &mut [bool; MOST]) -> Result<bool> {
-    *heard = [false; MOST];
-    let mut all = polled(entries, |entry| {
-        Ok(match entry.source {
-            Source::Ring(ring) => Some(PollFd::new(ring.bell_fd()?, PollFlags::POLLIN)),
-            Source::Fd(fd) => Some(PollFd::new(fd, asked(entry.events))),
-            Source::Nothing => None,
-        })
-    })?;
+/// Sleeps at most `longest`; whether a descriptor had news.
+fn sleep(entries: &[Wait<'_>], hearing: &mut Hearing<'_>, longest: Duration) -> Result<bool> {
+    let ears = hearing.fd();
+    let heard = ears.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let mut all = polled(heard.into_iter().chain(descriptors(entries)));
     let fds = all.as_mut().map_or(&mut [][..], |(fds, count)| &mut fds[..*count]);
     match sleep_unless_interrupted(fds, longest) {
         Ok(count) => {
-            let something = |entry: &Wait<'_>| !matches!(entry.source, Source::Nothing);
-            let places = entries.iter().enumerate().filter(|(_, entry)| something(entry));
-            for ((index, _), fd) in places.zip(fds) {
-                heard[index] = fd.any().unwrap_or(true);
+            if ears.is_some() && fds[0].any().unwrap_or(true) {
+                hearing.listen();
             }
             Ok(count > 0)
         }

@@ -3,6 +3,7 @@
 //! [`Ring`] is one handle; [`Producer`] and [`Consumer`] are its two ends as types. What kinds of
 //! ring there are says [`Kind`].
 
+mod arming;
 mod broadcast;
 mod control;
 mod copy;
@@ -26,6 +27,7 @@ mod stopproof;
 mod straight;
 mod transfer;
 mod waiting;
+mod watches;
 
 pub use broadcast::Start;
 pub use ends::{Consumer, Producer, pair};

@@ -1,70 +1,79 @@
 #![forbid(unsafe_code)]
-//! Waiting with a descriptor: a FIFO for each handle that asks for one, which others write to.
+//! Waiting with a descriptor: an inotify instance for each handle that asks for one, which watches the
+//! ring's own file; notifiers touch that file. See `sys/doorbell.rs`.
 //!
 //! Two invariants, for each end that a handle has asked for:
 //!
-//! 1. The FIFO has a byte, or the end is *armed*: its bit stands in the slot's `poll` word and the
+//! 1. The instance has an event, or the end is *armed*: its bit stands in the slot's `poll` word and the
 //!    end's event count is armed, and the end has been looked at since.
-//! 2. Who makes an armed end ready writes a byte.
+//! 2. Whoever makes an armed end ready touches the file.
 //!
 //! So the descriptor is readable whenever an end may be ready, and the only call that makes it
-//! unreadable is the one that is about to answer `EAGAIN`:
+//! unreadable is the one that is about to return `EAGAIN`:
 //!
 //! ```text
-//! waiter (would answer EAGAIN)            notifier
-//! drain the FIFO                          commit
+//! waiter (would return EAGAIN)            notifier
+//! drain the instance                      commit
 //! poll = (arming + 1, bits)               armed == 0 → done, no system call
 //! fence; arm the event count, barrier     seq += 2; futex wake; fence
-//! look again: there is something →        for each slot with the bit: p = poll
-//!     write a byte, return it                 write a byte to its FIFO
+//! look again: there is something →        the words p of the slots with the bit
+//!     make readable, return it            touch the file
 //! nothing → EAGAIN                            poll: p → p without the bit   (compare-and-swap)
 //!                                         armed: tag → 0                    (compare-and-swap)
 //! ```
 //!
-//! **Draining loses no byte.** The byte of a notifier that was drained was written after its commit,
-//! which the waiter's second look therefore sees. That notifier clears the bit afterwards, but only
-//! of the arming that it saw: the number in `poll` has moved, its compare-and-swap fails, and the
-//! new arming stands. Both ends are drained together, so both are armed and looked at together.
+//! **Draining loses no event.** The touch of a notifier that was drained came after its commit, which
+//! the waiter's second look therefore sees. That notifier clears the bit afterwards, but only of the
+//! arming that it saw: the number in `poll` has moved, its compare-and-swap fails, and the new arming
+//! stands. Both ends are drained together, so both are armed and looked at together.
 //!
-//! **A byte comes.** A commit that the second look did not see is followed, after the barrier, by a
+//! **An event comes.** A commit that the second look did not see is followed, after the barrier, by a
 //! look at `armed`, which finds a tag; then by a scan, which finds the bit: see `event_count.rs` for
-//! why this holds for the scan, too. Where nothing came since the last arming, bit and FIFO are as
+//! why this holds for the scan, too. Where nothing came since the last arming, bit and instance are as
 //! they were left, and it stands.
 //!
-//! **Effects come first**: bit before tag when arming; byte, then bit, then tag when notifying.
+//! **Several instances of one handle** (its own, and that of a [`wait_any`](super::wait_any)) may watch
+//! for the same bits: every touch reaches all of them, and every clearing follows a touch. Arming for
+//! one keeps the bits of the other.
+//!
+//! **A touch wakes all that watch the file**, also handles that nothing has come for; they find nothing,
+//! drain and arm. So a handle never touches the file on its own behalf. What makes its descriptor
+//! readable for itself (asking for it, a look that finds something) touches a file of its own, which
+//! nobody else watches: two handles cannot keep each other awake.
+//!
+//! **Effects come first**: bit before tag when arming; touch, then bit, then tag when notifying.
 //!
 //! | killed | left behind | what follows |
 //! |---|---|---|
-//! | waiter, before the FIFO has its name | perhaps a temporary name | it goes: see `object/bell.rs` |
-//! | waiter, later | a name, and perhaps bit and tag | one byte for nobody, which clears both; the name: see `object/bell.rs` |
-//! | notifier, after the commit, before its look at `armed` or its byte | bit and tag | the next notifier writes; until then nobody does |
-//! | notifier, after the byte | byte, and perhaps bit and tag | one byte too many |
+//! | waiter | perhaps bit and tag, and its part of `polled` | one touch for nobody, which clears bit and tag; whoever clears away after it mends `polled` |
+//! | notifier, after the commit, before its look at `armed` or its touch | bit and tag | the next notifier touches; until then nobody does |
+//! | notifier, after the touch | an event, and perhaps bit and tag | one touch too many |
+//!
+//! A notifier whose touch fails (it may no longer write to the file, or its descriptor was closed) leaves bit
+//! and tag to the next one, and counts in `notify_failures`.
 //!
 //! A waiter in poll(2) has no slices. What no notifier tells it of (the last line but one, and the
 //! death of the other end) it learns from its next call, so it should not poll without a timeout.
 //! [`wait_any`](super::wait_any) looks by itself.
 //!
-//! A peer that scribbles in `poll` costs bytes or takes them away from its victim, no more.
+//! A peer that scribbles in `poll` costs touches or takes them away from its victim, no more.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
 
+use super::arming::{self, Door};
 use super::control::Control;
 use super::engine::Engine;
 use super::handle::Ring;
+use super::seat::Calls;
 use crate::error::{Error, Result};
-use crate::object::{BellName, End, POLLED_ENDS as ENDS, Slot};
+use crate::object::{End, Object, Slot};
+use crate::sync::EventCount;
 use crate::sys::cancel;
-use crate::sys::fifo::{self, Bell, Fifo, Rung};
-
-/// One arming.
-const ARMING: u32 = ENDS + 1;
-
-/// How often a bit is tried to be cleared that others change meanwhile.
-const TRIES: u32 = 8;
+use crate::sys::doorbell::{self, Bell, Doorbell};
+use crate::sys::kept::refused;
 
 /// What a ring or a descriptor is waited for, or has: bits with the values that poll(2) has on
 /// Linux.
@@ -138,6 +147,8 @@ pub(super) extern "C" fn wake(ring: &Ring, end: End) -> i32 {
 pub struct Canceller<'a> {
     cancelled: &'a AtomicU32,
     bell: &'a Bell,
+    watched: &'a AtomicU32,
+    object: &'a Object,
     /// `None` for who may only read the ring, and looks again and again.
     control: Option<&'a Control>,
 }
@@ -157,7 +168,22 @@ impl Canceller<'_> {
             control.not_full.0.disturb();
         }
         self.bell.ring();
+        // SeqCst: as above, for a wait for many that watches the ring's file.
+        if self.watched.load(Ordering::SeqCst) != 0 {
+            // If it fails, the wait looks by itself within a slice.
+            let _ = self.object.touch();
+        }
         Errno::set_raw(errno);
+    }
+}
+
+impl Door for Ring {
+    fn drain(&self) -> Result<bool> {
+        self.hot.calls.bell.drain().map_err(|errno| self.bell_gone(errno))
+    }
+
+    fn ring(&self) {
+        self.hot.calls.bell.ring();
     }
 }
 
@@ -167,17 +193,19 @@ impl Ring {
     /// until a call on this handle, at an end that was asked for, has answered `EAGAIN` and none of
     /// the others is ready. It may be readable for nothing.
     ///
-    /// The descriptor is the handle's, and always the same; nobody else may read or close it. Every
-    /// call replaces what was asked for. It takes the ends as their operations would.
+    /// The descriptor is the handle's, and always the same; nobody else may read or close it. A call
+    /// with other events replaces what was asked for, and makes it readable; one with the same events
+    /// changes nothing. It takes the ends as their operations would.
     pub fn poll_fd(&self, events: Events) -> Result<BorrowedFd<'_>> {
         events.check(self.object.what())?;
         for end in events.ends() {
             self.hold(end)?;
         }
         self.hang_bell()?;
-        let calls = &self.hot.calls;
-        calls.asked.set(bits(events.ends()));
-        calls.bell.ring();
+        let (calls, asked) = (&self.hot.calls, bits(events.ends()));
+        if calls.asked.replace(asked) != asked {
+            calls.bell.ring();
+        }
         self.bell_fd()
     }
 
@@ -185,7 +213,8 @@ impl Ring {
     pub fn canceller(&self) -> Canceller<'_> {
         let calls = &self.hot.calls;
         let control = (!self.is_readable_only()).then(|| self.control());
-        Canceller { cancelled: &calls.cancelled, bell: &calls.bell, control }
+        let Calls { cancelled, bell, watched, .. } = calls;
+        Canceller { cancelled, bell, watched, object: &self.object, control }
     }
 
     /// Whether a cancellation is due; it is over then.
@@ -216,7 +245,7 @@ impl Ring {
         if held { Ok(()) } else { self.claim(end) }
     }
 
-    pub(super) fn bell_fd(&self) -> Result<BorrowedFd<'_>> {
+    fn bell_fd(&self) -> Result<BorrowedFd<'_>> {
         self.hot.calls.bell.fd().ok_or_else(|| self.bell_gone(Errno::EBADF))
     }
 
@@ -224,40 +253,61 @@ impl Ring {
         self.refuse(errno, "its descriptor to wait on was closed")
     }
 
-    /// Makes the FIFO, once. An end is held, so this process is attached, unless it may only read.
-    pub(super) fn hang_bell(&self) -> Result<()> {
+    /// Makes the instance, once. An end is held, so this process is attached, unless it may only read.
+    fn hang_bell(&self) -> Result<()> {
         if self.hot.calls.bell.exists() {
             return Ok(());
         }
-        if self.is_readable_only() {
-            let why = "this process may only read it, so nobody can tell it of anything";
-            return Err(self.refuse(Errno::EACCES, why));
-        }
+        self.check_may_arm()?;
         cancel::without(|| {
-            let index = self.hot.seat.me();
-            let name = self.slot().and_then(|slot| self.object.bell(index, slot.generation()));
-            let name = name.ok_or_else(|| {
-                self.refuse(
-                    Errno::ENOSYS,
-                    "was made where the kernel gave no random number, so has no name to wait at",
-                )
-            })?;
-            let failed =
-                |errno| Error::from_kernel(errno, format_args!("{:?}", name.path().as_c_str()));
-            // Before there is a name: whoever clears away after us looks as far as this.
-            self.control().polled.0.fetch_max(index + 1, Ordering::SeqCst);
-            let ring = self.object.anchor().file().fd().and_then(fstat).map_err(failed)?;
-            let (path, temporary) = (name.path(), name.temporary());
-            let fifo = fifo::make(path.as_c_str(), temporary.as_c_str(), &ring).map_err(failed)?;
-            self.hot.calls.bell.note(&fifo);
+            let made = Doorbell::new(self.object.anchor().file());
+            let doorbell = made.map_err(|errno| self.no_doorbell(errno))?;
+            self.hot.calls.bell.note(&doorbell, self.object.anchor().file());
             let mut held = self.held.take();
-            held.bell = Some((fifo, name));
+            held.bell = Some(doorbell);
             self.held.set(held);
             Ok(())
         })
     }
 
-    /// Whether a call at `end` that answers `EAGAIN` has to arm.
+    /// Counts this handle among those that notifiers look for; before its first arming.
+    pub(super) fn check_may_arm(&self) -> Result<()> {
+        if self.is_readable_only() {
+            let why = "this process may only read it, so nobody can tell it of anything";
+            return Err(self.refuse(Errno::EACCES, why));
+        }
+        let index = self.hot.seat.me();
+        let counted = |slot: &Slot| arming::count(&self.control().polled.0, &slot.poll, index);
+        if self.slot().is_some_and(counted) {
+            Ok(())
+        } else {
+            Err(self.refuse(Errno::EBADMSG, "others change its words all the time"))
+        }
+    }
+
+    fn no_doorbell(&self, errno: Errno) -> Error {
+        match errno {
+            Errno::EUSERS => self.too_many(Errno::EMFILE, c"max_user_instances"),
+            Errno::ENOSPC => self.too_many(Errno::ENOSPC, c"max_user_watches"),
+            errno => {
+                refused(errno, format_args!("{}: a descriptor to wait on", self.object.what()))
+            }
+        }
+    }
+
+    fn too_many(&self, errno: Errno, limit: &std::ffi::CStr) -> Error {
+        let (name, value) = (limit.to_str().unwrap_or(""), doorbell::limit(limit));
+        let value = value.as_str();
+        self.refuse(
+            errno,
+            format_args!(
+                "this user has as many inotify instances or watches as it may have; \
+                 raise fs.inotify.{name} (now {value}) with sysctl(8)"
+            ),
+        )
+    }
+
+    /// Whether a call at `end` that returns `EAGAIN` has to arm.
     pub(super) fn is_polled(&self, end: End) -> bool {
         self.hot.calls.asked.get() & end.bit() != 0
     }
@@ -268,46 +318,32 @@ impl Ring {
     pub(super) fn rearm<T>(
         &self,
         end: End,
-        mut attempt: impl FnMut() -> Result<Option<T>>,
+        attempt: impl FnMut() -> Result<Option<T>>,
     ) -> Result<T> {
-        let calls = &self.hot.calls;
-        let asked = calls.asked.get();
-        if !self.arm_bell(asked)? {
-            return Err(Error::would_block());
-        }
-        let found = attempt();
-        let nothing = matches!(found, Ok(None));
+        let asked = self.hot.calls.asked.get();
+        let Some(slot) = self.slot() else { return Err(Error::would_block()) };
         let other = asked & end.other().bit() != 0;
-        if !nothing || other && !matches!(self.is_ready(end.other()), Ok(false)) {
-            calls.bell.ring();
-        }
-        found?.ok_or_else(Error::would_block)
+        let others = || other && !matches!(self.is_ready(end.other()), Ok(false));
+        arming::rearm(self, &slot.poll, asked, self.events(asked), attempt, others)
     }
 
-    /// Empties the FIFO and arms the ends of `asked`. `false` if there was nothing to do: they are
-    /// armed since they were last looked at, and no byte has come.
-    pub(super) fn arm_bell(&self, asked: u32) -> Result<bool> {
-        let drained = self.hot.calls.bell.drain().map_err(|errno| self.bell_gone(errno))?;
-        let Some(slot) = self.slot() else { return Ok(true) };
-        let word = &slot.poll;
-        // After the draining: a notifier that clears a bit from now on has its byte still inside.
-        let before = word.load(Ordering::Acquire);
-        if !drained && before & ENDS == asked {
-            return Ok(false);
+    /// Arms the ends of `ends` for a wait for many, beside what was asked for.
+    pub(super) fn arm_beside(&self, ends: u32) {
+        if let Some(slot) = self.slot() {
+            let all = ends | self.hot.calls.asked.get();
+            arming::arm(&slot.poll, all, true, self.events(ends));
         }
-        word.store((before & !ENDS).wrapping_add(ARMING) | asked, Ordering::SeqCst);
-        for end in [End::Producer, End::Consumer] {
-            if asked & end.bit() != 0 {
-                self.event(end).arm_firmly();
-            }
-        }
-        Ok(true)
     }
 
-    /// Whether exactly the ends of `asked` are armed.
-    pub(super) fn is_armed(&self, asked: u32) -> bool {
-        // Acquire: pairs with the AcqRel in `ring_bell`: where a bit is gone the byte is in the FIFO.
-        self.slot().is_some_and(|slot| slot.poll.load(Ordering::Acquire) & ENDS == asked)
+    /// Whether the ends of `ends` are armed.
+    pub(super) fn is_armed(&self, ends: u32) -> bool {
+        self.slot().is_some_and(|slot| arming::is_armed(&slot.poll, ends))
+    }
+
+    fn events(&self, ends: u32) -> impl Iterator<Item = &EventCount> {
+        let ends =
+            [End::Producer, End::Consumer].into_iter().filter(move |end| ends & end.bit() != 0);
+        ends.map(|end| self.event(end))
     }
 
     /// Announces a change that those who wait at `end` wait for.
@@ -318,88 +354,32 @@ impl Ring {
         }
     }
 
-    /// Rings at the doors of all handles that are armed at `end`; `false` if that failed somewhere
-    /// and may succeed later. Leaves errno alone.
+    /// Rings at the doors of all handles that are armed at `end`; `false` if that failed and may succeed
+    /// later. Leaves errno alone.
     #[cold]
     fn ring_bells(&self, end: End) -> bool {
-        let polled = self.control().polled.0.load(Ordering::Relaxed);
-        if polled == 0 {
-            return true;
-        }
         let errno = Errno::last_raw();
-        let mut all = true;
-        for index in 0..polled.min(self.object.geometry().max_handles) {
-            let Some(slot) = self.object.slot(index) else { break };
-            // After the fence in `EventCount::wake`, which pairs with that of `arm_firmly`: who is not
-            // seen here looks again. Acquire: pairs with the store in `arm`: its FIFO is there.
-            let word = slot.poll.load(Ordering::Acquire);
-            if word & end.bit() != 0 && !self.ring_bell(index, slot, end, word) {
-                all = false;
-            }
+        let word = |index| Some(&self.object.slot(index)?.poll);
+        let touch = || self.object.touch().is_ok();
+        let all = arming::ring(&self.control().polled.0, word, end.bit(), touch);
+        if !all {
+            self.control().notify_failures.0.fetch_add(1, Ordering::Relaxed);
         }
         Errno::set_raw(errno);
         all
     }
 
-    fn ring_bell(&self, index: u32, slot: &Slot, end: End, mut word: u32) -> bool {
-        let Some(name) = self.object.bell(index, slot.generation()) else { return true };
-        let owners = [slot.uid(), self.object.owner()];
-        if fifo::ring_at(name.path().as_c_str(), owners) == Rung::Not {
-            return false;
-        }
-        let arming = word & !ENDS;
-        for _ in 0..TRIES {
-            // AcqRel: whoever finds the bit gone finds the byte.
-            let order = (Ordering::AcqRel, Ordering::Acquire);
-            match slot.poll.compare_exchange(word, word & !end.bit(), order.0, order.1) {
-                Ok(_) => break,
-                Err(now) if now & !ENDS == arming && now & end.bit() != 0 => word = now,
-                // Somebody else has cleared it, or a new arming stands.
-                Err(_) => break,
-            }
-        }
-        true
-    }
-
-    /// Removes the name of this handle's FIFO, and those that the dead have left; for closing.
-    pub(super) fn take_bell_down(&self, bell: Option<(Fifo, BellName)>) {
+    /// Leaves the handles that wait with a descriptor; for closing.
+    pub(super) fn take_bell_down(&self, bell: Option<Doorbell>) {
         self.hot.calls.bell.clear();
-        if let Some((fifo, name)) = bell {
-            if let Some(slot) = self.slot() {
-                slot.poll.fetch_and(!ENDS, Ordering::AcqRel);
-            }
-            fifo::remove(name.path().as_c_str());
-            drop(fifo);
-        }
-        let polled = self.control().polled.0.load(Ordering::Relaxed);
-        for index in 0..polled.min(self.object.geometry().max_handles) {
-            let Some(slot) = self.object.slot(index) else { break };
-            // Before the lock is asked for: an owner that comes in between has another one.
-            let generation = slot.generation();
-            if slot.is_in_use() && !self.object.is_alive(index) {
-                self.remove_bell(index, generation);
-            }
+        drop(bell);
+        if let Some(slot) = self.slot() {
+            self.discount(slot);
         }
     }
 
-    /// Removes the name of a dead handle's FIFO, for whoever has its slot's lock.
-    pub(super) fn remove_bell_of(&self, index: u32, slot: &Slot) {
-        if index < self.control().polled.0.load(Ordering::Relaxed) {
-            self.remove_bell(index, slot.generation());
-        }
-    }
-
-    fn remove_bell(&self, index: u32, generation: u32) {
-        if let Some(name) = self.object.bell(index, generation) {
-            name.remove();
-        }
-    }
-
-    /// For whoever leaves a wait on the descriptor and may have taken its byte: readable again, if
-    /// the program waits on it, too.
-    pub(super) fn leave_bell(&self) {
-        if self.hot.calls.asked.get() != 0 {
-            self.hot.calls.bell.ring();
-        }
+    /// Takes a handle, this one or a dead one whose lock byte is held, out of `polled`.
+    pub(super) fn discount(&self, slot: &Slot) {
+        arming::discount(&self.control().polled.0, &slot.poll);
     }
 }

@@ -39,6 +39,7 @@ impl Ring {
             pop_waits: control.pop_waits.0.load(Ordering::Relaxed),
             producers: self.holders(End::Producer, producer),
             consumers: self.holders(End::Consumer, consumer),
+            notify_failures: control.notify_failures.0.load(Ordering::Relaxed),
             producer_pid: control.producer.0.pid(),
             consumer_pid: control.consumer.0.pid(),
             producer: producer.into(),

@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicU32;
 
 use super::pace::Pace;
 use super::spsc::Side;
+use super::watches::Watches;
 use crate::object::End;
-use crate::sys::fifo::Bell;
+use crate::sys::doorbell::Bell;
 use crate::sys::wipe::Zeroed;
 
 /// The private state of a handle.
@@ -29,6 +30,10 @@ pub(crate) struct Hot {
 pub(crate) struct Calls {
     /// The descriptor to wait on.
     pub bell: Bell,
+    /// What waits for many watch by this handle.
+    pub watches: Watches,
+    /// 1 while such a wait watches this handle's ring.
+    pub watched: AtomicU32,
     /// What it is to tell: [`End::bit`].
     pub asked: Cell<u32>,
     /// 1 from a cancellation until the call that answers it.

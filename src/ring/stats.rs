@@ -71,6 +71,9 @@ pub struct Stats {
     /// Living handles that hold the consuming end, but for consumers of a broadcast that may only read
     /// it: those are in no slot.
     pub consumers: u32,
+    /// How often those who wait with a descriptor could not be told of a change, since whoever made it may
+    /// no longer write to the ring's file, or its descriptor was closed.
+    pub notify_failures: u64,
     /// Process that holds the producing end or held it last; 0 if none did.
     pub producer_pid: u32,
     /// Process that holds the consuming end or held it last; 0 if none did.

@@ -71,6 +71,13 @@ const fn tag(epoch: u32) -> u32 {
     (epoch | 1) & !HEAVY
 }
 
+/// Whether `armed` has the tag of an epoch after `epoch`, of which there are 2^30 before they count
+/// as earlier ones.
+const fn is_later(armed: u32, epoch: u32) -> bool {
+    let ahead = (armed & !HEAVY).wrapping_sub(tag(epoch)) & !HEAVY;
+    armed & !HEAVY != 0 && ahead != 0 && ahead < 1 << 30
+}
+
 impl EventCount {
     /// Whether a notifier has something to do after its commit: [`EventCount::notify_and`].
     #[inline(always)]
@@ -175,15 +182,7 @@ impl EventCount {
     pub(crate) fn arm(&self, slice: Duration) -> Ticket {
         // Acquire: pairs with the step of `seq` in `wake`.
         let epoch = self.seq.load(Ordering::Acquire);
-        // Keeps HEAVY. One exchange per concurrent change; the bound holds against a scribbler.
-        let mut seen = self.armed.load(Ordering::Relaxed);
-        for _ in 0..64 {
-            let armed = tag(epoch) | (seen & HEAVY);
-            match self.armed.compare_exchange(seen, armed, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => break,
-                Err(now) => seen = now,
-            }
-        }
+        let seen = self.announce(epoch);
         if seen & HEAVY != 0 {
             // Pairs with the fence in `serve`.
             fence(Ordering::SeqCst);
@@ -196,6 +195,25 @@ impl EventCount {
         // Pairs with the fence in `wake` of those who see HEAVY.
         fence(Ordering::SeqCst);
         Ticket { epoch, longest: TRANSITION }
+    }
+
+    /// Sets the tag of `epoch`, unless that of a later one stands: it is another waiter's, whom the
+    /// notifier that ends this epoch must not clear away. That notifier finds this waiter all the same:
+    /// it moved `seq` after this one had read it. What `armed` was.
+    fn announce(&self, epoch: u32) -> u32 {
+        // Keeps HEAVY. One exchange per concurrent change; the bound holds against a scribbler.
+        let mut seen = self.armed.load(Ordering::Relaxed);
+        for _ in 0..64 {
+            if is_later(seen, epoch) {
+                break;
+            }
+            let armed = tag(epoch) | (seen & HEAVY);
+            match self.armed.compare_exchange(seen, armed, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        seen
     }
 
     /// Arms for a waiter that sleeps elsewhere, without a slice, and that [`EventCount::notify_and`]
@@ -268,6 +286,25 @@ mod tests {
         assert_ne!(event.armed.load(Ordering::Relaxed), served);
         event.wake(served, futex::ALL, || true);
         assert_ne!(event.armed.load(Ordering::Relaxed), 0);
+    }
+
+    /// A waiter that was slow to arm leaves the tag of one that has armed since: the wake that ends
+    /// its own epoch would clear it.
+    #[test]
+    fn an_earlier_epoch_does_not_hide_a_later_one() {
+        for first in [0, 1_u32 << 31, (1 << 31) - 2, u32::MAX - 1] {
+            let event = EventCount::default();
+            event.seq.store(first, Ordering::Relaxed);
+            event.arm(SLICE);
+            let served = event.armed.load(Ordering::Relaxed);
+            event.seq.fetch_add(2, Ordering::Relaxed);
+            event.arm(SLICE);
+            event.announce(first);
+            event.wake(served, futex::ALL, || true);
+            assert!(event.has_sleeper(), "{first:#x}");
+            event.notify();
+            assert!(!event.has_sleeper(), "{first:#x}");
+        }
     }
 
     #[test]

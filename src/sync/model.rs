@@ -129,6 +129,11 @@ macro_rules! atomic {
                 self.0.fetch_max(value, order)
             }
             #[track_caller]
+            pub(crate) fn fetch_min(&self, value: $value, order: Ordering) -> $value {
+                step();
+                self.0.fetch_min(value, order)
+            }
+            #[track_caller]
             pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
                 step();
                 self.0.fetch_and(value, order)

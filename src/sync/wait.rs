@@ -305,10 +305,12 @@ pub(crate) fn look_until<T>(
         let idle = spinner.idle.get();
         let nap = (idle / NAP_PART).clamp(NAPS.0, NAPS.1);
         let Some(longest) = deadline.left(nap) else { return Err(Error::timed_out()) };
+        let began = now();
         let wake = futex::wait(&word, 0, longest);
-        spinner.idle.set(idle.saturating_add(longest));
+        let woke = now();
+        spinner.idle.set(idle.saturating_add(woke.saturating_sub(began)));
         let mut verdict = Ok(());
-        if now().saturating_sub(looked) >= SLICE || deadline.passed() {
+        if woke.saturating_sub(looked) >= SLICE || deadline.passed() {
             verdict = alive();
             looked = now();
         }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{Mode, fstat, lstat};
 
 use crate::error::{Error, Result};
 
@@ -147,6 +147,35 @@ impl Kept {
                     return Err(errno);
                 }
                 _ => {}
+            }
+        }
+        Err(Errno::ENOSYS)
+    }
+
+    /// Calls `with`, which takes a path, for this file. `EBADF` as above, `ENOSYS` as for
+    /// [`Kept::reopen`]. What was done to another file, which has taken the name meanwhile, is taken
+    /// back by `undo`.
+    pub(crate) fn by_path<T>(
+        &self,
+        with: impl Fn(&CStr) -> nix::Result<T>,
+        undo: impl Fn(T),
+    ) -> nix::Result<T> {
+        match proc_path(self.fd()?, &with) {
+            // No /proc.
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            done => return done,
+        }
+        let is_here = |path: &CStr| {
+            lstat(path).is_ok_and(|status| (status.st_dev, status.st_ino) == self.identity)
+        };
+        for path in self.paths.split_inclusive(|&byte| byte == 0) {
+            let Ok(path) = CStr::from_bytes_with_nul(path) else { continue };
+            if is_here(path) {
+                let done = with(path)?;
+                if is_here(path) {
+                    return Ok(done);
+                }
+                undo(done);
             }
         }
         Err(Errno::ENOSYS)

@@ -28,7 +28,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 use super::alloc::Arc;
 use super::kept::Kept;
-use super::{fork, no_memory, page};
+use super::{doorbell, fork, no_memory, page};
 
 /// Where an object's lock bytes begin, behind the end of any file; further on for an object that
 /// does not begin where its file does.
@@ -80,6 +80,12 @@ impl Anchor {
     pub(crate) fn place(&self) -> (u64, u64, u64) {
         let (device, inode) = self.file.identity();
         (device, inode, (self.base - BASE) / 4)
+    }
+
+    /// Touches the file, for those who watch it: see `doorbell.rs`. `at` is a byte of the object that
+    /// is always zero.
+    pub(crate) fn touch(&self, at: u64) -> nix::Result<()> {
+        doorbell::touch(self.file.fd()?, self.place().2 + at)
     }
 
     /// Locks byte `offset` for as long as the descriptor returned is open; `None` when somebody holds

@@ -5,7 +5,7 @@
 pub(crate) mod alloc;
 pub(crate) mod cancel;
 pub(crate) mod directory;
-pub(crate) mod fifo;
+pub(crate) mod doorbell;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;

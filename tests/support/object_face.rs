@@ -68,12 +68,11 @@ pub fn number(mechanism: Option<Mechanism>) -> u32 {
     mechanism.map_or(0, |mechanism| mechanism as u32)
 }
 
-/// What the numbers of C mean.
-const MECHANISMS: [Mechanism; 7] = [
+/// Those that C has numbers of.
+const MECHANISMS: [Mechanism; 6] = [
     Mechanism::Ring,
     Mechanism::Semaphore,
     Mechanism::Mutex,
-    Mechanism::Poll,
     Mechanism::Temporary,
     Mechanism::Other,
     Mechanism::Cond,
@@ -96,7 +95,10 @@ impl Inventory for C {
             .map(|one| {
                 assert_eq!(one.size, size_of::<mdg_object_info>());
                 Info {
-                    mechanism: MECHANISMS[one.mechanism as usize - 1],
+                    mechanism: MECHANISMS
+                        .into_iter()
+                        .find(|&known| number(Some(known)) == one.mechanism)
+                        .unwrap(),
                     name: one.name.iter().map(|&c| c as u8).take_while(|&byte| byte != 0).collect(),
                     state: STATES[one.state as usize],
                     bytes: one.bytes,

@@ -1,4 +1,4 @@
-//! What the tests of descriptors have in common: poll, epoll, and the doorbells in /dev/shm.
+//! What the tests of descriptors have in common: poll, epoll, and what there is of doorbells.
 
 use super::face::{NOWAIT, refused_with};
 use super::ring_face::Face;
@@ -7,7 +7,6 @@ use madang::ring::{Kind, Options};
 use nix::errno::Errno;
 use std::ffi::c_int;
 use std::os::fd::RawFd;
-use std::os::unix::fs::DirEntryExt;
 
 pub const IN: u32 = MDG_POLL_IN;
 
@@ -107,36 +106,26 @@ impl Drop for Epoll {
     }
 }
 
-/// The doorbells of one ring.
-pub struct Bells(pub String);
+/// What /dev/shm has names of.
+pub fn names() -> Vec<String> {
+    let all = std::fs::read_dir("/dev/shm").unwrap().flatten();
+    let mut names: Vec<_> =
+        all.map(|entry| entry.file_name().into_string().unwrap_or_default()).collect();
+    names.sort();
+    names
+}
 
-impl Bells {
-    /// Takes the producing end for a moment.
-    pub fn of(ring: &impl Face) -> Self {
-        let probe = ring.dup(libc::O_RDWR).unwrap();
-        Self::with(probe.fd(OUT).unwrap())
-    }
+/// The word `polled` in a named ring's file: see docs/layout.md.
+pub fn polled(path: &str) -> u32 {
+    let (file, mut word) = (std::fs::File::open(path).unwrap(), [0; 4]);
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut word, 4096 + 0x600).unwrap();
+    u32::from_ne_bytes(word)
+}
 
-    /// Of the ring that `fd` belongs to.
-    pub fn with(fd: RawFd) -> Self {
-        // SAFETY: an open descriptor, for the length of the call.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-        let inode = nix::sys::stat::fstat(fd).unwrap().st_ino;
-        let names = std::fs::read_dir("/dev/shm").unwrap().flatten();
-        let mut mine = names.filter(|entry| entry.ino() == inode);
-        let name = mine.next().unwrap().file_name().into_string().unwrap();
-        let parts: Vec<_> = name.split('.').collect();
-        assert!(parts.len() == 8 && parts[..2] == ["mdg", "poll"], "{name}");
-        Self(parts[..6].join("."))
-    }
-
-    pub fn names(&self) -> Vec<String> {
-        let all = std::fs::read_dir("/dev/shm").unwrap().flatten();
-        let names = all.map(|entry| entry.file_name().into_string().unwrap_or_default());
-        names.filter(|name| name.starts_with(&self.0)).collect()
-    }
-
-    pub fn count(&self) -> usize {
-        self.names().len()
-    }
+/// This process's descriptors of files whose names, as /proc tells them, contain `part`.
+pub fn descriptors(part: &str) -> Vec<RawFd> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let to = |path| std::fs::read_link(path).unwrap_or_default().to_string_lossy().into_owned();
+    let all = all.filter(|entry| to(entry.path()).contains(part));
+    all.map(|entry| entry.file_name().to_str().unwrap().parse().unwrap()).collect()
 }

@@ -144,6 +144,7 @@ impl Face for Ring {
             redelivered: stats.redelivered,
             producers: stats.producers,
             consumers: stats.consumers,
+            notify_failures: stats.notify_failures,
         }
     }
     fn fd(&self, events: u32) -> Outcome<RawFd> {

@@ -207,6 +207,10 @@ pub struct mdg_ring_stats {
     /// Living handles that hold the consuming end. Consumers of a broadcast that may only read it are not
     /// counted: they leave no trace in it.
     pub consumers: u32,
+    /// How often handles that wait with a descriptor (mdg_ring_fd, mdg_wait_any) could not be told of
+    /// a change: the process that made it may no longer write to the ring's file, or the program has
+    /// closed the ring's descriptor.
+    pub notify_failures: u64,
 }
 
 /// # Safety
