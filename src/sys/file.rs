@@ -92,7 +92,7 @@ fn check_room(file: BorrowedFd<'_>, from: u64, size: u64) -> nix::Result<()> {
         return Err(Errno::EFBIG);
     }
     let wanted = size.saturating_sub(from);
-    if wanted > UNCHECKED && room(file)?.is_some_and(|(room, _)| wanted > room) {
+    if wanted > UNCHECKED && room(file, None)?.is_some_and(|(room, _)| wanted > room) {
         return Err(Errno::ENOSPC);
     }
     Ok(())
@@ -120,20 +120,23 @@ fn reserve_pieces(
 }
 
 /// What sets the bound to a file that grows.
-#[allow(clippy::large_enum_variant)] // a moment on the stack
 #[derive(Clone, Copy)]
 enum Bound {
     FileSystem,
     Machine,
-    Cgroup(memory::Path),
+    Cgroup,
 }
 
-/// Bytes that a file can still grow by, and why not by more; `None` where nothing says so.
+/// Bytes that a file can still grow by, and why not by more; `None` where nothing says so. `cgroup`
+/// becomes the file that says so if it is a cgroup's.
 ///
 /// Memory-backed file systems may promise more than there is (a memfd's has no limit at all), and
 /// taking pages until there are none ends with the kernel killing processes: there the memory that
 /// the machine and the process's cgroups have left counts, too.
-fn room(file: BorrowedFd<'_>) -> nix::Result<Option<(u64, Bound)>> {
+fn room(
+    file: BorrowedFd<'_>,
+    cgroup: Option<&mut memory::Path>,
+) -> nix::Result<Option<(u64, Bound)>> {
     let status = fstatfs(file)?;
     let limited = status.blocks() > 0;
     let block = u64::try_from(status.block_size()).unwrap_or(1);
@@ -141,15 +144,18 @@ fn room(file: BorrowedFd<'_>) -> nix::Result<Option<(u64, Bound)>> {
     let mut bounds = [limited.then_some((left, Bound::FileSystem)), None, None];
     if status.filesystem_type() == TMPFS_MAGIC {
         bounds[1] = memory::left_on_machine().map(|left| (left, Bound::Machine));
-        bounds[2] = memory::left_in_cgroup().map(|left| (left.bytes, Bound::Cgroup(left.file)));
+        bounds[2] = memory::left_in_cgroup(cgroup).map(|left| (left, Bound::Cgroup));
     }
     Ok(bounds.into_iter().flatten().min_by_key(|(left, _)| *left))
 }
 
 /// `ENOSPC` for a file that was to grow by `wanted` bytes, with what there is.
+#[cold]
+#[inline(never)]
 pub(crate) fn no_room(file: BorrowedFd<'_>, wanted: u64, what: impl Display) -> Error {
     let asked = format_args!("{what}: {wanted} bytes do not fit");
-    match room(file) {
+    let mut cgroup = memory::Path::new();
+    match room(file, Some(&mut cgroup)) {
         Ok(Some((left, Bound::FileSystem))) => {
             let text = format_args!("{asked} on the file system, which has {left} left");
             Error::new(Errno::ENOSPC, text)
@@ -158,8 +164,8 @@ pub(crate) fn no_room(file: BorrowedFd<'_>, wanted: u64, what: impl Display) -> 
             let text = format_args!("{asked} in memory, of which the machine has {left} left");
             Error::new(Errno::ENOSPC, text)
         }
-        Ok(Some((left, Bound::Cgroup(file)))) => {
-            let text = format_args!("{asked} in memory, of which {file} leaves {left}");
+        Ok(Some((left, Bound::Cgroup))) => {
+            let text = format_args!("{asked} in memory, of which {cgroup} leaves {left}");
             Error::new(Errno::ENOSPC, text)
         }
         _ => Error::new(Errno::ENOSPC, asked),
@@ -167,6 +173,8 @@ pub(crate) fn no_room(file: BorrowedFd<'_>, wanted: u64, what: impl Display) -> 
 }
 
 /// `EOVERFLOW` for what the kernel called `EFBIG`, with the limit.
+#[cold]
+#[inline(never)]
 pub(crate) fn too_large(what: impl Display) -> Error {
     match file_size_limit() {
         Some(limit) => Error::new(

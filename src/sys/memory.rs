@@ -8,7 +8,8 @@
 //!
 //! Pages of files count as free, as `MemAvailable` has it: the kernel takes them back.
 //!
-//! Nothing is allocated: files are read line by line, and no line is longer than [`LINE`].
+//! Nothing is allocated: files are read line by line, and no line is longer than [`LINE`]. Little of
+//! the stack is used either, so paths are changed in place and not returned.
 
 use std::ffi::CStr;
 use std::fmt;
@@ -19,7 +20,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 /// Longest line that is understood.
-const LINE: usize = 1024;
+const LINE: usize = 512;
 
 /// Longest path of a cgroup, and of the files in it.
 const PATH: usize = 512;
@@ -68,23 +69,40 @@ fn field(line: &[u8], key: &[u8]) -> Option<u64> {
 }
 
 /// A path, on the stack.
-#[derive(Clone, Copy)]
 pub(crate) struct Path {
+    /// Followed by a NUL at least.
     bytes: [u8; PATH],
     len: usize,
 }
 
 impl Path {
-    const NONE: Self = Self { bytes: [0; PATH], len: 0 };
+    pub(crate) const fn new() -> Self {
+        Self { bytes: [0; PATH], len: 0 }
+    }
 
-    fn of(parts: &[&[u8]]) -> Option<Self> {
-        let mut path = Self::NONE;
-        for part in parts {
-            let end = path.len.checked_add(part.len()).filter(|&end| end < PATH)?;
-            path.bytes[path.len..end].copy_from_slice(part);
-            path.len = end;
+    /// Makes it what these parts are together. `false`, and empty, if that is too long.
+    fn set(&mut self, parts: &[&[u8]]) -> bool {
+        self.cut(0);
+        parts.iter().all(|part| self.push(part)) || {
+            self.cut(0);
+            false
         }
-        Some(path)
+    }
+
+    /// Appends; `false`, and nothing is done, if it is too long then.
+    fn push(&mut self, part: &[u8]) -> bool {
+        let end = self.len + part.len();
+        if end >= PATH {
+            return false;
+        }
+        self.bytes[self.len..end].copy_from_slice(part);
+        self.len = end;
+        true
+    }
+
+    fn cut(&mut self, len: usize) {
+        self.bytes[len..self.len].fill(0);
+        self.len = len;
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -143,79 +161,89 @@ fn mount_line(line: &[u8]) -> Option<(bool, &[u8], &[u8])> {
     (is_v1 || kind == b"cgroup2").then_some((is_v1, root, at))
 }
 
-/// The directory of the cgroup `path`, where the part `root` of the tree is mounted at `at`. What is
-/// not below `root` cannot be seen: then the uppermost that can.
-fn directory(path: &[u8], root: &[u8], at: &[u8]) -> Option<Path> {
+/// The part of the cgroup's `path` behind `root`, the part of the tree that is mounted. Empty for
+/// what is not below `root`, and so cannot be seen: then the uppermost that can is asked.
+fn below<'a>(path: &'a [u8], root: &[u8]) -> &'a [u8] {
     let root = if root == b"/" { &b""[..] } else { root };
-    let below = path.strip_prefix(root).filter(|rest| rest.is_empty() || rest.starts_with(b"/"));
-    let below = below.filter(|rest| !rest.starts_with(b"/.."));
-    let below = below.unwrap_or(b"").strip_suffix(b"/").or(below).unwrap_or(b"");
-    Path::of(&[at, below])
+    let rest = path.strip_prefix(root).unwrap_or(b"");
+    let rest = rest.strip_suffix(b"/").unwrap_or(rest);
+    if rest.starts_with(b"/") && !rest.starts_with(b"/..") { rest } else { b"" }
 }
 
-/// What a cgroup has left.
-#[derive(Clone, Copy)]
-pub(crate) struct Left {
-    pub bytes: u64,
-    /// The file that says how much it may have.
-    pub file: Path,
-}
-
-fn left(directory: &[u8], version: &Version) -> Option<Left> {
-    let value = |name: &[u8]| {
-        let (path, mut value) = (Path::of(&[directory, name])?, None);
-        lines(path.as_c_str(), |line| {
-            value = number(line);
-            false
-        });
-        value
-    };
-    let (limit, usage) = (value(version.limit)?, value(version.usage)?);
-    let mut free = 0_u64;
-    if let Some(path) = Path::of(&[directory, b"/memory.stat"]) {
-        lines(path.as_c_str(), |line| {
+/// What the cgroup has left, whose directory it is; that is the same afterwards.
+fn left(directory: &mut Path, version: &Version) -> Option<u64> {
+    let limit = value(directory, version.limit)?;
+    let usage = value(directory, version.usage)?;
+    let (mut free, len) = (0_u64, directory.len);
+    if directory.push(b"/memory.stat") {
+        lines(directory.as_c_str(), |line| {
             let found = version.free.iter().find_map(|key| field(line, key));
             free = free.saturating_add(found.unwrap_or(0));
             true
         });
+        directory.cut(len);
     }
-    let bytes = limit.saturating_sub(usage.saturating_sub(free));
-    Some(Left { bytes, file: Path::of(&[directory, version.limit])? })
+    Some(limit.saturating_sub(usage.saturating_sub(free)))
 }
 
-/// The least that the process's memory cgroup and those above it have left; `None` without a limit.
-pub(crate) fn left_in_cgroup() -> Option<Left> {
-    let mut own = [Path::NONE; 2];
-    lines(c"/proc/self/cgroup", |line| {
-        if let Some((is_v1, path)) = cgroup_line(line) {
-            own[usize::from(is_v1)] = Path::of(&[path]).unwrap_or(Path::NONE);
+/// The number in a file of the directory.
+fn value(directory: &mut Path, name: &[u8]) -> Option<u64> {
+    let (len, mut value) = (directory.len, None);
+    if directory.push(name) {
+        lines(directory.as_c_str(), |line| {
+            value = number(line);
+            false
+        });
+        directory.cut(len);
+    }
+    value
+}
+
+/// Makes `directory` that of the process's cgroup, of version 1 or 2; the length of the uppermost one's
+/// path that can be seen.
+#[inline(never)]
+fn locate(is_v1: bool, directory: &mut Path) -> Option<usize> {
+    let (mut own, mut found) = (Path::new(), false);
+    lines(c"/proc/self/cgroup", |line| match cgroup_line(line) {
+        Some((kind, path)) if kind == is_v1 => {
+            found = own.set(&[path]);
+            false
         }
-        true
+        _ => true,
     })?;
-    let mut least: Option<Left> = None;
+    let mut top = None;
+    lines(c"/proc/self/mountinfo", |line| match mount_line(line) {
+        Some((kind, root, at)) if kind == is_v1 && found => {
+            let done = directory.set(&[at, below(own.as_bytes(), root)]);
+            top = done.then_some(at.len());
+            false
+        }
+        _ => true,
+    })?;
+    top
+}
+
+/// The least that the process's memory cgroup and those above it have left, and the path of the file
+/// that limits it if that is asked for; `None` without a limit.
+#[inline(never)]
+pub(crate) fn left_in_cgroup(mut file: Option<&mut Path>) -> Option<u64> {
+    let mut least = None;
+    let mut directory = Path::new();
     for (is_v1, version) in [(false, &V2), (true, &V1)] {
-        let path = own[usize::from(is_v1)];
-        let (mut top, mut here) = (0, None);
-        lines(c"/proc/self/mountinfo", |line| match mount_line(line) {
-            Some((kind, root, at)) if kind == is_v1 && path.len > 0 => {
-                (top, here) = (at.len(), directory(path.as_bytes(), root, at));
-                false
-            }
-            _ => true,
-        })?;
-        let Some(here) = here else { continue };
-        let mut directory = here.as_bytes();
+        let Some(top) = locate(is_v1, &mut directory) else { continue };
         loop {
-            if let Some(left) = left(directory, version)
-                && least.is_none_or(|least| left.bytes < least.bytes)
+            if let Some(left) = left(&mut directory, version)
+                && least.is_none_or(|least| left < least)
             {
                 least = Some(left);
+                if let Some(file) = &mut file {
+                    file.set(&[directory.as_bytes(), version.limit]);
+                }
             }
-            let Some(up) = directory.iter().rposition(|&byte| byte == b'/') else { break };
-            if up < top {
-                break;
+            match directory.as_bytes().iter().rposition(|&byte| byte == b'/') {
+                Some(up) if up >= top => directory.cut(up),
+                _ => break,
             }
-            directory = &directory[..up];
         }
     }
     least
@@ -269,19 +297,28 @@ mod tests {
     }
 
     #[test]
-    fn directories() {
-        let at = |path: &[u8], root: &[u8]| directory(path, root, b"/c").unwrap().to_string();
-        assert_eq!(at(b"/a/b", b"/"), "/c/a/b");
+    fn what_is_below() {
+        assert_eq!(below(b"/a/b", b"/"), b"/a/b");
         // In a namespace of its own, or at the top.
-        assert_eq!(at(b"/", b"/"), "/c");
+        assert_eq!(below(b"/", b"/"), b"");
         // A container that has its own part of the tree mounted and sees the whole path.
-        assert_eq!(at(b"/docker/12", b"/docker/12"), "/c");
-        assert_eq!(at(b"/docker/12/x", b"/docker/12"), "/c/x");
-        assert_eq!(at(b"/docker/123", b"/docker/12"), "/c");
-        assert_eq!(at(b"/../other", b"/"), "/c");
-        assert!(directory(&[b'x'; PATH], b"/", b"/c").is_some_and(|top| top.as_bytes() == b"/c"));
-        let long = [&b"/"[..], &[b'x'; PATH]].concat();
-        assert!(directory(&long, b"/", b"/c").is_none());
+        assert_eq!(below(b"/docker/12", b"/docker/12"), b"");
+        assert_eq!(below(b"/docker/12/x", b"/docker/12"), b"/x");
+        assert_eq!(below(b"/docker/123", b"/docker/12"), b"");
+        assert_eq!(below(b"/../other", b"/"), b"");
+        assert_eq!(below(b"/a", b"/b"), b"");
+    }
+
+    #[test]
+    fn paths() {
+        let mut path = Path::new();
+        assert!(path.set(&[b"/c", b"/x"]) && path.push(b"/memory.max"));
+        assert_eq!(path.as_c_str(), c"/c/x/memory.max");
+        path.cut(4);
+        assert_eq!((path.as_c_str(), path.to_string().as_str()), (c"/c/x", "/c/x"));
+        assert!(!path.push(&[b'x'; PATH - 4]) && path.len == 4);
+        assert!(path.push(&[b'x'; PATH - 5]) && path.as_c_str().count_bytes() == PATH - 1);
+        assert!(!path.set(&[b"/c", &[b'x'; PATH]]) && path.as_c_str() == c"");
     }
 
     #[test]
@@ -299,8 +336,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("mdg-cgroup-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
         let put = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
-        let bytes = dir.as_os_str().as_encoded_bytes();
-        let ask = |version| left(bytes, version).map(|left| left.bytes);
+        let ask = |version| {
+            let mut path = Path::new();
+            assert!(path.set(&[dir.as_os_str().as_encoded_bytes()]));
+            let left = left(&mut path, version);
+            assert_eq!(path.to_string(), dir.to_str().unwrap());
+            left
+        };
         assert_eq!(ask(&V2), None);
         put("memory.current", "900\n");
         put("memory.max", "max\n");
@@ -309,7 +351,6 @@ mod tests {
         assert_eq!(ask(&V2), Some(100));
         put("memory.stat", "anon 5\ninactive_file 300\nactive_file 50\nslab 9\n");
         assert_eq!(ask(&V2), Some(450));
-        assert!(left(bytes, &V2).unwrap().file.to_string().ends_with("/memory.max"));
         put("memory.limit_in_bytes", "9223372036854771712\n");
         put("memory.usage_in_bytes", "10\n");
         assert_eq!(ask(&V1), Some(9_223_372_036_854_771_702));

@@ -56,6 +56,8 @@ static void failures(void)
     EXPECT(mdg_ring_open(&ring, longest, &opts, O_RDWR, 0) == -ENOENT);
     EXPECT(mdg_shm_open(&shm, longest, 0, O_RDWR, 0) == -ENOENT);
     EXPECT(mdg_shm_open(&shm, longest, 0, O_RDWR | O_CREAT, 0600) == -EINVAL);
+    /* More than any machine has: what its memory and that of its cgroups can hold is looked up. */
+    EXPECT(mdg_shm_open(&shm, longest, (size_t)1 << 46, O_RDWR | O_CREAT, 0600) == -ENOSPC);
     EXPECT(mdg_shm_map_file(&shm, "/dev/shm", 0, O_RDONLY, 0) == -EPROTO);
     EXPECT(mdg_shm_anonymous(&shm, 8192, 0) == 0 && mdg_shm_resize(shm, 0) == -EINVAL);
     EXPECT(mdg_ring_attach(&ring, shm, 4096, &opts, O_RDWR) < 0);
