@@ -500,3 +500,108 @@ fn kill_holder(hold: impl FnOnce()) {
     gate.pass();
     kill(child);
 }
+
+/// A handle that a child has inherited and used while it was still its parent's user works on when it
+/// has become another one, also when others die; one that it uses only then says what is missing, unless
+/// the other user may open the file.
+#[test]
+fn a_child_that_becomes_another_user() {
+    let _turn = serial();
+    if !is_root() {
+        return;
+    }
+    let old = umask(Mode::empty());
+    let words = "use it before the user is changed";
+    for options in kinds() {
+        for (mode, late) in [(Some(0o600), Err(())), (Some(0o666), Ok(())), (None, Ok(()))] {
+            let name = Named::new("becomes");
+            let named = mode.map(|_| name.0.as_str());
+            let ring = C::open(named, &options, NEW, mode.unwrap_or(0)).unwrap();
+            ring.push(&[1; 8], NOWAIT).unwrap();
+            let mut item = [0; 8];
+            join(fork(|| {
+                // Attached, with the consuming end.
+                let first = ring.pop(&mut item, NOWAIT);
+                assert!(first.is_ok() || refused(first) as c_int == libc::EAGAIN);
+                become_nobody();
+                let next = ring.pop(&mut item, NOWAIT);
+                assert_eq!(refused(next) as c_int, libc::EAGAIN);
+            }));
+            ring.push(&[2; 8], NOWAIT).unwrap();
+            join(fork(|| {
+                become_nobody();
+                let used = ring.pop(&mut item, NOWAIT);
+                match late {
+                    Ok(()) => assert!(used.is_ok() || refused(used) as c_int == libc::EAGAIN),
+                    Err(()) => refused_with(used, libc::EACCES, words),
+                }
+            }));
+            if named.is_some() {
+                C::unlink(&name.0).unwrap();
+            }
+        }
+    }
+    let name = unique("becomes");
+    let undo = UndoOptions { value: 1, ..UndoOptions::default() };
+    let sem = <CSem as Undo>::open(&name, &undo, NEW, 0o600).unwrap();
+    let posix = <CSem as Permits>::open(name.as_bytes(), 1, NEW, 0o600).unwrap();
+    let mutex = CMutex::open(&name, NEW, 0o600).unwrap();
+    join(fork(|| {
+        Permits::wait(&sem, NOWAIT).unwrap();
+        become_nobody();
+        Permits::post(&sem).unwrap();
+        Permits::wait(&posix, NOWAIT).unwrap();
+        Permits::post(&posix).unwrap();
+        assert!(!mutex.lock(NOWAIT).unwrap());
+        mutex.unlock().unwrap();
+    }));
+    join(fork(|| {
+        become_nobody();
+        refused_with(Permits::wait(&sem, NOWAIT), libc::EACCES, words);
+    }));
+    drop((sem, posix, mutex));
+    <CSem as Undo>::unlink(&name).unwrap();
+    CMutex::unlink(&name).unwrap();
+    umask(old);
+}
+
+/// A process that has given up its user, with a handle in use, gets what a producer has left and is
+/// told of its death.
+#[test]
+fn a_death_after_the_user_has_changed() {
+    let _turn = serial();
+    if !is_root() {
+        return;
+    }
+    for options in kinds() {
+        let name = Named::new("becomes");
+        drop(C::open(Some(&name.0), &options, NEW, 0o600).unwrap());
+        let (changed, dead) = (Gate::new(), Gate::new());
+        let consumer = fork(|| {
+            let ring = C::open(Some(&name.0), &options, libc::O_RDWR, 0).unwrap();
+            let mut item = [0; 8];
+            assert_eq!(refused(ring.pop(&mut item, NOWAIT)) as c_int, libc::EAGAIN);
+            become_nobody();
+            changed.open();
+            dead.pass();
+            ring.pop(&mut item, FOREVER).unwrap();
+            assert_eq!(item, [7; 8]);
+            assert_eq!(refused(ring.pop(&mut item, FOREVER)) as c_int, libc::EOWNERDEAD);
+        });
+        changed.pass();
+        kill_holder(|| {
+            let ring = C::open(Some(&name.0), &options, libc::O_WRONLY, 0).unwrap();
+            ring.push(&[7; 8], NOWAIT).unwrap();
+            std::mem::forget(ring);
+        });
+        dead.open();
+        join(consumer);
+        C::unlink(&name.0).unwrap();
+    }
+}
+
+fn become_nobody() {
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setgid(65534.into()).unwrap();
+    nix::unistd::setuid(65534.into()).unwrap();
+}

@@ -57,6 +57,13 @@ pub(crate) fn refused(errno: Errno, what: impl Display) -> Error {
         Errno::ENOSYS => {
             Error::new(errno, format_args!("{what}: this needs /proc, which is not mounted"))
         }
+        Errno::EACCES | Errno::EPERM => Error::new(
+            Errno::EACCES,
+            format_args!(
+                "{what}: this user may not open its file anew, which a process does when it first \
+                 uses a handle: use it before the user is changed"
+            ),
+        ),
         errno => Error::from_kernel(errno, what),
     }
 }
