@@ -25,6 +25,7 @@ OVERWRITE, GATED = "src/ring/broadcast/overwrite.rs", "src/ring/broadcast/gated.
 STOPPROOF, SWEEP = "src/ring/stopproof/mod.rs", "src/ring/stopproof/recover.rs"
 SPSC, STRAIGHT = "src/ring/spsc.rs", "src/ring/straight.rs"
 EVENT, OPEN = "src/sync/event_count.rs", "src/object/open.rs"
+WAIT = "src/sync/wait.rs"
 
 
 class Mutant:
@@ -168,6 +169,18 @@ MUTANTS = [
         "wake-without-seq", "a wake does not move the futex word",
         EVENT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
         ("its lock.\n        self.seq.fetch_add(2, Ordering::SeqCst);\n", "its lock.\n")),
+    Mutant(
+        "no-look-after-arming", "a wait sleeps without a look after it has armed",
+        WAIT, "model sync::event_count::loom_models::a_sleeper_is_woken_light",
+        ("        let ticket = event.arm(SLICE);\n        if let Some(done) = attempt()? {\n"
+         "            return Ok(done);\n        }\n",
+         "        let ticket = event.arm(SLICE);\n")),
+    Mutant(
+        "deaf-wait", "a wait takes no notice of an interruption before it sleeps",
+        WAIT, "unit sync::wait::tests::an_interruption_at_any_attempt_ends_the_wait",
+        ("        if HEEDS {\n            interrupt::check()?;", "        if false {\n            interrupt::check()?;"),
+        ("    if interrupt::take() || sleep == Wake::Interrupted {",
+         "    if sleep == Wake::Interrupted {")),
     Mutant(
         "tail-relaxed", "the commit of a one-to-one ring is not a release",
         SPSC, "model ring::spsc::loom_models::one_by_one",
