@@ -24,10 +24,16 @@ class Holder(NamedTuple):
     alive: bool
 
 
+# Kinds of semaphores.
+_POSIX = 0
+_UNDO = 16
+
+
 def _opts(value: int, undo: bool, tell: bool, max_handles: int) -> SemOpts:
     handles = unsigned(max_handles, "max_handles", 0xFFFFFFFF)
     number = unsigned(value, "value", 0xFFFFFFFF)
-    return SemOpts(ctypes.sizeof(SemOpts), number, int(undo), int(tell), handles)
+    kind = _UNDO if undo else _POSIX
+    return SemOpts(ctypes.sizeof(SemOpts), number, kind, int(tell), handles)
 
 
 class Semaphore(Process):

@@ -8,7 +8,7 @@ import sys
 
 import support
 import madang
-from madang import RingEnd, RingKind, RingPolicy, RingStart, _check, mutex, object as objects, ring
+from madang import RingEnd, RingKind, RingPolicy, RingStart, _check, mutex, object as objects, ring, sem
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 HEADERS = os.path.join(HERE, "..", "..", "include", "madang", "*.h")
@@ -57,8 +57,8 @@ CONSTANTS = {
     "MDG_RING_SHUTDOWN": ring._SHUTDOWN,  # RingStats.is_shutdown, and so on
     "MDG_RING_CORRUPT": ring._CORRUPT,
     "MDG_RING_UNLINKED": ring._UNLINKED,
-    "MDG_SEM_POSIX": int(False),  # Semaphore(..., undo=False)
-    "MDG_SEM_UNDO": int(True),
+    "MDG_SEM_POSIX": sem._POSIX,  # Semaphore(..., undo=False)
+    "MDG_SEM_UNDO": sem._UNDO,
     "MDG_SEM_TELL": int(True),  # Semaphore(..., tell=True)
     "MDG_SEM_VALUE_MAX": madang.VALUE_MAX,
     "MDG_SEM_UNDO_VALUE_MAX": madang.UNDO_VALUE_MAX,
