@@ -184,7 +184,9 @@ impl Text {
         Self::spill(buffer)
     }
 
+    // Out of line, as `with_spilled`: there may be a second buffer on its stack.
     #[cold]
+    #[inline(never)]
     fn spill(buffer: &Buffer) -> Self {
         let _ = SPILL.try_with(|spill| spill.set(*buffer));
         let number = SPILLED.try_with(|spilled| {

@@ -8,6 +8,9 @@
 //! and `time` as leaves. `unsafe` lives in `sys`, `shm`, `object`, `ring` (its core and what hands
 //! out its memory) and `ffi`; every other file forbids it.
 
+// What aborts the process without memory: see clippy.toml and `sys::alloc`.
+#![cfg_attr(not(any(test, loom)), warn(clippy::disallowed_macros, clippy::disallowed_methods))]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("madang needs Linux: futexes, OFD locks, memfd");
 

@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use madang::ring::{Kind, Options, Ring};
 use madang::sem::Semaphore;
@@ -15,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use support::inject::{Call, arm, disarm, watched};
 use support::process::{fork, join, serial, skip};
-use support::unique;
+use support::{compile_c, root, scratch, unique};
 
 /// Bytes of address space that this process uses.
 fn address_space() -> u64 {
@@ -191,4 +192,36 @@ fn a_read_only_file_system() {
             assert_eq!(error.errno(), libc::EROFS, "{error}");
         }
     }));
+}
+
+/// tests/c/no_memory.c makes each call of the headers while allocations fail; here it is shown to have
+/// all of them, and run.
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn every_call_survives_without_memory() {
+    let source = root().join("tests/c/no_memory.c");
+    let text = fs::read_to_string(&source).unwrap();
+    // Whatever a trial makes, by name: TRY, IN_CHILD, or the loop that they are made of.
+    let trials: String = text.split("static void base(void)").nth(1).unwrap().to_owned();
+    let mut declared = 0;
+    for header in fs::read_dir(root().join("include/madang")).unwrap() {
+        let header = fs::read_to_string(header.unwrap().path()).unwrap();
+        for line in header.lines().filter(|line| !line.trim_start().starts_with('*')) {
+            let Some((before, _)) = line.split_once('(') else { continue };
+            let name = before.rsplit([' ', '*']).next().unwrap();
+            if name.starts_with("mdg_") {
+                declared += 1;
+                assert!(trials.contains(&format!("{name}(")), "{name} is not in no_memory.c");
+            }
+        }
+    }
+    assert!(declared > 80, "{declared} functions");
+    let dir = scratch("no_memory");
+    let program = dir.join("no_memory");
+    compile_c(&source, &program, &[]);
+    let output = Command::new(&program).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}: {text}", output.status);
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    fs::remove_dir_all(dir).unwrap();
 }

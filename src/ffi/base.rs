@@ -55,6 +55,15 @@
 //!
 //! All that the library takes from the process is in docs/host.md.
 //!
+//! Without memory from malloc(3) a call returns -ENOMEM, and leaves nothing behind; the text of a
+//! failure, for which no memory is needed then, is there all the same. Any call that opens, makes,
+//! removes, resizes, lists, checks or repairs an object may return it. These allocate nothing: close
+//! functions; mdg_ring_push, mdg_ring_pop and all that moves items, also the first time and in a
+//! forked child; mdg_ring_fd; mdg_wait_any and every other wait; semaphores and mutexes that are open;
+//! mdg_pipe_*, mdg_fd_send and mdg_fd_receive. One thing is not the library's to decide: when the
+//! library was loaded with dlopen(3), glibc allocates its thread-local storage at a thread's first
+//! failure (or interruptible wait), and ends the process if that is not possible.
+//!
 //! An internal error is -ENOTRECOVERABLE, and the handle can then only be closed.
 //! Waiting calls are no cancellation points of pthread_cancel(3).
 //!

@@ -196,6 +196,19 @@ fn cut(text: &[u8], to: &mut [u8]) {
     to[taken + more.len()] = 0;
 }
 
+/// A report that is the text of an error. Out of line, so that its buffer is not on the stack of what
+/// comes before.
+#[inline(never)]
+fn tell(error: &Error, report: &mut [u8]) {
+    let mut line = [0; TEXT_MAX + 1];
+    let length = error.with_text(|text| {
+        line[..text.len()].copy_from_slice(text.as_bytes());
+        line[text.len()] = b'\n';
+        text.len() + 1
+    });
+    cut(&line[..length.unwrap_or(0)], report);
+}
+
 /// Tells whether an object is sound, and what the dead have left in it. It only reads: read
 /// permission is enough, no handle is taken, nobody notices.
 ///
@@ -240,14 +253,7 @@ pub unsafe extern "C" fn mdg_object_check(
             }
             Err(error) => {
                 if matches!(error.code(), Errno::EBADMSG | Errno::EPROTO) {
-                    // A little more than any text of an error.
-                    let mut line = [0; TEXT_MAX + 1];
-                    let length = error.with_text(|text| {
-                        line[..text.len()].copy_from_slice(text.as_bytes());
-                        line[text.len()] = b'\n';
-                        text.len() + 1
-                    });
-                    cut(&line[..length.unwrap_or(0)], report);
+                    tell(&error, report);
                 }
                 Err(error)
             }

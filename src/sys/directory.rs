@@ -10,8 +10,8 @@ use nix::sys::stat::Mode;
 use super::alloc;
 use crate::error::Result;
 
-/// Room for at least three entries with the longest names.
-const ROOM: usize = 1024;
+/// Room for at least one entry with the longest name.
+const ROOM: usize = 320;
 
 /// In an entry as the kernel writes it: its length in two bytes, a type, the name with a NUL.
 const LENGTH_AT: usize = 16;

@@ -65,7 +65,8 @@ fn has_line(file: &OwnedFd, wanted: &[u8]) -> bool {
 }
 
 fn start_time() -> Option<u64> {
-    let mut stat = [0; 1024];
+    // More than the first 22 fields have.
+    let mut stat = [0; 352];
     let stat = beginning(c"/proc/self/stat", &mut stat);
     // The program's name, in parentheses, may itself hold spaces and parentheses.
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 2;
