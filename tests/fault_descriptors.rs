@@ -247,8 +247,8 @@ fn rings_whose_descriptors_are_other_files() {
                 ring.push(&[0; 8], NOWAIT).unwrap();
             };
             with_strangers(2, || make(true), heard, use_ring_in_child);
-            if name.is_some() {
-                C::unlink(name.unwrap()).unwrap();
+            if let Some(name) = name {
+                C::unlink(name).unwrap();
             }
         }
     }

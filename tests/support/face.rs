@@ -83,9 +83,8 @@ pub fn answer<R: TryInto<isize>>(call: impl FnOnce() -> R) -> Outcome<usize> {
     Errno::set_raw(UNTOUCHED);
     let result = call().try_into().ok().unwrap();
     let outcome = outcome(result);
-    match &outcome {
-        Ok(_) => assert_eq!(Errno::last_raw(), UNTOUCHED, "success leaves errno alone"),
-        Err(_) => {}
+    if outcome.is_ok() {
+        assert_eq!(Errno::last_raw(), UNTOUCHED, "success leaves errno alone");
     }
     outcome
 }

@@ -60,8 +60,11 @@ pub fn cond() -> <CMutex as Locks>::Cond {
     cond
 }
 
+/// A call that waits, with a timeout in nanoseconds.
+pub type Waiting<'a> = dyn FnMut(i64) -> Outcome<()> + 'a;
+
 /// Shows `ends` each call that waits, on something that never comes; `held` is another thread's.
-pub fn each_wait(held: &CMutex, ends: &dyn Fn(&str, &mut dyn FnMut(i64) -> Outcome<()>)) {
+pub fn each_wait(held: &CMutex, ends: &dyn Fn(&str, &mut Waiting<'_>)) {
     for options in rings() {
         let (mut item, items) = ([0; 8], [0; 64]);
         let ring = C::open(None, &options, libc::O_RDWR, 0).unwrap();
@@ -89,7 +92,8 @@ pub fn each_wait(held: &CMutex, ends: &dyn Fn(&str, &mut dyn FnMut(i64) -> Outco
     ends("receive", &mut |t| Pipes.receive(read.as_raw_fd(), &mut [0; 8], t).map(drop));
     let path = format!("/proc/self/fd/{}", write.as_raw_fd());
     let holder = File::options().write(true).open(path).unwrap();
-    holder.lock().unwrap();
+    // SAFETY: a descriptor of ours.
+    assert_eq!(unsafe { libc::flock(holder.as_raw_fd(), libc::LOCK_EX) }, 0);
     ends("send, another's turn", &mut |t| Pipes.send(write.as_raw_fd(), &[0; 5000], t));
     drop(holder);
     while Pipes.write(write.as_raw_fd(), &[0; 4096], NOWAIT).is_ok() {}
