@@ -25,11 +25,11 @@ SLOTS = 8192
 SLOT = 128
 LOCKS = 0x10000000000
 SPSC, MPMC, BROADCAST, SEMAPHORE = 1, 2, 3, 16
-STOPPROOF, OVERWRITE, EVICT, FAIL, REDELIVER = 1, 2, 4, 8, 16
+STOPPROOF, OVERWRITE, EVICT, FAIL, REDELIVER, EXACT = 1, 2, 4, 8, 16, 32
 POLICIES = {
-    SPSC: FAIL | REDELIVER,
-    MPMC: STOPPROOF | OVERWRITE | FAIL | REDELIVER,
-    BROADCAST: OVERWRITE | EVICT | FAIL,
+    SPSC: FAIL | REDELIVER | EXACT,
+    MPMC: STOPPROOF | OVERWRITE | FAIL | REDELIVER | EXACT,
+    BROADCAST: OVERWRITE | EVICT | FAIL | EXACT,
 }
 MOD48 = (1 << 48) - 1
 MOD64 = (1 << 64) - 1
@@ -117,7 +117,9 @@ def superblock(reader, embedded):
     kind, item_size = reader.little("I", 0x14), reader.little("I", 0x3C)
     capacity, handles = reader.little("Q", 0x40), reader.little("I", 0x48)
     policy = reader.little("I", 0x50)
-    if item_size == 0 or capacity == 0 or capacity & capacity - 1 or not 1 <= handles <= 4096:
+    exact = kind != 16 and policy & EXACT and item_size > 1024 and (kind != 2 or policy & 1)
+    uneven = not exact and capacity & capacity - 1
+    if item_size == 0 or capacity == 0 or uneven or not 1 <= handles <= 4096:
         raise NotARing("impossible geometry")
     if kind not in POLICIES and kind != SEMAPHORE:
         raise NotARing("kind %d" % kind)

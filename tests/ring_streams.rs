@@ -6,15 +6,183 @@ mod support;
 use std::time::Duration;
 
 use madang::ffi::ring::*;
-use madang::ring::{Options, Ring};
+use madang::ring::{Kind, Options, Ring, policy};
 use support::confine::{deny_all, leave_strict};
 use support::face::{FOREVER, NOWAIT, refused_with};
 use support::process::{fork, join, serial};
-use support::ring_face::{C, Face, SECOND, pattern};
+use support::ring_face::{C, CREATE, Face, Named, SECOND, pattern};
 
 on_both_faces! { Ring, C in turn:
     streams
     large_items_in_place
+    exact_capacities
+    exact_capacities_are_for_some
+    items_that_must_be_aligned
+}
+
+/// Five places are five places: in memory, in the limit, and over many laps.
+fn exact_capacities<F: Face>() {
+    const SIZE: usize = 1032;
+    const PLACES: u64 = 5;
+    let kinds = [
+        (Kind::Spsc, 0),
+        (Kind::Mpmc, policy::STOPPROOF),
+        (Kind::Broadcast, 0),
+        (Kind::Broadcast, policy::EVICT),
+        (Kind::Broadcast, policy::OVERWRITE),
+    ];
+    for (kind, bits) in kinds {
+        let name = Named::new("exact");
+        let options = Options {
+            kind: Some(kind),
+            max_handles: 2,
+            policy: bits | policy::EXACT,
+            ..Options::new(PLACES, SIZE as u32)
+        };
+        let ring = F::open(Some(&name.0), &options, CREATE, 0o600).unwrap();
+        assert_eq!(ring.stat().capacity, PLACES);
+        // The header, 4 spare cells of a stop-proof ring and its words.
+        let most = 8192
+            + 512
+            + (PLACES + if bits == policy::STOPPROOF { 4 } else { 0 }) * (SIZE as u64 + 8)
+            + 256;
+        let length = std::fs::metadata(name.path()).unwrap().len();
+        assert!(length <= most, "{kind:?} {bits}: {length} of {most} bytes");
+        let (mut item, mut expected) = (vec![0; SIZE], vec![0; SIZE]);
+        if kind == Kind::Broadcast {
+            // It joins.
+            refused_with(ring.pop(&mut item, NOWAIT), libc::EAGAIN, "");
+        }
+        let loses = bits & (policy::EVICT | policy::OVERWRITE) != 0;
+        let (mut pushed, mut popped) = (0, 0);
+        let (mut batch, mut many) = (vec![0; SIZE * 3], vec![0; SIZE * 3]);
+        let mut check = |popped: &mut u64, item: &[u8]| {
+            pattern(*popped, &mut expected);
+            assert!(item == expected, "{kind:?} {bits}: item {popped}");
+            *popped += 1;
+        };
+        for round in 0..400_u64 {
+            // Full, if need be, by single items, by batches, in place.
+            while pushed - popped < PLACES {
+                match (round + pushed) % 3 {
+                    0 => {
+                        pattern(pushed, &mut item);
+                        ring.push(&item, NOWAIT).unwrap();
+                        pushed += 1;
+                    }
+                    1 => {
+                        for (i, item) in batch.chunks_mut(SIZE).enumerate() {
+                            pattern(pushed + i as u64, item);
+                        }
+                        let room = (PLACES - (pushed - popped)).min(3) as usize;
+                        pushed +=
+                            ring.push_many(&batch[..room * SIZE], SIZE, NOWAIT).unwrap() as u64;
+                    }
+                    _ => {
+                        let (room, run) = ring.reserve(2, NOWAIT).unwrap();
+                        let run = run.min((PLACES - (pushed - popped)) as usize);
+                        // SAFETY: handed out for as many items.
+                        let room = unsafe { std::slice::from_raw_parts_mut(room, run * SIZE) };
+                        for item in room.chunks_mut(SIZE) {
+                            pattern(pushed, item);
+                            pushed += 1;
+                        }
+                        ring.commit(run).unwrap();
+                    }
+                }
+            }
+            if !loses {
+                refused_with(ring.push(&item, NOWAIT), libc::EAGAIN, "");
+            }
+            assert_eq!(ring.stat().length, PLACES);
+            for _ in 0..1 + round % PLACES {
+                if pushed == popped {
+                    break;
+                }
+                match (round + popped) % 3 {
+                    0 => {
+                        ring.pop(&mut item, NOWAIT).unwrap();
+                        check(&mut popped, &item);
+                    }
+                    1 => {
+                        let count = ring.pop_many(&mut many, SIZE, NOWAIT).unwrap();
+                        many.chunks(SIZE).take(count).for_each(|item| check(&mut popped, item));
+                    }
+                    _ => {
+                        let (items, run) = ring.peek(2, NOWAIT).unwrap();
+                        // SAFETY: handed out for as many items.
+                        let items = unsafe { std::slice::from_raw_parts(items, run * SIZE) };
+                        items.chunks(SIZE).for_each(|item| check(&mut popped, item));
+                        ring.release(run).unwrap();
+                    }
+                }
+            }
+        }
+        if loses {
+            // Behind by more than there are places: exactly the oldest are gone.
+            (pushed..popped + PLACES + 2).for_each(|_| ring.push(&item, NOWAIT).unwrap());
+            refused_with(ring.pop(&mut item, NOWAIT), libc::EOVERFLOW, "went by");
+        }
+        // Another opener agrees, or is told.
+        F::open(Some(&name.0), &options, libc::O_RDWR, 0).unwrap();
+        let rounded = Options { capacity: 8, ..options };
+        refused_with(
+            F::open(Some(&name.0), &rounded, libc::O_RDWR, 0),
+            libc::EPROTO,
+            "capacity is 8 here but 5",
+        );
+    }
+}
+
+fn exact_capacities_are_for_some<F: Face>() {
+    let open = |kind, size, bits| {
+        let options =
+            Options { kind: Some(kind), policy: policy::EXACT | bits, ..Options::new(5, size) };
+        F::open(None, &options, libc::O_RDWR, 0)
+    };
+    refused_with(open(Kind::Spsc, 1024, 0), libc::EINVAL, "more than 1024 bytes");
+    refused_with(open(Kind::Mpmc, 4096, 0), libc::EINVAL, "without MDG_RING_STOPPROOF");
+    open(Kind::Spsc, 1025, 0).unwrap();
+    open(Kind::Mpmc, 4096, policy::STOPPROOF).unwrap();
+}
+
+/// Where items in place would not be aligned for their type, there is no ring.
+fn items_that_must_be_aligned<F: Face>() {
+    let options =
+        |kind, size, item_align| Options { kind: Some(kind), item_align, ..Options::new(4, size) };
+    let open = |kind, size, align| F::open(None, &options(kind, size, align), libc::O_RDWR, 0);
+    for (kind, size, align) in [
+        (Kind::Mpmc, 32, 32),
+        (Kind::Mpmc, 32, 16),
+        (Kind::Spsc, 24, 16),
+        (Kind::Spsc, 256, 256),
+        (Kind::Spsc, 32, 3),
+        (Kind::Broadcast, 12, 8),
+    ] {
+        refused_with(open(kind, size, align), libc::EINVAL, &format!("item_align is {align}, but"));
+    }
+    for (kind, size, align) in [
+        (Kind::Mpmc, 32, 8),
+        (Kind::Spsc, 96, 32),
+        (Kind::Spsc, 256, 128),
+        (Kind::Broadcast, 12, 4),
+    ] {
+        let ring = open(kind, size, align).unwrap();
+        for _ in 0..9 {
+            let (item, _) = ring.reserve(1, NOWAIT).unwrap();
+            assert_eq!(item.addr() % align as usize, 0, "{kind:?} {size} {align}");
+            ring.commit(1).unwrap();
+            if kind != Kind::Broadcast {
+                let (item, _) = ring.peek(1, NOWAIT).unwrap();
+                assert_eq!(item.addr() % align as usize, 0, "{kind:?} {size} {align}");
+                ring.release(1).unwrap();
+            }
+        }
+    }
+    let name = Named::new("align");
+    F::open(Some(&name.0), &options(Kind::Spsc, 24, 0), CREATE, 0o600).unwrap();
+    let found = F::open(Some(&name.0), &options(Kind::Spsc, 24, 16), libc::O_RDWR, 0);
+    refused_with(found, libc::EPROTO, "lie at multiples of 8 there");
 }
 
 /// FNV-1a over items, order and all.

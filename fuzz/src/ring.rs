@@ -41,7 +41,7 @@ pub fn options(plan: &mut Plan<'_>) -> mdg_ring_opts {
         max_handles: HANDLES,
         policy,
         flags: 0,
-        reserved: 0,
+        item_align: 0,
     }
 }
 

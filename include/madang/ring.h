@@ -74,6 +74,13 @@
 #define MDG_RING_REDELIVER 16
 
 /**
+ * Policy: capacity is not rounded up to a power of two: neither the limit nor the memory is more than
+ * what was asked for. For items of more than 1024 bytes, in MDG_RING_SPSC, MDG_RING_BROADCAST and
+ * MDG_RING_MPMC with MDG_RING_STOPPROOF.
+ */
+#define MDG_RING_EXACT 32
+
+/**
  * Bit of mdg_ring_open's oflag, with O_CREAT: a ring that is there already, and that no living handle
  * uses, is removed and made anew.
  */
@@ -158,7 +165,8 @@ typedef struct mdg_ring_opts {
    */
   size_t size;
   /**
-   * Items that fit: rounded up to a power of two, and all of them are usable. A new ring needs it.
+   * Items that fit: rounded up to a power of two (not with MDG_RING_EXACT), and all of them are
+   * usable. A new ring needs it.
    */
   uint64_t capacity;
   /**
@@ -178,7 +186,7 @@ typedef struct mdg_ring_opts {
   uint32_t max_handles;
   /**
    * MDG_RING_OVERWRITE, MDG_RING_EVICT or MDG_RING_FAIL; 0: a push into a full ring waits.
-   * MDG_RING_STOPPROOF or MDG_RING_REDELIVER may be added.
+   * MDG_RING_STOPPROOF, MDG_RING_REDELIVER and MDG_RING_EXACT may be added.
    */
   uint32_t policy;
   /**
@@ -186,9 +194,12 @@ typedef struct mdg_ring_opts {
    */
   uint32_t flags;
   /**
-   * 0.
+   * A power of two that must divide the addresses of items in place, as the alignment of the item's
+   * type; 0: none. For this handle: if items do not lie so, -EINVAL for a new ring, -EPROTO for one
+   * that is there. Up to 128 is possible where items stand one behind the other, if it divides
+   * item_size; up to 8 elsewhere.
    */
-  uint32_t reserved;
+  uint32_t item_align;
 } mdg_ring_opts;
 
 /**

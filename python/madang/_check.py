@@ -69,7 +69,7 @@ class RingOpts(ctypes.Structure):
         ("max_handles", c_uint32),
         ("policy", c_uint32),
         ("flags", c_uint32),
-        ("reserved", c_uint32),
+        ("item_align", c_uint32),
     ]
 
 

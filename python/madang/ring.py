@@ -41,6 +41,9 @@ class RingPolicy(IntFlag):
     """Raises BlockingIOError."""
     REDELIVER = 0x10
     """What a consumer of ``RingKind.MPMC`` had in hands when it died, or closed, goes to another."""
+    EXACT = 0x20
+    """The capacity is not rounded up; for items of more than 1024 bytes, and in ``RingKind.MPMC`` with
+    ``STOPPROOF`` only."""
 
 
 class RingStart(IntEnum):

@@ -43,6 +43,7 @@ CONSTANTS = {
     "MDG_RING_EVICT": RingPolicy.EVICT,
     "MDG_RING_FAIL": RingPolicy.FAIL,
     "MDG_RING_REDELIVER": RingPolicy.REDELIVER,
+    "MDG_RING_EXACT": RingPolicy.EXACT,
     "MDG_RING_OLDEST": RingStart.OLDEST,
     "MDG_RING_LATEST": RingStart.LATEST,
     "MDG_POLL_IN": madang.POLL_IN,

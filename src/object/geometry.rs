@@ -29,6 +29,12 @@ pub(crate) const POLICY_OVERWRITE: u32 = 0x2;
 /// The policy bit of a broadcast that evicts its slowest consumer.
 pub(crate) const POLICY_EVICT: u32 = 0x4;
 
+/// Policy bit of a ring of large items whose capacity is no power of two.
+pub(crate) const POLICY_EXACT: u32 = 0x20;
+/// Items of such a ring are larger than this: positions become cells by a division, which must not
+/// matter.
+pub(crate) const EXACT_ABOVE: u32 = 1024;
+
 /// A semaphore whose permits come back; its items are the records of its participants.
 pub(crate) const KIND_SEM: u32 = 16;
 /// Policy bit of a ring of `KIND_MPMC`: no process ever waits for another, stopped or dead.
@@ -56,7 +62,7 @@ pub(crate) struct PolicyNames(pub u32);
 
 impl fmt::Display for PolicyNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = ["STOPPROOF", "OVERWRITE", "EVICT", "FAIL", "REDELIVER"];
+        let names = ["STOPPROOF", "OVERWRITE", "EVICT", "FAIL", "REDELIVER", "EXACT"];
         let (mut rest, mut between) = (self.0, "");
         for (bit, name) in names.into_iter().enumerate() {
             if rest & 1 << bit != 0 {
@@ -78,7 +84,7 @@ impl fmt::Display for PolicyNames {
 pub(crate) struct Geometry {
     pub kind: u32,
     pub item_size: u32,
-    /// Items, a power of two.
+    /// Items: a power of two, unless the ring is exact.
     pub capacity: u64,
     /// Participant slots.
     pub max_handles: u32,
@@ -135,6 +141,26 @@ impl Geometry {
         }
     }
 
+    /// Whether the capacity is what was asked for.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.policy & POLICY_EXACT != 0 && self.kind != KIND_SEM
+    }
+
+    /// Whether there can be so many items.
+    pub(crate) fn has_sound_capacity(&self) -> bool {
+        if self.is_exact() {
+            let kind = self.kind != KIND_MPMC || self.is_stopproof();
+            return kind && self.item_size > EXACT_ABOVE && self.capacity > 0;
+        }
+        self.capacity.is_power_of_two()
+    }
+
+    /// What divides the addresses of all items.
+    pub(crate) fn item_align(&self) -> u64 {
+        let has_words = self.kind == KIND_MPMC || self.kind == KIND_BROADCAST && self.overwrites();
+        if has_words { 8 } else { u64::from(LINE).min(1 << self.stride().trailing_zeros()) }
+    }
+
     /// Whether a push into a full ring gives up the oldest item.
     pub(crate) fn overwrites(&self) -> bool {
         self.policy & POLICY_OVERWRITE != 0
@@ -170,8 +196,8 @@ mod tests {
         let kinds =
             [KIND_SPSC, KIND_MPMC, KIND_BROADCAST, KIND_SEM, 7].map(|k| KindName(k).to_string());
         assert_eq!(kinds, ["SPSC", "MPMC", "BROADCAST", "UNDO", "7"]);
-        let policies = [0, 8, 0x1f, 0x42].map(|bits| PolicyNames(bits).to_string());
-        let all = "STOPPROOF|OVERWRITE|EVICT|FAIL|REDELIVER";
+        let policies = [0, 8, 0x3f, 0x42].map(|bits| PolicyNames(bits).to_string());
+        let all = "STOPPROOF|OVERWRITE|EVICT|FAIL|REDELIVER|EXACT";
         assert_eq!(policies, ["none", "FAIL", all, "OVERWRITE|0x40"]);
     }
 }

@@ -17,8 +17,9 @@ pub use area::{Area, CondArea, MutexArea};
 pub(crate) use area::{COND_SIZE, MUTEX_SIZE, mutex_at};
 pub(crate) use embed::footprint;
 pub(crate) use geometry::{
-    CONTROL_OFFSET, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC, KindName, LINE,
-    MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET, POLICY_STOPPROOF, PolicyNames, Pool,
+    CONTROL_OFFSET, EXACT_ABOVE, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SEM, KIND_SPSC,
+    KindName, LINE, MAX_HANDLES_LIMIT, PARTICIPANTS_OFFSET, POLICY_EXACT, POLICY_STOPPROOF,
+    PolicyNames, Pool,
 };
 pub(crate) use look::{Life, Look, Occupant};
 pub(crate) use open::{Object, Request, pread_exact, unlink, wait_for_removal};

@@ -189,7 +189,7 @@ impl Superblock {
             Err(Error::new(code, format_args!("{what}: its {field} cannot be {value}")))
         };
         in_range("item_size", geometry.item_size.into(), geometry.item_size > 0)?;
-        in_range("capacity", geometry.capacity, geometry.capacity.is_power_of_two())?;
+        in_range("capacity", geometry.capacity, geometry.has_sound_capacity())?;
         let handles = (1..=MAX_HANDLES_LIMIT).contains(&geometry.max_handles);
         in_range("max_handles", geometry.max_handles.into(), handles)?;
         in_range("size", geometry.items_len().unwrap_or(0), geometry.total_size().is_some())?;

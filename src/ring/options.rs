@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use super::broadcast::Start;
 use crate::error::{Error, Result};
 use crate::object::{
-    Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, KindName, MAX_HANDLES_LIMIT, POLICY_STOPPROOF,
-    PolicyNames, Superblock,
+    EXACT_ABOVE, Geometry, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, KindName, MAX_HANDLES_LIMIT,
+    POLICY_EXACT, POLICY_STOPPROOF, PolicyNames, Superblock,
 };
 
 /// Participant slots of a ring that is made without a wish.
@@ -31,11 +31,19 @@ pub mod policy {
     /// For [`Kind::Mpmc`](super::Kind::Mpmc); a ring of [`Kind::Spsc`](super::Kind::Spsc) does that
     /// anyway.
     pub const REDELIVER: u32 = 0x10;
+    /// The capacity is not rounded up: neither the memory nor the limit is more than what was asked for.
+    /// For items of more than 1024 bytes, in all kinds but an [`Mpmc`](super::Kind::Mpmc) without
+    /// [`STOPPROOF`].
+    pub const EXACT: u32 = super::POLICY_EXACT;
 }
 
 /// The policy bits that some kind may have.
-const POLICIES: u32 =
-    policy::STOPPROOF | policy::OVERWRITE | policy::EVICT | policy::FAIL | policy::REDELIVER;
+const POLICIES: u32 = policy::STOPPROOF
+    | policy::OVERWRITE
+    | policy::EVICT
+    | policy::FAIL
+    | policy::REDELIVER
+    | policy::EXACT;
 
 /// The kinds of ring. The numbers are those of the C constants and of the shared layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +70,15 @@ impl Kind {
     /// The policy bits that a ring of this kind may have.
     fn policies(self) -> u32 {
         match self {
-            Self::Spsc => policy::FAIL | policy::REDELIVER,
-            Self::Mpmc => policy::FAIL | policy::OVERWRITE | policy::STOPPROOF | policy::REDELIVER,
-            Self::Broadcast => policy::FAIL | policy::OVERWRITE | policy::EVICT,
+            Self::Spsc => policy::FAIL | policy::REDELIVER | policy::EXACT,
+            Self::Mpmc => {
+                policy::FAIL
+                    | policy::OVERWRITE
+                    | policy::STOPPROOF
+                    | policy::REDELIVER
+                    | policy::EXACT
+            }
+            Self::Broadcast => policy::FAIL | policy::OVERWRITE | policy::EVICT | policy::EXACT,
         }
     }
 }
@@ -72,7 +86,8 @@ impl Kind {
 /// What a ring is to be. A zero or `None` means: as it is there, or the default when it is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Items that fit, rounded up to a power of two; all of them are usable. Needed to make a ring.
+    /// Items that fit, rounded up to a power of two unless [`policy::EXACT`] is set; all of them are
+    /// usable. Needed to make a ring.
     pub capacity: u64,
     /// Bytes of an item. Needed to make a ring.
     pub item_size: u32,
@@ -82,6 +97,9 @@ pub struct Options {
     pub max_handles: u32,
     /// Bits that change how the ring behaves: see [`policy`].
     pub policy: u32,
+    /// A power of two that must divide the addresses of items in place; 0: no wish. A ring whose items
+    /// do not lie so is refused. Not a property of the ring.
+    pub item_align: u32,
     /// Where this handle begins if it is a consumer of a broadcast. Not a property of the ring.
     pub start: Start,
 }
@@ -89,7 +107,15 @@ pub struct Options {
 impl Options {
     /// A ring of `capacity` items of `item_size` bytes, everything else by default.
     pub const fn new(capacity: u64, item_size: u32) -> Self {
-        Self { capacity, item_size, kind: None, max_handles: 0, policy: 0, start: Start::Now }
+        Self {
+            capacity,
+            item_size,
+            kind: None,
+            max_handles: 0,
+            policy: 0,
+            item_align: 0,
+            start: Start::Now,
+        }
     }
 
     /// Errors that no object can mend.
@@ -150,6 +176,23 @@ impl Options {
         Error::new(Errno::EINVAL, format_args!("{what}: {why}"))
     }
 
+    /// Refuses items that do not lie as this program needs them in place.
+    fn check_align(&self, geometry: &Geometry, errno: Errno, what: &str) -> Result<()> {
+        let (asked, is) = (self.item_align, geometry.item_align());
+        if asked == 0 || asked.is_power_of_two() && u64::from(asked) <= is {
+            return Ok(());
+        }
+        Err(Error::new(
+            errno,
+            format_args!(
+                "{what}: item_align is {asked}, but items of {} bytes lie at multiples of {is} there; up \
+                 to 128 is possible in a ring without words between the items (MDG_RING_SPSC, a \
+                 broadcast that does not overwrite), if it divides the item_size",
+                geometry.item_size
+            ),
+        ))
+    }
+
     fn no_policy(bits: u32, what: &str) -> Error {
         Error::new(
             Errno::EINVAL,
@@ -176,10 +219,20 @@ impl Options {
         let geometry = Geometry {
             kind: kind.number(),
             item_size: self.item_size,
-            capacity: self.capacity.next_power_of_two(),
+            capacity: self.capacity_there(self.policy),
             max_handles: if self.max_handles == 0 { DEFAULT_HANDLES } else { self.max_handles },
             policy: self.policy,
         };
+        if !geometry.has_sound_capacity() {
+            return Err(Error::new(
+                Errno::EINVAL,
+                format_args!(
+                    "{what}: an exact capacity is for items of more than {EXACT_ABOVE} bytes, and not for \
+                     MDG_RING_MPMC without MDG_RING_STOPPROOF"
+                ),
+            ));
+        }
+        self.check_align(&geometry, Errno::EINVAL, what)?;
         if geometry.total_size().is_none() {
             let (capacity, item) = (geometry.capacity, geometry.item_size);
             return Err(Error::new(
@@ -214,7 +267,7 @@ impl Options {
                 ),
             ));
         }
-        let capacity = if self.capacity == 0 { 0 } else { self.capacity.next_power_of_two() };
+        let capacity = if self.capacity == 0 { 0 } else { self.capacity_there(there.policy) };
         let differs = |field: &str, asked: &dyn fmt::Display, is: &dyn fmt::Display| {
             let pid = found.creator.pid;
             let text = format_args!(
@@ -240,6 +293,12 @@ impl Options {
                 return differs(field, &asked, &is);
             }
         }
-        Ok(())
+        self.check_align(there, Errno::EPROTO, what)
+    }
+
+    /// The capacity of a ring with this policy that was made, or is looked for, with these options.
+    fn capacity_there(&self, policy: u32) -> u64 {
+        let exact = policy & policy::EXACT != 0;
+        if exact { self.capacity } else { self.capacity.next_power_of_two() }
     }
 }

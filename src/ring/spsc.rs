@@ -49,6 +49,7 @@
 //! index is never read back: its lies cost items, not memory safety.
 
 use std::cell::Cell;
+use std::num::NonZeroU64;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,6 +60,7 @@ use super::copy::{
 };
 use super::demote::{self, Demotion};
 use super::pace::Pace;
+use crate::object::EXACT_ABOVE;
 use crate::sys::sigbus::CUT;
 use crate::time::now;
 
@@ -79,6 +81,10 @@ pub(crate) struct Side {
     pace: Pace,
     demotion: Demotion,
 }
+
+/// Tells the compiler which branch to lay out of the way.
+#[cold]
+fn unlikely() {}
 
 /// Most bytes whose lines are pushed out at once. No less than the largest item of which that is done.
 const MOST_FLUSHED: usize = 256 << 10;
@@ -156,7 +162,9 @@ impl Side {
 #[derive(Debug)]
 pub(crate) struct Core {
     slots: NonNull<u8>,
+    /// The capacity - 1; 0 if the capacity is no power of two, of items of more than 1024 bytes.
     mask: u64,
+    capacity: NonZeroU64,
     item_size: usize,
     /// Whether a consumer looks into demoting the lines of what it has read.
     demotes: bool,
@@ -170,8 +178,8 @@ unsafe impl Send for Core {}
 impl Core {
     /// # Safety
     /// For as long as the result is used: `control` is a control page, and `slots` the first of
-    /// `capacity * item_size` writable bytes, which fit `isize`. `capacity` is a power of two, and
-    /// the caller holds an end (by its kernel lock) before it uses that end's functions.
+    /// `capacity * item_size` writable bytes, which fit `isize`. `capacity` is a power of two,
+    /// or items have more than 1024 bytes; and the caller holds an end (by its kernel lock) before it uses that end's functions.
     pub(crate) unsafe fn new(
         control: NonNull<Control>,
         slots: NonNull<u8>,
@@ -180,7 +188,10 @@ impl Core {
     ) -> Self {
         let item_size = item_size as usize;
         let demotes = demote::is_of_use(capacity, item_size);
-        Self { slots, mask: capacity - 1, item_size, demotes, control }
+        let mask = if capacity.is_power_of_two() { capacity - 1 } else { 0 };
+        debug_assert!(mask == capacity - 1 || item_size > EXACT_ABOVE as usize);
+        let capacity = NonZeroU64::new(capacity).unwrap_or(NonZeroU64::MIN);
+        Self { slots, mask, capacity, item_size, demotes, control }
     }
 
     #[inline(always)]
@@ -195,7 +206,7 @@ impl Core {
     }
 
     pub(crate) fn capacity(&self) -> u64 {
-        self.mask + 1
+        self.capacity.get()
     }
 
     /// Starts producing where the last producer stopped.
@@ -284,10 +295,26 @@ impl Core {
         side.limit.set(side.index.get().wrapping_add(there));
     }
 
+    /// The number of the slot of `index`: right for ever, as no index comes to 2^64.
+    #[inline(always)]
+    fn place(&self, index: u64) -> u64 {
+        if self.mask != 0 {
+            return index & self.mask;
+        }
+        unlikely();
+        index % self.capacity
+    }
+
     #[inline(always)]
     fn slot(&self, index: u64) -> NonNull<u8> {
-        // SAFETY: the masked index is below the capacity, so the byte offset lies inside.
-        unsafe { self.slots.add((index & self.mask) as usize * self.item_size) }
+        self.slot_at(self.place(index))
+    }
+
+    /// `place`: what [`Core::place`] gives, below the capacity in any case.
+    #[inline(always)]
+    fn slot_at(&self, place: u64) -> NonNull<u8> {
+        // SAFETY: below the capacity, so the byte offset lies inside.
+        unsafe { self.slots.add(place as usize * self.item_size) }
     }
 
     /// Pushes one item; `side.ready()` is at least 1.
@@ -307,7 +334,9 @@ impl Core {
     #[inline(always)]
     pub(crate) unsafe fn push_sized<const BLOCKS: bool>(&self, side: &Side, item: *const u8) {
         let index = side.index.get();
-        let (slot, size) = (self.slot(index).as_ptr(), self.item_size);
+        // No item of an exact ring is made of blocks.
+        let place = if BLOCKS { index & self.mask } else { self.place(index) };
+        let (slot, size) = (self.slot_at(place).as_ptr(), self.item_size);
         // SAFETY: the slot is the producer's until the commit; the caller vouches for the item.
         unsafe {
             if BLOCKS { copy_blocks_in(slot, item, size) } else { copy_in(slot, item, size) }
@@ -332,7 +361,9 @@ impl Core {
     #[inline(always)]
     pub(crate) unsafe fn pop_sized<const BLOCKS: bool>(&self, side: &Side, item: *mut u8) {
         let index = side.index.get();
-        let (slot, size) = (self.slot(index).as_ptr(), self.item_size);
+        // As above.
+        let place = if BLOCKS { index & self.mask } else { self.place(index) };
+        let (slot, size) = (self.slot_at(place).as_ptr(), self.item_size);
         // SAFETY: the slot is the consumer's until it is freed; the caller vouches for the buffer.
         unsafe {
             if BLOCKS { copy_blocks_out(item, slot, size) } else { copy_out(item, slot, size) }
@@ -493,9 +524,17 @@ impl Core {
         let index = side.index.get();
         // `side.ready()`, of which there is something.
         let ready = side.limit.get().wrapping_sub(index);
-        let run = count.min(ready).min(self.to_end(index));
+        self.hand_out_ready(side, count.min(ready))
+    }
+
+    /// As [`Core::hand_out`]; `side.ready()` is at least `count`.
+    #[inline(always)]
+    pub(crate) fn hand_out_ready(&self, side: &Side, count: u64) -> (NonNull<u8>, u64) {
+        let index = side.index.get();
+        let place = self.place(index);
+        let run = count.min(self.capacity() - place);
         side.hand_out(run);
-        (self.slot(index), run)
+        (self.slot_at(place), run)
     }
 
     /// Commits the first `count` items of the run that was handed out.
@@ -518,7 +557,7 @@ impl Core {
 
     #[inline(always)]
     fn to_end(&self, index: u64) -> u64 {
-        self.capacity() - (index & self.mask)
+        self.capacity() - self.place(index)
     }
 
     #[inline(always)]

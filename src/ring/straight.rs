@@ -24,18 +24,18 @@ pub(crate) enum Found {
 
 /// Rings with one producer and one consumer.
 impl Ring {
-    /// Whether `count` items can be pushed without a look at the other side.
+    /// Whether `count` items, at least one, can be pushed without a look at the other side.
     #[inline(always)]
     pub(crate) fn has_room_for(&self, count: usize) -> bool {
         // Relaxed: a shutdown that races with a push may come after it.
-        self.hot.push.ready() >= count as u64
+        self.hot.push.ready() > (count as u64).wrapping_sub(1)
             && self.core.control().flags.0.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether `count` items can be popped without a look at the other side.
+    /// Whether `count` items, at least one, can be popped without a look at the other side.
     #[inline(always)]
     pub(crate) fn has_items(&self, count: usize) -> bool {
-        self.hot.pop.ready() >= count as u64
+        self.hot.pop.ready() > (count as u64).wrapping_sub(1)
     }
 
     /// Pushes one item of eight bytes.
@@ -207,14 +207,14 @@ impl Ring {
     /// Hands out free slots, at most `count`, for which [`Ring::has_room_for`] holds; not 0.
     #[inline(always)]
     pub(crate) fn reserve_at_once(&self, count: usize) -> (NonNull<u8>, usize) {
-        let (first, run) = self.core.hand_out(&self.hot.push, count as u64);
+        let (first, run) = self.core.hand_out_ready(&self.hot.push, count as u64);
         (first, run as usize)
     }
 
     /// Hands out items, at most `count`, for which [`Ring::has_items`] holds; not 0.
     #[inline(always)]
     pub(crate) fn peek_at_once(&self, count: usize) -> (NonNull<u8>, usize) {
-        let (first, run) = self.core.hand_out(&self.hot.pop, count as u64);
+        let (first, run) = self.core.hand_out_ready(&self.hot.pop, count as u64);
         (first, run as usize)
     }
 

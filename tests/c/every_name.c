@@ -155,6 +155,11 @@ static void ring(void)
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     EXPECT(mdg_ring_stat(ring, &stats) == 0 && stats.redelivered == 0 && stats.notify_failures == 0);
     mdg_ring_close(ring);
+    opts.item_align = 16;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -EINVAL);
+    opts.item_align = 0;
+    opts.policy = MDG_RING_EXACT;
+    EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == -EINVAL);
     opts.policy = MDG_RING_STOPPROOF | MDG_RING_FAIL;
     EXPECT(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0);
     mdg_ring_close(ring);

@@ -54,7 +54,7 @@ impl Shape {
             max_handles: HANDLES,
             policy: self.policy,
             flags: 0,
-            reserved: 0,
+            item_align: 0,
         }
     }
 

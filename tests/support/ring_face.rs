@@ -201,7 +201,7 @@ pub fn c_options(options: &Options) -> mdg_ring_opts {
             Start::Oldest => MDG_RING_OLDEST,
             Start::Latest => MDG_RING_LATEST,
         },
-        reserved: 0,
+        item_align: options.item_align,
     }
 }
 

@@ -64,6 +64,10 @@ pub const MDG_RING_FAIL: u32 = 0x8;
 /// For MDG_RING_MPMC. MDG_RING_SPSC accepts it, as it does that anyway; a broadcast, and
 /// MDG_RING_STOPPROOF, do not.
 pub const MDG_RING_REDELIVER: u32 = 0x10;
+/// Policy: capacity is not rounded up to a power of two: neither the limit nor the memory is more than
+/// what was asked for. For items of more than 1024 bytes, in MDG_RING_SPSC, MDG_RING_BROADCAST and
+/// MDG_RING_MPMC with MDG_RING_STOPPROOF.
+pub const MDG_RING_EXACT: u32 = 0x20;
 
 /// Bit of mdg_ring_open's oflag, with O_CREAT: a ring that is there already, and that no living handle
 /// uses, is removed and made anew.
@@ -123,7 +127,8 @@ impl Opaque for mdg_ring {
 pub struct mdg_ring_opts {
     /// sizeof(mdg_ring_opts), set by the caller.
     pub size: usize,
-    /// Items that fit: rounded up to a power of two, and all of them are usable. A new ring needs it.
+    /// Items that fit: rounded up to a power of two (not with MDG_RING_EXACT), and all of them are
+    /// usable. A new ring needs it.
     pub capacity: u64,
     /// Bytes of an item; a new ring needs it. Items stand one behind the other without padding, the
     /// first on a 128-byte boundary; those of MDG_RING_MPMC, and of a broadcast that overwrites, do not:
@@ -135,12 +140,15 @@ pub struct mdg_ring_opts {
     /// Handles that may be open at once, in all processes: at most 4096, 64 by default.
     pub max_handles: u32,
     /// MDG_RING_OVERWRITE, MDG_RING_EVICT or MDG_RING_FAIL; 0: a push into a full ring waits.
-    /// MDG_RING_STOPPROOF or MDG_RING_REDELIVER may be added.
+    /// MDG_RING_STOPPROOF, MDG_RING_REDELIVER and MDG_RING_EXACT may be added.
     pub policy: u32,
     /// MDG_RING_OLDEST or MDG_RING_LATEST. For this handle; not compared with the ring.
     pub flags: u32,
-    /// 0.
-    pub reserved: u32,
+    /// A power of two that must divide the addresses of items in place, as the alignment of the item's
+    /// type; 0: none. For this handle: if items do not lie so, -EINVAL for a new ring, -EPROTO for one
+    /// that is there. Up to 128 is possible where items stand one behind the other, if it divides
+    /// item_size; up to 8 elsewhere.
+    pub item_align: u32,
 }
 
 /// A look at a ring, taken while others work on. At a quiet moment

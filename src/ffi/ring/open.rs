@@ -30,15 +30,13 @@ pub(super) fn options(opts: Option<mdg_ring_opts>) -> Result<Options> {
             return Err(Error::new(Errno::EINVAL, why));
         }
     };
-    if opts.reserved != 0 {
-        return Err(Error::new(Errno::EINVAL, "mdg_ring_opts: reserved must be 0"));
-    }
     Ok(Options {
         capacity: opts.capacity,
         item_size: opts.item_size,
         kind,
         max_handles: opts.max_handles,
         policy: opts.policy,
+        item_align: opts.item_align,
         start,
     })
 }

@@ -109,7 +109,7 @@ pub unsafe extern "C" fn mdg_ring_reserve(
     // SAFETY: the caller's promise.
     unsafe {
         match args::live(ring.cast_const()) {
-            Some(live) if args::is_out(items) && count > 0 && live.has_room_for(count) => {
+            Some(live) if args::is_out(items) && live.has_room_for(count) => {
                 let (first, run) = live.reserve_at_once(count);
                 items.write(first.as_ptr().cast());
                 returned(run)
@@ -166,7 +166,7 @@ pub unsafe extern "C" fn mdg_ring_peek(
     // SAFETY: the caller's promise.
     unsafe {
         match args::live(ring.cast_const()) {
-            Some(live) if args::is_out(items) && count > 0 && live.has_items(count) => {
+            Some(live) if args::is_out(items) && live.has_items(count) => {
                 let (first, run) = live.peek_at_once(count);
                 items.write(first.as_ptr().cast_const().cast());
                 returned(run)

@@ -450,7 +450,7 @@ pub unsafe extern "C" fn mdg_ring_push_many(
     // SAFETY: the caller's promise.
     unsafe {
         match args::live(ring.cast_const()) {
-            Some(live) if !items.is_null() && count > 0 && live.has_room_for(count) => {
+            Some(live) if !items.is_null() && live.has_room_for(count) => {
                 live.push_at_once(items.cast(), count);
                 returned(count)
             }
@@ -477,7 +477,7 @@ pub unsafe extern "C" fn mdg_ring_pop_many(
     // SAFETY: the caller's promise.
     unsafe {
         match args::live(ring.cast_const()) {
-            Some(live) if !items.is_null() && count > 0 && live.has_items(count) => {
+            Some(live) if !items.is_null() && live.has_items(count) => {
                 live.pop_at_once(items.cast(), count);
                 returned(count)
             }

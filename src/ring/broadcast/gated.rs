@@ -207,8 +207,7 @@ impl<M: Memory> Gated<M> {
     }
 
     fn to_end(&self, position: u64) -> u64 {
-        let capacity = self.memory.capacity();
-        capacity - (position & (capacity - 1))
+        self.memory.capacity() - self.memory.cell(position)
     }
 
     /// Room there is now for at most `count` items.

@@ -12,8 +12,13 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// What a broadcast ring stands on.
 pub(crate) trait Memory {
-    /// Items that fit, a power of two.
+    /// Items that fit.
     fn capacity(&self) -> u64;
+    /// The number of the cell of `position`.
+    #[inline(always)]
+    fn cell(&self, position: u64) -> u64 {
+        position & (self.capacity() - 1)
+    }
     /// Participants there may be.
     fn participants(&self) -> u32;
     /// Positions ever committed.
@@ -97,7 +102,10 @@ pub(crate) struct Mapped {
     control: NonNull<Control>,
     slots: NonNull<Slot>,
     cells: NonNull<u8>,
+    /// The capacity - 1.
     mask: u64,
+    /// The capacity, if it is no power of two, of items of more than 1024 bytes; else 0.
+    wrap: u64,
     stride: usize,
     item_size: usize,
     /// Where the item stands in its cell: behind the cell's word, if it has one.
@@ -111,7 +119,8 @@ unsafe impl Send for Mapped {}
 impl Mapped {
     /// # Safety
     /// For as long as the result is used: `control` is a control page; `slots` the first of
-    /// `participants` participant slots; `cells` the first of `capacity` (a power of two) cells of
+    /// `participants` participant slots; `cells` the first of `capacity` cells (a power of two, or
+    /// items have more than 1024 bytes) of
     /// `stride` bytes, aligned to 8. `stride` is `item_size`; or `item_size` rounded up to a multiple
     /// of 8, for rings that evict; or 8 more than that, for rings that overwrite: then each cell begins
     /// with a word. The memory may be readable only, if only consumers' functions of
@@ -126,8 +135,19 @@ impl Mapped {
         item_size: u32,
     ) -> Self {
         let (mask, stride, item_size) = (capacity - 1, stride as usize, item_size as usize);
+        let wrap = if capacity.is_power_of_two() { 0 } else { capacity };
         let item_at = if stride - item_size >= 8 { 8 } else { 0 };
-        Self { control, slots: slots.cast(), cells, mask, stride, item_size, item_at, participants }
+        Self {
+            control,
+            slots: slots.cast(),
+            cells,
+            mask,
+            wrap,
+            stride,
+            item_size,
+            item_at,
+            participants,
+        }
     }
 
     #[inline(always)]
@@ -145,8 +165,8 @@ impl Mapped {
 
     #[inline(always)]
     fn at(&self, position: u64) -> NonNull<u8> {
-        // SAFETY: the masked position is below the capacity, so the cell lies inside.
-        unsafe { self.cells.add((position & self.mask) as usize * self.stride) }
+        // SAFETY: below the capacity, so the cell lies inside.
+        unsafe { self.cells.add(self.cell(position) as usize * self.stride) }
     }
 
     /// Word `index` of the item in a cell made of whole words; `index * 8 < item_size`.
@@ -163,6 +183,12 @@ impl Memory for Mapped {
     #[inline(always)]
     fn capacity(&self) -> u64 {
         self.mask + 1
+    }
+
+    /// Right for ever, as no position comes to 2^64.
+    #[inline(always)]
+    fn cell(&self, position: u64) -> u64 {
+        if self.wrap == 0 { position & self.mask } else { position % self.wrap }
     }
 
     fn participants(&self) -> u32 {
