@@ -618,8 +618,9 @@ int mdg_ring_shutdown(struct mdg_ring *ring);
  * Returns the descriptor, or: -EINVAL (NULL, other events); -EBUSY; -EACCES (wrong end, a consumer
  * that may only read the ring, or no permission to read its file any more); -EMFILE (no descriptor,
  * or as many inotify instances as the user may have: mdg_last_error says which); -ENOSPC (as many
- * watches as the user may have); -ENFILE; -ENOMEM; -ENOSYS (no /proc and no
- * name of the file, or a kernel without inotify); -EBADF (not a handle, or one of its descriptors was closed); -EBADMSG (corrupt).
+ * watches as the user may have); -ENFILE; -ENOMEM; -ENOSYS (no /proc and no name of the file, or
+ * a kernel without inotify); -EBADF (not a handle, or one of its descriptors was closed); -EBADMSG
+ * (corrupt).
  * Not async-signal-safe.
  */
 int mdg_ring_fd(struct mdg_ring *ring,
