@@ -30,7 +30,7 @@ impl Identity {
     pub(crate) fn current() -> Self {
         Self {
             pid: std::process::id(),
-            uid: nix::unistd::geteuid().as_raw(),
+            uid: super::effective_uid(),
             start_time: start_time().unwrap_or(0),
             pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino()),
         }

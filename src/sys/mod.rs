@@ -33,6 +33,12 @@ pub(crate) fn no_memory(errno: nix::errno::Errno) -> nix::errno::Errno {
     if errno == nix::errno::Errno::EAGAIN { nix::errno::Errno::ENOMEM } else { errno }
 }
 
+/// This process's effective user id.
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Whether another process may be running at this very moment: spinning for it makes sense only
 /// then. That this thread is bound to one processor says nothing about where the other one runs.
 pub(crate) fn many_processors() -> bool {
