@@ -246,7 +246,7 @@ fn rings_whose_descriptors_are_other_files() {
                 ring.cancel().unwrap();
                 ring.push(&[0; 8], NOWAIT).unwrap();
             };
-            with_strangers(2, || make(true), heard, use_ring_in_child);
+            with_strangers(3, || make(true), heard, use_ring_in_child);
             if let Some(name) = name {
                 C::unlink(name).unwrap();
             }

@@ -113,7 +113,8 @@ fn with_little_left(options: &CStr, most: u64, take: impl Fn(u64) + Sync) {
             }
             assert!(worked, "{}", case.what);
         }
-        assert!(failures > 8, "{failures}: something must have failed");
+        // A named segment, ring, semaphore of each kind, mutex, condition variable, file, FIFO.
+        assert!(failures >= 8, "{failures}: something must have failed");
     });
 }
 
