@@ -53,6 +53,11 @@ pub(crate) fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
+/// Nanoseconds since 1970, for lists; it may jump.
+pub(crate) fn since_1970() -> u64 {
+    clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| Duration::from(now).as_nanos() as u64)
+}
+
 /// The moment at which a wait ends; taken once, when a call starts to wait.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Option<Duration>);

@@ -266,6 +266,7 @@ def participants(reader, count, head, tail):
             "start_time": reader.native("Q", at + 0x10),
             "pid_namespace": reader.native("Q", at + 0x18),
             "process": reader.native("Q", at + 0x28),
+            "since": reader.native("Q", at + 0x30),
             "ends": reader.native("I", at + 0x20) if in_use else 0,
             "poll": reader.native("I", at + 0x24),
             "pushes": intent(reader.native("Q", at + 0x40), tail),

@@ -6,8 +6,14 @@ mod support;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
+use madang::ffi::object::{
+    MDG_HOLDER_CONSUMER, MDG_HOLDER_LOCK, MDG_HOLDER_PERMITS, MDG_HOLDER_PRODUCER,
+};
 use madang::inventory::{self, Mechanism};
+use madang::mutex::Mutex;
 use madang::ring::{Kind, Options, Ring};
+use madang::sem::{UndoOptions, UndoSemaphore};
+use madang::{Creation, Timeout};
 use nix::sys::stat::Mode;
 use support::face::{NOWAIT, refused_with};
 use support::object_face::{
@@ -15,12 +21,83 @@ use support::object_face::{
 };
 use support::process::kill;
 use support::ring_face::{CREATE, Face, Named};
+use support::unique;
 
 on_both_faces! { Rust, C in turn:
     a_living_ring_is_sound_and_not_touched
     corrupt_words_are_named_and_nothing_is_changed
     other_layouts_are_named
     hostile_files
+    who_uses_an_object
+}
+
+/// Every handle, of the living and of the dead, with what it has.
+fn who_uses_an_object<I: Inventory>() {
+    for kind in [Kind::Spsc, Kind::Mpmc, Kind::Broadcast] {
+        let name = Named::new("holders");
+        let all = || I::holders(Mechanism::Ring, &name.0).unwrap();
+        let ring: I::Ring = open(&name, kind, libc::O_RDWR);
+        assert_eq!((all().len(), all()[0].roles), (1, 0));
+        let consumer: I::Ring = open(&name, kind, libc::O_RDONLY);
+        let producer = frozen(|| std::mem::forget(open::<I::Ring>(&name, kind, libc::O_WRONLY)));
+        let other = producer.pid().as_raw() as u32;
+        let expected = [
+            (std::process::id(), 0, 1),
+            (std::process::id(), MDG_HOLDER_CONSUMER, 1),
+            (other, MDG_HOLDER_PRODUCER, 1),
+        ];
+        let found = all();
+        let told: Vec<_> = found.iter().map(|one| (one.pid, one.roles, one.alive)).collect();
+        assert_eq!(told, expected, "{kind:?}");
+        let comm = fs::read("/proc/self/comm").unwrap();
+        for (slot, one) in (0..).zip(&found) {
+            assert_eq!((one.slot, one.permits), (slot, 0));
+            assert_eq!(one.uid, nix::unistd::geteuid().as_raw());
+            assert!(one.since_ns > found[0].since_ns || slot == 0);
+            assert_ne!(one.command[0], 0, "{comm:?}");
+        }
+        kill(producer);
+        let dead = all()[2];
+        assert_eq!((dead.pid, dead.alive, dead.command), (other, 0, [0; 16]));
+        drop((ring, consumer));
+        assert_eq!(
+            I::repair(Mechanism::Ring, &name.0).unwrap(),
+            if kind == Kind::Mpmc { 1 } else { 2 }
+        );
+        assert!(all().is_empty());
+        refused_with(I::holders(Mechanism::Ring, "/no").map(drop), libc::ENOENT, "does not exist");
+        refused_with(
+            I::holders(Mechanism::Cond, &name.0).map(drop),
+            libc::ENOSYS,
+            "condition variable",
+        );
+    }
+    let name = unique("holders");
+    let (mutex, sem) = (Mechanism::Mutex, Mechanism::Semaphore);
+    let options = UndoOptions { value: 3, ..UndoOptions::default() };
+    let permits =
+        UndoSemaphore::open(name.as_bytes(), &options, Creation::CreateNew, 0o600).unwrap();
+    let lock = Mutex::open(name.as_bytes(), Creation::CreateNew, 0o600).unwrap();
+    assert_eq!(I::holders(mutex, &name).unwrap().len(), 0);
+    let holder = frozen(|| {
+        for _ in 0..2 {
+            let _ = permits.wait(Timeout::Forever).unwrap();
+        }
+        let _ = lock.lock(Timeout::Forever).unwrap();
+    });
+    let pid = holder.pid().as_raw() as u32;
+    let told = |mechanism| {
+        let all = I::holders(mechanism, &name).unwrap();
+        all.iter().map(|one| (one.pid, one.roles, one.permits, one.alive)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(sem), [(std::process::id(), 0, 0, 1), (pid, MDG_HOLDER_PERMITS, 2, 1)]);
+    assert_eq!(told(mutex), [(pid, MDG_HOLDER_LOCK, 0, 1)]);
+    assert_ne!(I::holders(mutex, &name).unwrap()[0].command[0], 0);
+    kill(holder);
+    assert_eq!(told(sem)[1], (pid, MDG_HOLDER_PERMITS, 2, 0));
+    assert_eq!(told(mutex), [(pid, MDG_HOLDER_LOCK, 0, 0)]);
+    UndoSemaphore::unlink(name.as_bytes()).unwrap();
+    Mutex::unlink(name.as_bytes()).unwrap();
 }
 
 fn a_living_ring_is_sound_and_not_touched<I: Inventory>() {

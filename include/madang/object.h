@@ -88,6 +88,26 @@
 #define MDG_REAP_WITH_ITEMS 2
 
 /**
+ * Role of a holder: it has the producing end of a ring, or is one of those that push.
+ */
+#define MDG_HOLDER_PRODUCER 1
+
+/**
+ * Role of a holder: it has the consuming end of a ring, or is one of those that pop.
+ */
+#define MDG_HOLDER_CONSUMER 2
+
+/**
+ * Role of a holder: it holds permits of a semaphore.
+ */
+#define MDG_HOLDER_PERMITS 4
+
+/**
+ * Role of a holder: it holds a mutex.
+ */
+#define MDG_HOLDER_LOCK 8
+
+/**
  * A short look at one object, taken while others use it. What is not known is 0.
  */
 typedef struct mdg_object_info {
@@ -161,6 +181,44 @@ typedef struct mdg_object_info {
 #define MDG_OBJECT_INFO_INIT \
     {sizeof(mdg_object_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0}}
 
+/**
+ * One handle on an object. What is not known is 0.
+ */
+typedef struct mdg_object_holder {
+  /**
+   * The process, as it saw itself (a number of its own PID namespace).
+   */
+  uint32_t pid;
+  /**
+   * Its effective user.
+   */
+  uint32_t uid;
+  /**
+   * The number of the handle in the object.
+   */
+  uint32_t slot;
+  /**
+   * Bits MDG_HOLDER_PRODUCER, _CONSUMER, _PERMITS, _LOCK; 0 for a handle that has none of them.
+   */
+  uint32_t roles;
+  /**
+   * 1 if the process lives, 0 if it is dead and not cleared away yet.
+   */
+  uint32_t alive;
+  /**
+   * Permits of a semaphore that it holds.
+   */
+  uint32_t permits;
+  /**
+   * When the handle was opened, in nanoseconds since 1970.
+   */
+  uint64_t since_ns;
+  /**
+   * The name of its program, at most 15 bytes; empty for the dead, and where /proc does not tell.
+   */
+  char command[16];
+} mdg_object_holder;
+
 #ifdef __cplusplus
 extern "C" {
 #endif /* __cplusplus */
@@ -176,6 +234,22 @@ extern "C" {
  */
 ssize_t mdg_object_list(struct mdg_object_info *out,
                         size_t count);
+
+/**
+ * Lists who uses the object name, the living and the dead: of a ring or a semaphore of kind
+ * MDG_SEM_UNDO every open handle, of a mutex the one that holds it. At most count of them are stored in
+ * holders, which may be NULL if count is 0. It only reads: read permission is enough. It may be out of
+ * date when it returns.
+ *
+ * Returns how many there are, which may be more than count; or: -EINVAL (NULL, a bad name, no such
+ * mechanism); -EOVERFLOW (count); -ENAMETOOLONG; -ENOENT; -EACCES; -ELOOP; -EPROTO, -EBADMSG (as
+ * mdg_object_check); -ENOSYS (another mechanism: who has it open is not known); -ENOMEM; -EMFILE;
+ * -ENFILE. Thread-safe; not async-signal-safe.
+ */
+int mdg_object_holders(uint32_t mechanism,
+                       const char *name,
+                       struct mdg_object_holder *holders,
+                       size_t count);
 
 /**
  * Tells whether an object is sound, and what the dead have left in it. It only reads: read

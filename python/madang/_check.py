@@ -139,6 +139,21 @@ class ObjectInfoStruct(ctypes.Structure):
     ]
 
 
+class ObjectHolderStruct(ctypes.Structure):
+    """struct mdg_object_holder"""
+
+    _fields_ = [
+        ("pid", c_uint32),
+        ("uid", c_uint32),
+        ("slot", c_uint32),
+        ("roles", c_uint32),
+        ("alive", c_uint32),
+        ("permits", c_uint32),
+        ("since_ns", c_uint64),
+        ("command", c_char * 16),
+    ]
+
+
 class FdPeer(ctypes.Structure):
     """struct mdg_fd_peer"""
 
@@ -245,6 +260,7 @@ _PROTOTYPES: Dict[str, Tuple[Any, ...]] = {
     "mdg_cond_close": (None, _handle),
     "mdg_cond_unlink": (c_int, c_char_p),
     "mdg_object_list": (c_ssize_t, POINTER(ObjectInfoStruct), c_size_t),
+    "mdg_object_holders": (c_int, c_uint32, c_char_p, POINTER(ObjectHolderStruct), c_size_t),
     "mdg_object_check": (c_int, c_uint32, c_char_p, c_char_p, c_size_t),
     "mdg_object_repair": (c_int, c_uint32, c_char_p),
     "mdg_object_reap": (c_int, c_uint32, c_char_p, c_uint32),

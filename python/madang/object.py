@@ -2,12 +2,24 @@
 
 import ctypes
 import os
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import List, NamedTuple, Optional, Union
 
-from ._check import Name, ObjectInfoStruct, c_name, check as _check, lib
+from ._check import Name, ObjectHolderStruct, ObjectInfoStruct, c_name, check as _check, lib
 
-__all__ = ["Info", "Mechanism", "State", "Verdict", "check", "list", "reap", "repair"]
+__all__ = [
+    "Holder",
+    "Info",
+    "Mechanism",
+    "Role",
+    "State",
+    "Verdict",
+    "check",
+    "holders",
+    "list",
+    "reap",
+    "repair",
+]
 
 
 class Mechanism(IntEnum):
@@ -83,6 +95,52 @@ def _info(one: ObjectInfoStruct) -> Info:
         os.fsdecode(one.name),
         _known(State, one.state),
         *(getattr(one, field) for field in Info._fields[3:])
+    )
+
+
+class Role(IntFlag):
+    """What a holder has of an object."""
+
+    PRODUCER = 1
+    CONSUMER = 2
+    PERMITS = 4
+    LOCK = 8
+
+
+class Holder(NamedTuple):
+    """One handle on an object, of a living process or a dead one; what is not known is 0."""
+
+    pid: int
+    uid: int
+    slot: int
+    roles: Role
+    alive: bool
+    permits: int
+    since_ns: int
+    command: str
+
+
+def holders(mechanism: int, name: Name) -> List[Holder]:
+    """Who uses a ring, a semaphore made with ``undo=True``, or holds a mutex."""
+    room = 16
+    while True:
+        array = (ObjectHolderStruct * room)()
+        count = _check(lib.mdg_object_holders(mechanism, c_name(name), array, room))
+        if count <= room:
+            return [_holder(one) for one in array[:count]]
+        room = count + 16
+
+
+def _holder(one: ObjectHolderStruct) -> Holder:
+    return Holder(
+        one.pid,
+        one.uid,
+        one.slot,
+        Role(one.roles),
+        one.alive == 1,
+        one.permits,
+        one.since_ns,
+        os.fsdecode(one.command),
     )
 
 

@@ -91,6 +91,15 @@ class Objects(support.Case):
             objects.repair(Mechanism.RING, name)
         self.assertEqual(caught.exception.errno, errno.EBADMSG)
 
+    def test_holders(self):
+        name, ring = self.make()
+        (one,) = objects.holders(Mechanism.RING, name)
+        self.assertEqual((one.pid, one.uid, one.alive), (os.getpid(), os.geteuid(), True))
+        self.assertGreater(one.since_ns, 0)
+        self.assertTrue(one.command)
+        ring.close()
+        self.assertEqual(objects.holders(Mechanism.RING, name), [])
+
     def test_reap(self):
         name, ring = self.make()
         with self.assertRaises(OSError) as caught:

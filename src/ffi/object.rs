@@ -51,6 +51,38 @@ pub const MDG_REAP_DRY_RUN: u32 = 1;
 /// Flag of mdg_object_reap: remove rings that hold items, too.
 pub const MDG_REAP_WITH_ITEMS: u32 = 2;
 
+/// Role of a holder: it has the producing end of a ring, or is one of those that push.
+pub const MDG_HOLDER_PRODUCER: u32 = 1;
+/// Role of a holder: it has the consuming end of a ring, or is one of those that pop.
+pub const MDG_HOLDER_CONSUMER: u32 = 2;
+/// Role of a holder: it holds permits of a semaphore.
+pub const MDG_HOLDER_PERMITS: u32 = 4;
+/// Role of a holder: it holds a mutex.
+pub const MDG_HOLDER_LOCK: u32 = 8;
+
+/// One handle on an object. What is not known is 0.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mdg_object_holder {
+    /// The process, as it saw itself (a number of its own PID namespace).
+    pub pid: u32,
+    /// Its effective user.
+    pub uid: u32,
+    /// The number of the handle in the object.
+    pub slot: u32,
+    /// Bits MDG_HOLDER_PRODUCER, _CONSUMER, _PERMITS, _LOCK; 0 for a handle that has none of them.
+    pub roles: u32,
+    /// 1 if the process lives, 0 if it is dead and not cleared away yet.
+    pub alive: u32,
+    /// Permits of a semaphore that it holds.
+    pub permits: u32,
+    /// When the handle was opened, in nanoseconds since 1970.
+    pub since_ns: u64,
+    /// The name of its program, at most 15 bytes; empty for the dead, and where /proc does not tell.
+    pub command: [c_char; 16],
+}
+
 /// A short look at one object, taken while others use it. What is not known is 0.
 #[allow(non_camel_case_types)]
 #[repr(C)]
@@ -175,6 +207,57 @@ pub unsafe extern "C" fn mdg_object_list(out: *mut mdg_object_info, count: usize
         }
         Ok(all.len() as libc::ssize_t)
     })
+}
+
+/// Lists who uses the object `name`, the living and the dead: of a ring or a semaphore of kind
+/// MDG_SEM_UNDO every open handle, of a mutex the one that holds it. At most `count` of them are stored in
+/// `holders`, which may be NULL if `count` is 0. It only reads: read permission is enough. It may be out of
+/// date when it returns.
+///
+/// Returns how many there are, which may be more than `count`; or: -EINVAL (NULL, a bad name, no such
+/// mechanism) · -EOVERFLOW (count) · -ENAMETOOLONG · -ENOENT · -EACCES · -ELOOP · -EPROTO, -EBADMSG (as
+/// mdg_object_check) · -ENOSYS (another mechanism: who has it open is not known) · -ENOMEM · -EMFILE ·
+/// -ENFILE. Thread-safe; not async-signal-safe.
+///
+/// # Safety
+/// `name` is NULL or a C string; `holders` is writable for `count` elements.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mdg_object_holders(
+    mechanism: u32,
+    name: *const c_char,
+    holders: *mut mdg_object_holder,
+    count: usize,
+) -> c_int {
+    guard(|| {
+        let what = "mdg_object_holders";
+        // SAFETY: the caller's promise.
+        let name = unsafe { args::string(name, "mdg_object_holders: name") }?;
+        if args::length(count, what)? > 0 {
+            args::out(holders, "mdg_object_holders: holders")?;
+        }
+        let mut stored = 0;
+        let total = inventory::holders(self::mechanism(mechanism, what)?, name, |one| {
+            if stored < count {
+                // SAFETY: checked above; the caller vouches for `count` of them.
+                unsafe { holders.add(stored).write(holder(one)) };
+                stored += 1;
+            }
+        })?;
+        Ok(self::count(total))
+    })
+}
+
+fn holder(from: &inventory::Holder) -> mdg_object_holder {
+    mdg_object_holder {
+        pid: from.pid,
+        uid: from.uid,
+        slot: from.slot,
+        roles: from.roles,
+        alive: from.is_alive.into(),
+        permits: from.permits,
+        since_ns: from.since,
+        command: from.command.map(|byte| byte as c_char),
+    }
 }
 
 /// As many whole lines of `text` as fit, with a NUL; a last line "..." says that some are missing.

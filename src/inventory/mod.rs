@@ -9,12 +9,14 @@
 
 mod area;
 mod check;
+mod holders;
 mod list;
 mod mechanism;
 mod reap;
 mod repair;
 
 pub use check::{Verdict, check};
+pub use holders::{Holder, holders, role};
 pub use list::{Info, State, list};
 pub use mechanism::Mechanism;
 pub use reap::{ReapOptions, reap};

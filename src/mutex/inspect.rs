@@ -7,6 +7,7 @@ use super::{HALF_DONE, LOST, TAG, cond};
 use crate::error::{Error, Result};
 use crate::object::{COND_SIZE, MUTEX_SIZE, mutex_at as at};
 use crate::sys::alloc;
+use crate::sys::identity::Identity;
 use crate::sys::mutex::{self, Owner};
 
 /// What was seen.
@@ -16,6 +17,10 @@ pub(crate) struct Seen {
     pub head: String,
     /// What the dead have left.
     pub findings: Vec<String>,
+    /// The process that holds it, and whether it lives.
+    pub holder: Option<(u32, bool)>,
+    /// Of whoever uses it, what is common to all: the PID namespace.
+    pub identity: Identity,
 }
 
 fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -59,7 +64,14 @@ pub(crate) fn mutex(bytes: &[u8; MUTEX_SIZE], what: &str) -> Result<Seen> {
         let lost = "unlocked after a death and not declared consistent: lost for good";
         alloc::push(&mut findings, alloc::text(lost)?)?;
     }
-    Ok(Seen { head, findings })
+    let holder = match owner {
+        Owner::Nobody => None,
+        Owner::Thread(_) => Some((pid, true)),
+        Owner::Dead => Some((pid, false)),
+    };
+    let pid_namespace = u64::from_ne_bytes(word(bytes, at::PID_NAMESPACE));
+    let identity = Identity { pid_namespace, ..Identity::default() };
+    Ok(Seen { head, findings, holder, identity })
 }
 
 /// A condition variable; `EPROTO` if it is none. No death leaves anything in one.
@@ -67,5 +79,6 @@ pub(crate) fn cond(bytes: &[u8; COND_SIZE], what: &str) -> Result<Seen> {
     if u64::from_ne_bytes(word(bytes, 0)) != cond::TAG {
         return Err(foreign(what, "condition variable"));
     }
-    Ok(Seen { head: alloc::text("a counter")?, findings: Vec::new() })
+    let (head, identity) = (alloc::text("a counter")?, Identity::default());
+    Ok(Seen { head, findings: Vec::new(), holder: None, identity })
 }

@@ -88,6 +88,7 @@ pub(crate) mod mutex_at {
 
     pub(crate) const STATE: usize = offset_of!(MutexArea, state);
     pub(crate) const MARK: usize = offset_of!(MutexArea, mark);
+    pub(crate) const PID_NAMESPACE: usize = offset_of!(MutexArea, pid_namespace);
     pub(crate) const MUTEX: usize = offset_of!(MutexArea, mutex);
 }
 

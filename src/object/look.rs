@@ -19,6 +19,7 @@ use super::superblock::{Room, SUPERBLOCK_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::shm::named;
 use crate::sys::alloc::{self, Arc};
+use crate::sys::identity::Identity;
 use crate::sys::kept::Kept;
 use crate::sys::lock::Anchor;
 
@@ -51,6 +52,11 @@ pub(crate) struct Occupant {
     pub index: u32,
     pub life: Life,
     pub pid: u32,
+    pub identity: Identity,
+    /// Bits of [`End::bit`], and `ENDED`.
+    pub ends: u32,
+    /// Nanoseconds since 1970.
+    pub since: u64,
     pub push_intent: u64,
     pub pop_intent: u64,
 }
@@ -147,6 +153,14 @@ impl Look {
                         index,
                         life: self.life(index, generation)?,
                         pid: word32(slot, at::PID),
+                        identity: Identity {
+                            pid: word32(slot, at::PID),
+                            uid: word32(slot, at::UID),
+                            start_time: word64(slot, at::START_TIME),
+                            pid_namespace: word64(slot, at::PID_NAMESPACE),
+                        },
+                        ends: word32(slot, at::ENDS),
+                        since: word64(slot, at::SINCE),
                         push_intent: word64(slot, at::PUSH_INTENT),
                         pop_intent: word64(slot, at::POP_INTENT),
                     };

@@ -25,5 +25,5 @@ pub(crate) use look::{Life, Look, Occupant};
 pub(crate) use open::{Object, Request, pread_exact, unlink, wait_for_removal};
 pub(crate) use participant::{ENDED, POLLED_ENDS, Participant, Slot};
 pub(crate) use region::Shared;
-pub(crate) use role::{End, Holder, Role, RoleWord, deaths};
+pub(crate) use role::{End, Holder, Role, RoleWord, deaths, participant_of};
 pub(crate) use superblock::Superblock;

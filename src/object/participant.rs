@@ -82,7 +82,9 @@ pub(crate) struct Slot {
     pub poll: AtomicU32,
     /// The process that has the slot: [`process::tag`].
     process: AtomicU64,
-    reserved: [AtomicU64; 2],
+    /// When it was taken, in nanoseconds since 1970; for lists.
+    since: AtomicU64,
+    reserved: AtomicU64,
     /// Positions that a push is about to claim, or has claimed.
     pub push_intent: AtomicU64,
     /// Positions that a pop is about to claim, or has claimed.
@@ -109,6 +111,11 @@ pub(super) mod at {
     pub(crate) const STATE: usize = offset_of!(Slot, state);
     pub(crate) const GENERATION: usize = offset_of!(Slot, generation);
     pub(crate) const PID: usize = offset_of!(Slot, pid);
+    pub(crate) const UID: usize = offset_of!(Slot, uid);
+    pub(crate) const START_TIME: usize = offset_of!(Slot, start_time);
+    pub(crate) const PID_NAMESPACE: usize = offset_of!(Slot, pid_namespace);
+    pub(crate) const ENDS: usize = offset_of!(Slot, ends);
+    pub(crate) const SINCE: usize = offset_of!(Slot, since);
     pub(crate) const PUSH_INTENT: usize = offset_of!(Slot, push_intent);
     pub(crate) const POP_INTENT: usize = offset_of!(Slot, pop_intent);
 }

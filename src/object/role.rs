@@ -103,6 +103,12 @@ pub(crate) fn deaths(word: u64) -> u64 {
     Fields::of(word).deaths
 }
 
+/// The slot of the handle that has the role, by a role word; `None` if none has.
+pub(crate) fn participant_of(word: u64) -> Option<u32> {
+    let fields = Fields::of(word);
+    matches!(fields.state, HELD | ENDED).then_some(fields.participant)
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Fields {
     state: u64,

@@ -8,7 +8,8 @@ use super::mpmc::inspect::Cells;
 use super::options::{Options, policy};
 use crate::error::Result;
 use crate::object::{
-    CONTROL_OFFSET, End, Holder, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, Life, Look, Occupant, deaths,
+    CONTROL_OFFSET, End, Holder, KIND_BROADCAST, KIND_MPMC, KIND_SPSC, Life, Look, Occupant,
+    deaths, participant_of,
 };
 use crate::sync::EventCount;
 use crate::sys::alloc;
@@ -76,6 +77,21 @@ impl<'a> RingLook<'a> {
         // Negative where both are late, see above.
         let inside = if inside as i64 >= 0 { inside } else { 0 };
         Ok(inside.min(self.look.geometry().capacity))
+    }
+
+    /// The ends, as [`End::bit`], that the handle in slot `index` has, whose slot says `ends`.
+    pub(crate) fn roles(&self, index: u32, ends: u32) -> Result<u32> {
+        let mut roles = 0;
+        for (end, offset) in [(End::Producer, PRODUCER), (End::Consumer, CONSUMER)] {
+            let exclusive =
+                self.kind() == KIND_SPSC || (self.kind() == KIND_BROADCAST && end == End::Producer);
+            let has = match exclusive {
+                true => participant_of(self.look.u64(offset)?) == Some(index),
+                false => ends & end.bit() != 0,
+            };
+            roles |= if has { end.bit() } else { 0 };
+        }
+        Ok(roles)
     }
 
     /// Looks at all that is shared; `EBADMSG` says which word is impossible. How many cells were not

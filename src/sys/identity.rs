@@ -14,6 +14,9 @@ use nix::unistd::read;
 
 use super::file::beginning;
 
+/// More bytes of `/proc/PID/stat` than the first 22 fields have.
+const STAT: usize = 352;
+
 /// The diagnostic identity of this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -35,6 +38,31 @@ impl Identity {
             pid_namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |meta| meta.ino()),
         }
     }
+}
+
+/// The name of the program of a process that lives, ended by a zero; empty where it is not known, as in
+/// another PID namespace. A start time that is not 0 must be the process's.
+pub(crate) fn command(of: &Identity) -> [u8; 16] {
+    let mut name = [0; 16];
+    if of.pid_namespace == 0 || super::process::pid_namespace() != Some(of.pid_namespace) {
+        return name;
+    }
+    let mut path = [0_u8; 32];
+    // Ten digits at most, so it fits.
+    let _ = write!(&mut path[..], "/proc/{}/stat", of.pid);
+    let path = CStr::from_bytes_until_nul(&path).unwrap_or_default();
+    let mut stat = [0; STAT];
+    let stat = beginning(path, &mut stat);
+    let (open, close) =
+        (stat.iter().position(|&byte| byte == b'('), stat.iter().rposition(|&byte| byte == b')'));
+    if let (Some(open), Some(close)) = (open, close)
+        && open < close
+        && (of.start_time == 0 || start_time_in(stat) == Some(of.start_time))
+    {
+        let found = stat[open + 1..close].iter().take(15);
+        name.iter_mut().zip(found).for_each(|(to, &byte)| *to = byte);
+    }
+    name
 }
 
 /// Whether the kernel is writing a core dump of process `pid`, which holds its locks until that is done.
@@ -65,9 +93,10 @@ fn has_line(file: &OwnedFd, wanted: &[u8]) -> bool {
 }
 
 fn start_time() -> Option<u64> {
-    // More than the first 22 fields have.
-    let mut stat = [0; 352];
-    let stat = beginning(c"/proc/self/stat", &mut stat);
+    start_time_in(beginning(c"/proc/self/stat", &mut [0; STAT]))
+}
+
+fn start_time_in(stat: &[u8]) -> Option<u64> {
     // The program's name, in parentheses, may itself hold spaces and parentheses.
     let after_name = stat.iter().rposition(|&byte| byte == b')')? + 2;
     let fields = std::str::from_utf8(stat.get(after_name..)?).ok()?;

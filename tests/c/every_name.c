@@ -337,6 +337,12 @@ static void object(void)
     EXPECT(mdg_object_check(MDG_OBJECT_RING, name, report, sizeof report) == 0);
     EXPECT(strncmp(report, "ring, ", 6) == 0);
     EXPECT(mdg_object_repair(MDG_OBJECT_RING, name) == 0);
+    mdg_object_holder holder;
+    EXPECT(mdg_object_holders(MDG_OBJECT_RING, name, &holder, 1) == 1 && holder.alive == 1);
+    EXPECT(holder.pid == (uint32_t)getpid() && holder.uid == (uint32_t)geteuid() && holder.slot == 0);
+    EXPECT(holder.since_ns > 0 && holder.command[0] != 0 && holder.permits == 0);
+    EXPECT((holder.roles & ~(MDG_HOLDER_PRODUCER | MDG_HOLDER_CONSUMER)) == 0);
+    EXPECT((MDG_HOLDER_PERMITS | MDG_HOLDER_LOCK) == 12);
     EXPECT(mdg_object_reap(MDG_OBJECT_RING, name, 0) == -EBUSY);
     mdg_ring_close(ring);
     EXPECT(mdg_object_reap(MDG_OBJECT_RING, name, MDG_REAP_DRY_RUN | MDG_REAP_WITH_ITEMS) == 1);

@@ -19,6 +19,7 @@ pub trait Inventory {
     fn list() -> Vec<Info>;
     fn check(mechanism: Mechanism, name: &str) -> Outcome<(usize, String)>;
     fn repair(mechanism: Mechanism, name: &str) -> Outcome<usize>;
+    fn holders(mechanism: Mechanism, name: &str) -> Outcome<Vec<mdg_object_holder>>;
     fn reap_with(mechanism: Option<Mechanism>, name: Option<&str>, flags: u32) -> Outcome<usize>;
 
     /// Whatever is inside.
@@ -47,6 +48,23 @@ impl Inventory for Rust {
     }
     fn repair(mechanism: Mechanism, name: &str) -> Outcome<usize> {
         Ok(inventory::repair(mechanism, name.as_bytes())? as usize)
+    }
+    fn holders(mechanism: Mechanism, name: &str) -> Outcome<Vec<mdg_object_holder>> {
+        let mut all = Vec::new();
+        let total = inventory::holders(mechanism, name.as_bytes(), |one| {
+            all.push(mdg_object_holder {
+                pid: one.pid,
+                uid: one.uid,
+                slot: one.slot,
+                roles: one.roles,
+                alive: one.is_alive.into(),
+                permits: one.permits,
+                since_ns: one.since,
+                command: one.command.map(|byte| byte as _),
+            });
+        })?;
+        assert_eq!(total as usize, all.len());
+        Ok(all)
     }
     fn reap_with(mechanism: Option<Mechanism>, name: Option<&str>, flags: u32) -> Outcome<usize> {
         let options = inventory::ReapOptions {
@@ -148,6 +166,21 @@ impl Inventory for C {
         let name = c_string(name);
         // SAFETY: a C string.
         answer(|| unsafe { mdg_object_repair(mechanism as u32, name.as_ptr()) })
+    }
+    fn holders(mechanism: Mechanism, name: &str) -> Outcome<Vec<mdg_object_holder>> {
+        let name = c_string(name);
+        // SAFETY: integers only.
+        let mut all: [mdg_object_holder; 20] = unsafe { std::mem::zeroed() };
+        // SAFETY: a C string and an array as long as told; one of them is left alone.
+        let total = answer(|| unsafe {
+            mdg_object_holders(mechanism as u32, name.as_ptr(), all.as_mut_ptr(), all.len() - 1)
+        })?;
+        assert!(total < all.len() && all[total].pid == 0);
+        // SAFETY: nothing is stored.
+        let none =
+            || unsafe { mdg_object_holders(mechanism as u32, name.as_ptr(), ptr::null_mut(), 0) };
+        assert_eq!(answer(none)?, total);
+        Ok(all[..total].to_vec())
     }
     fn reap_with(mechanism: Option<Mechanism>, name: Option<&str>, flags: u32) -> Outcome<usize> {
         let name = name.map(c_string);

@@ -8,6 +8,7 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::identity::Identity;
 use crate::sys::kept;
 use crate::sys::lock::{Anchor, Token};
+use crate::time::since_1970;
 
 /// How many slots in use attaching asks about at most, how many states it reads for that, and how many
 /// locks in the kernel's list all these questions may come across.
@@ -87,6 +88,7 @@ impl Attach<'_> {
         slot.start_time.store(me.start_time, Ordering::Relaxed);
         slot.pid_namespace.store(me.pid_namespace, Ordering::Relaxed);
         slot.process.store(self.process, Ordering::Relaxed);
+        slot.since.store(since_1970(), Ordering::Relaxed);
         slot.generation.fetch_add(1, Ordering::Relaxed);
         // Release: pairs with the Acquire in `is_in_use`.
         slot.state.store(IN_USE, Ordering::Release);
