@@ -25,10 +25,11 @@ CONSTANTS = {
     "MDG_OBJECT_RING": objects.Mechanism.RING,
     "MDG_OBJECT_SEM": objects.Mechanism.SEM,
     "MDG_OBJECT_MUTEX": objects.Mechanism.MUTEX,
-    "MDG_OBJECT_POLL": objects.Mechanism.POLL,
     "MDG_OBJECT_TEMPORARY": objects.Mechanism.TEMPORARY,
     "MDG_OBJECT_OTHER": objects.Mechanism.OTHER,
     "MDG_OBJECT_COND": objects.Mechanism.COND,
+    "MDG_REAP_DRY_RUN": int(True),  # reap(..., dry_run=True)
+    "MDG_REAP_WITH_ITEMS": 2 * int(True),  # reap(..., with_items=True)
     "MDG_OBJECT_SOUND": objects.State.SOUND,
     "MDG_OBJECT_DAMAGED": objects.State.DAMAGED,
     "MDG_OBJECT_CORRUPT": objects.State.CORRUPT,
