@@ -50,9 +50,12 @@ int main(int argc, char **argv) {
     printf("mended: %d\n", (int)CHECKED(mdg_object_repair(MDG_OBJECT_RING, argv[1])));
     look(argv[1]);
 
-    ssize_t removed = CHECKED_BUT(-EBUSY, mdg_object_reap(MDG_OBJECT_RING, argv[1], MDG_REAP_WITH_ITEMS));
+    ssize_t removed = CHECKED_BUT(-EBUSY, mdg_object_reap(MDG_OBJECT_RING, argv[1], 0));
     printf("reaped while I have it open: %s\n", removed == -EBUSY ? "no, -EBUSY" : "yes");
     mdg_ring_close(ring);
-    printf("reaped then: %d\n", (int)CHECKED(mdg_object_reap(MDG_OBJECT_RING, argv[1], MDG_REAP_WITH_ITEMS)));
+    removed = CHECKED_BUT(-ENOTEMPTY, mdg_object_reap(MDG_OBJECT_RING, argv[1], 0));
+    printf("reaped with an item in it: %s\n", removed == -ENOTEMPTY ? "no, -ENOTEMPTY" : "yes");
+    removed = CHECKED(mdg_object_reap(MDG_OBJECT_RING, argv[1], MDG_REAP_WITH_ITEMS));
+    printf("reaped with its item: %d\n", (int)removed);
     return 0;
 }
