@@ -29,7 +29,7 @@ const MOST_SKIPPED: u32 = 4096;
 /// What a side has learnt about its stream. All zero at first.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Looks still to go without a pause.
     skip: Cell<u32>,
     /// How many there were last.

@@ -224,13 +224,6 @@ impl Ring {
         cancelled.load(Ordering::SeqCst) != 0 && cancelled.swap(0, Ordering::SeqCst) != 0
     }
 
-    /// Whether a call that waits is to end; [`Ring::take_cancellation`] makes it so.
-    #[inline(always)]
-    pub(super) fn is_cancelled(&self) -> bool {
-        // Relaxed: a hint, looked at again on the slow way.
-        self.hot.calls.cancelled.load(Ordering::Relaxed) != 0
-    }
-
     #[cold]
     pub(super) fn cancelled(&self) -> Error {
         self.refuse(Errno::ECANCELED, "the wait was cancelled")

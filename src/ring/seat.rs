@@ -2,7 +2,7 @@
 //! in *this* process, and all zero means "not attached, nothing held".
 
 use std::cell::Cell;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::pace::Pace;
 use super::spsc::Side;
@@ -55,6 +55,15 @@ pub(crate) struct Told {
     pub by_event: Cell<u32>,
 }
 
+impl Calls {
+    /// Whether a cancellation is pending.
+    #[inline(always)]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        // Relaxed: a hint, looked at again on the slow way.
+        self.cancelled.load(Ordering::Relaxed) != 0
+    }
+}
+
 // SAFETY: cells and atomics of integers: zero is valid, nothing to drop.
 unsafe impl Zeroed for Hot {}
 
@@ -76,6 +85,8 @@ pub(crate) struct Seat {
 pub(crate) struct Grip {
     /// 1 if the handle takes part in this end.
     pub held: Cell<u32>,
+    /// Pops in a row that found the ring empty at position `limit`, where many pop.
+    pub vain: Cell<u32>,
     /// A position that was claimed and not finished: handed out, or kept back for the next call.
     pub run: Cell<InHands>,
     pub pace: Pace,
@@ -84,7 +95,7 @@ pub(crate) struct Grip {
     pub blocked_since: Cell<u64>,
     /// Where it begins; or, for the ends of a broadcast, what is written or read next.
     pub position: Cell<u64>,
-    /// How far `position` of a broadcast may go without another look at the ring.
+    /// How far `position` of a broadcast may go without another look at the ring; see also `vain`.
     pub limit: Cell<u64>,
 }
 

@@ -1,18 +1,21 @@
-//! The straight ways: what a C entry does when all it needs is at hand, or one look away. Nothing here
+//! The straight ways: what a call does when all it needs is at hand, or one look away; `fast` chooses. Nothing here
 //! sleeps, fails or panics, and nothing but a wake-up leaves these functions: a look at private numbers, a
 //! copy, and one release store; in kinds that many share, a claim. Who has gone through all it knew of
 //! looks at the other side's index once more, or for a moment if it may wait.
 
 use std::hint::spin_loop;
 use std::ptr::NonNull;
-use std::sync::atomic::{Ordering, fence};
 
 use super::copy::is_blocks;
 use super::demote::LARGE;
 use super::engine::Engine;
 use super::handle::Ring;
 use super::poll::wake;
+use super::seat::Hot;
+use super::spsc::Core;
 use crate::object::End;
+use crate::sync::atomic::{AtomicU32, Ordering, fence};
+use crate::sync::{EventCount, Spinner};
 
 /// What one more look has brought.
 pub(crate) enum Found {
@@ -22,20 +25,29 @@ pub(crate) enum Found {
     Nothing,
 }
 
-/// Rings with one producer and one consumer.
-impl Ring {
+/// Rings with one producer and one consumer, one item at a time: what these ways need of a handle, and
+/// the ways. A model checker runs them over a handle of its own.
+pub(crate) trait ForTwo {
+    fn core(&self) -> &Core;
+    fn hot(&self) -> &Hot;
+    fn spinner(&self) -> &Spinner;
+    /// Whether the memory was found to be cut short.
+    fn is_cut(&self) -> bool;
+    /// Wakes the sleepers at `end`, and returns 0.
+    fn wake(&self, end: End) -> i32;
+
     /// Whether `count` items, at least one, can be pushed without a look at the other side.
     #[inline(always)]
-    pub(crate) fn has_room_for(&self, count: usize) -> bool {
+    fn has_room_for(&self, count: usize) -> bool {
         // Relaxed: a shutdown that races with a push may come after it.
-        self.hot.push.ready() > (count as u64).wrapping_sub(1)
-            && self.core.control().flags.0.load(Ordering::Relaxed) == 0
+        self.hot().push.ready() > (count as u64).wrapping_sub(1)
+            && self.core().control().flags.0.load(Ordering::Relaxed) == 0
     }
 
     /// Whether `count` items, at least one, can be popped without a look at the other side.
     #[inline(always)]
-    pub(crate) fn has_items(&self, count: usize) -> bool {
-        self.hot.pop.ready() > (count as u64).wrapping_sub(1)
+    fn has_items(&self, count: usize) -> bool {
+        self.hot().pop.ready() > (count as u64).wrapping_sub(1)
     }
 
     /// Pushes one item of eight bytes.
@@ -43,33 +55,27 @@ impl Ring {
     /// # Safety
     /// `has_room_for(1)`; `item_size` is 8; `item` is readable for eight bytes.
     #[inline(always)]
-    pub(crate) unsafe fn push_word(&self, item: *const u8) -> i32 {
-        let event = self.event(End::Consumer);
+    unsafe fn push_word(&self, item: *const u8) -> i32 {
+        let event = self.core().control().event(End::Consumer);
         // SAFETY: the caller's promise.
-        unsafe { self.core.push_word(&self.hot.push, item) };
-        if event.is_armed() { wake(self, End::Consumer) } else { 0 }
-    }
-
-    /// Whether it is such a ring.
-    #[inline(always)]
-    pub(crate) fn is_for_two(&self) -> bool {
-        matches!(self.engine, Engine::Spsc)
+        unsafe { self.core().push_word(&self.hot().push, item) };
+        if event.is_armed() { self.wake(End::Consumer) } else { 0 }
     }
 
     /// Items by one more look at the producer's index. `None`: the slow way has something to say.
     #[inline(always)]
     fn look_again(&self) -> Option<u64> {
-        let (side, control) = (&self.hot.pop, self.core.control());
+        let (side, control) = (&self.hot().pop, self.core().control());
         // Acquire, and before the look at the index: what was committed before a shutdown is seen by
         // everyone who sees the shutdown.
         if !side.is_held()
             || side.run() != 0
             || control.flags.0.load(Ordering::Acquire) != 0
-            || self.object.region().is_cut()
+            || self.is_cut()
         {
             return None;
         }
-        self.core.seen(side).ok()
+        self.core().seen(side).ok()
     }
 
     /// Pops one of `count` items that a look has found, unless it pays to wait for more.
@@ -78,14 +84,14 @@ impl Ring {
     /// There are so many, at least one; `item` is writable for an item.
     #[inline(always)]
     unsafe fn pop_found(&self, count: u64, item: *mut u8, may_wait: bool) -> Option<i32> {
-        if self.core.keeps_distance(&self.hot.pop, count, may_wait) {
+        if self.core().keeps_distance(&self.hot().pop, count, may_wait) {
             return None;
         }
-        let event = self.event(End::Producer);
-        self.core.believe(&self.hot.pop, count);
+        let event = self.core().control().event(End::Producer);
+        self.core().believe(&self.hot().pop, count);
         // SAFETY: there is one at least; the caller vouches for the buffer.
-        unsafe { self.core.pop_first(&self.hot.pop, item) };
-        Some(if event.is_armed() { wake(self, End::Producer) } else { 0 })
+        unsafe { self.core().pop_first(&self.hot().pop, item) };
+        Some(if event.is_armed() { self.wake(End::Producer) } else { 0 })
     }
 
     /// When [`Ring::has_items`] says no and the caller does not wait: an item if one has come. `None`:
@@ -94,10 +100,10 @@ impl Ring {
     /// # Safety
     /// `item` is writable for an item.
     #[inline(always)]
-    pub(crate) unsafe fn pop_at_heels(&self, item: *mut u8) -> Option<Found> {
+    unsafe fn pop_at_heels(&self, item: *mut u8) -> Option<Found> {
         match self.look_again()? {
             // Who waits with a descriptor has it armed again on the slow way.
-            0 if self.is_polled(End::Consumer) => None,
+            0 if self.hot().calls.asked.get() & End::Consumer.bit() != 0 => None,
             0 => Some(Found::Nothing),
             // SAFETY: a look has found so many; the caller vouches for the buffer.
             count => unsafe { self.pop_found(count, item, false) }.map(Found::One),
@@ -111,9 +117,9 @@ impl Ring {
     /// # Safety
     /// `item` is writable for an item.
     #[inline(always)]
-    pub(crate) unsafe fn pop_in_a_moment(&self, item: *mut u8) -> Option<i32> {
-        let turns = self.spinner.moment();
-        if turns == 0 || self.is_cancelled() || self.look_again()? != 0 {
+    unsafe fn pop_in_a_moment(&self, item: *mut u8) -> Option<i32> {
+        let turns = self.spinner().moment();
+        if turns == 0 || self.hot().calls.is_cancelled() || self.look_again()? != 0 {
             return None;
         }
         for look in 0..turns {
@@ -122,10 +128,10 @@ impl Ring {
                 spin_loop();
             }
             match self.look_again()? {
-                0 if self.is_cancelled() => return None,
+                0 if self.hot().calls.is_cancelled() => return None,
                 0 => {}
                 count => {
-                    self.spinner.helped(look);
+                    self.spinner().helped(look);
                     // SAFETY: a look has found so many; the caller vouches for the buffer.
                     return unsafe { self.pop_found(count, item, true) };
                 }
@@ -139,23 +145,23 @@ impl Ring {
     /// # Safety
     /// `has_items(1)`; `item_size` is 8; `item` is writable for eight bytes.
     #[inline(always)]
-    pub(crate) unsafe fn pop_word(&self, item: *mut u8) -> i32 {
-        let event = self.event(End::Producer);
+    unsafe fn pop_word(&self, item: *mut u8) -> i32 {
+        let event = self.core().control().event(End::Producer);
         // SAFETY: the caller's promise.
-        unsafe { self.core.pop_word(&self.hot.pop, item) };
-        if event.is_armed() { wake(self, End::Producer) } else { 0 }
+        unsafe { self.core().pop_word(&self.hot().pop, item) };
+        if event.is_armed() { self.wake(End::Producer) } else { 0 }
     }
 
     /// Whether items are short and made of blocks, which are copied with few registers.
     #[inline(always)]
-    pub(crate) fn has_blocks(&self) -> bool {
-        is_blocks(self.core.item_size())
+    fn has_blocks(&self) -> bool {
+        is_blocks(self.core().item_size())
     }
 
     /// Whether items are so large that popping one is more than copying it, see `demote`.
     #[inline(always)]
-    pub(crate) fn has_large_items(&self) -> bool {
-        self.core.item_size() >= LARGE
+    fn has_large_items(&self) -> bool {
+        self.core().item_size() >= LARGE
     }
 
     /// Pushes one item.
@@ -163,11 +169,11 @@ impl Ring {
     /// # Safety
     /// `has_room_for(1)`; `item` is readable for an item; `BLOCKS`: `has_blocks()`.
     #[inline(always)]
-    pub(crate) unsafe fn push_sized<const BLOCKS: bool>(&self, item: *const u8) -> i32 {
-        let event = self.event(End::Consumer);
+    unsafe fn push_sized<const BLOCKS: bool>(&self, item: *const u8) -> i32 {
+        let event = self.core().control().event(End::Consumer);
         // SAFETY: the caller's promise.
-        unsafe { self.core.push_sized::<BLOCKS>(&self.hot.push, item) };
-        if event.is_armed() { wake(self, End::Consumer) } else { 0 }
+        unsafe { self.core().push_sized::<BLOCKS>(&self.hot().push, item) };
+        if event.is_armed() { self.wake(End::Consumer) } else { 0 }
     }
 
     /// Pops one item.
@@ -175,13 +181,43 @@ impl Ring {
     /// # Safety
     /// `has_items(1)`; `item` is writable for an item; `BLOCKS`: `has_blocks()`.
     #[inline(always)]
-    pub(crate) unsafe fn pop_sized<const BLOCKS: bool>(&self, item: *mut u8) -> i32 {
-        let event = self.event(End::Producer);
+    unsafe fn pop_sized<const BLOCKS: bool>(&self, item: *mut u8) -> i32 {
+        let event = self.core().control().event(End::Producer);
         // SAFETY: the caller's promise.
-        unsafe { self.core.pop_sized::<BLOCKS>(&self.hot.pop, item) };
-        if event.is_armed() { wake(self, End::Producer) } else { 0 }
+        unsafe { self.core().pop_sized::<BLOCKS>(&self.hot().pop, item) };
+        if event.is_armed() { self.wake(End::Producer) } else { 0 }
+    }
+}
+
+impl ForTwo for Ring {
+    #[inline(always)]
+    fn core(&self) -> &Core {
+        &self.core
     }
 
+    #[inline(always)]
+    fn hot(&self) -> &Hot {
+        &self.hot
+    }
+
+    #[inline(always)]
+    fn spinner(&self) -> &Spinner {
+        &self.spinner
+    }
+
+    #[inline(always)]
+    fn is_cut(&self) -> bool {
+        self.object.region().is_cut()
+    }
+
+    #[inline(always)]
+    fn wake(&self, end: End) -> i32 {
+        wake(self, end)
+    }
+}
+
+/// Rings with one producer and one consumer: many items at once, and in place.
+impl Ring {
     /// Pushes `count` items.
     ///
     /// # Safety
@@ -254,12 +290,6 @@ impl Ring {
 
 /// The same for rings with many producers and consumers.
 impl Ring {
-    /// Whether trying that makes sense; else it is a broadcast, or the slow way is the shorter one.
-    #[inline(always)]
-    pub(crate) fn goes_straight(&self) -> bool {
-        matches!(self.engine, Engine::Mpmc { .. })
-    }
-
     /// Pushes one item if that goes straight ahead, and then returns 0. `WORD`: items have eight bytes.
     ///
     /// # Safety
@@ -299,6 +329,20 @@ impl Ring {
             return None;
         }
         Some(if event.is_armed() { wake(self, End::Producer) } else { 0 })
+    }
+
+    /// Whether a pop that does not wait has nothing to take, and the slow path nothing to say or to do
+    /// about that.
+    #[inline(always)]
+    pub(crate) fn is_plainly_empty(&self) -> bool {
+        let pop = &self.hot.seat.pop;
+        let Engine::Mpmc { core, .. } = &self.engine else { return false };
+        // Relaxed: a shutdown that races with a pop may come after it.
+        pop.is_free()
+            && core.memory().control().flags.0.load(Ordering::Relaxed) == 0
+            && !self.is_polled(End::Consumer)
+            && !self.object.region().is_cut()
+            && core.is_plainly_empty(&pop.limit, &pop.vain)
     }
 }
 
@@ -350,14 +394,22 @@ impl Ring {
 #[cold]
 #[inline(never)]
 pub(super) extern "C" fn wake_if_room(ring: &Ring) -> i32 {
-    let lets_push = || {
-        // Pairs with the fence of who arms, where membarrier cannot be had and every reader comes here.
-        fence(Ordering::SeqCst);
-        let polled = ring.control().polled.0.load(Ordering::Relaxed);
-        // Who waits with a descriptor looks at nothing by itself: it hears of every read, and finds out
-        // then whether somebody dead is in its way.
-        ring.event(End::Producer).has_sleeper() && (polled != 0 || ring.engine.lets_push())
-    };
-    let lets_push = std::panic::catch_unwind(std::panic::AssertUnwindSafe(lets_push));
-    if lets_push.unwrap_or(true) { wake(ring, End::Producer) } else { 0 }
+    let (event, polled) = (ring.event(End::Producer), &ring.control().polled.0);
+    let wakes = || is_to_be_woken(event, polled, || ring.engine.lets_push());
+    let wakes = std::panic::catch_unwind(std::panic::AssertUnwindSafe(wakes));
+    if wakes.unwrap_or(true) { wake(ring, End::Producer) } else { 0 }
+}
+
+/// Whether a producer sleeps at `event`, or may have a descriptor for it, and can go on.
+pub(super) fn is_to_be_woken(
+    event: &EventCount,
+    polled: &AtomicU32,
+    lets_push: impl FnOnce() -> bool,
+) -> bool {
+    // Pairs with the fence of who arms, where membarrier cannot be had and every reader comes here.
+    fence(Ordering::SeqCst);
+    let polled = polled.load(Ordering::Relaxed);
+    // Who waits with a descriptor looks at nothing by itself: it hears of every read, and finds out
+    // then whether somebody dead is in its way.
+    event.has_sleeper() && (polled != 0 || lets_push())
 }

@@ -8,11 +8,18 @@ use nix::errno::Errno;
 
 use super::control::{CORRUPT, SHUTDOWN};
 use super::engine::{Engine, Trouble};
+use super::fast::{self, Rust, SLOWLY};
 use super::handle::Ring;
-use super::straight::wake_if_room;
+use super::straight::{ForTwo, wake_if_room};
 use crate::error::{Error, Result};
 use crate::object::End;
 use crate::time::Timeout;
+
+/// What the fast path needs to know of `timeout`: whether it is 0.
+#[inline(always)]
+fn nowait(timeout: Timeout) -> i64 {
+    if timeout == Timeout::NoWait { 0 } else { -1 }
+}
 
 impl Ring {
     /// Waits for room for one item and pushes it.
@@ -344,20 +351,34 @@ impl Ring {
     /// Waits for room and pushes `item`, which has exactly [`Ring::item_size`] bytes.
     pub fn push(&self, item: &[u8], timeout: Timeout) -> Result<()> {
         self.one_item(item.len())?;
-        // SAFETY: of the right size, just checked.
-        unsafe { self.push_raw(item.as_ptr(), timeout) }
+        // SAFETY: a live handle, and an item of the right size, just checked.
+        match unsafe { fast::push::<Rust>(self, item.as_ptr(), nowait(timeout)) } {
+            // SAFETY: as above.
+            SLOWLY => unsafe { self.push_raw(item.as_ptr(), timeout) },
+            _ => Ok(()),
+        }
     }
 
     /// Waits for an item and copies it into `item`, which has exactly [`Ring::item_size`] bytes.
     pub fn pop(&self, item: &mut [u8], timeout: Timeout) -> Result<()> {
         self.one_item(item.len())?;
-        // SAFETY: of the right size, just checked.
-        unsafe { self.pop_raw(item.as_mut_ptr(), timeout) }
+        // SAFETY: a live handle, and a buffer of the right size, just checked.
+        match unsafe { fast::pop::<Rust>(self, item.as_mut_ptr(), nowait(timeout)) } {
+            0 => Ok(()),
+            // SAFETY: as above.
+            SLOWLY => unsafe { self.pop_raw(item.as_mut_ptr(), timeout) },
+            _ => Err(Error::would_block()),
+        }
     }
 
     /// Waits for room for one item, pushes as many of the items as fit, and says how many.
     pub fn push_many(&self, items: &[u8], timeout: Timeout) -> Result<usize> {
         let count = self.items_in(items.len())?;
+        if count > 0 && self.has_room_for(count) {
+            // SAFETY: as said; `count` items lie in the slice.
+            unsafe { self.push_at_once(items.as_ptr(), count) };
+            return Ok(count);
+        }
         // SAFETY: `count` items lie in the slice.
         unsafe { self.push_many_raw(items.as_ptr(), count, timeout) }
     }
@@ -365,6 +386,11 @@ impl Ring {
     /// Waits for one item, pops as many as there are and fit, and says how many.
     pub fn pop_many(&self, items: &mut [u8], timeout: Timeout) -> Result<usize> {
         let count = self.items_in(items.len())?;
+        if count > 0 && self.has_items(count) {
+            // SAFETY: as said; `count` items fit in the slice.
+            unsafe { self.pop_at_once(items.as_mut_ptr(), count) };
+            return Ok(count);
+        }
         // SAFETY: `count` items fit in the slice.
         unsafe { self.pop_many_raw(items.as_mut_ptr(), count, timeout) }
     }

@@ -6,6 +6,7 @@ use std::ffi::{c_int, c_void};
 
 use super::super::args;
 use super::{mdg_ring, returned, with};
+use crate::ring::ForTwo;
 use crate::time::Timeout;
 
 /// [`mdg_ring_reserve`] when it has to wait, or to fail, or many push.

@@ -1,14 +1,13 @@
-//! Pushing and popping by copy. What needs neither waiting nor failing is in the entries themselves;
-//! all else is in functions that they jump to.
+//! Pushing and popping by copy. What needs neither waiting nor failing is in `ring::fast`, which is inlined
+//! into the entries; all else is in functions that it jumps to.
 
 use std::ffi::{c_int, c_void};
 
 use super::super::args;
-use super::super::base::MDG_NOWAIT;
 use super::super::guard::would_block;
 use super::{mdg_ring, returned, with};
 use crate::error::Result;
-use crate::ring::{Found, Ring};
+use crate::ring::{Face, ForTwo, Ring, fast};
 use crate::time::{Nanos, Timeout};
 
 /// Bytes of `count` items: `EINVAL` for a NULL `items`, `EOVERFLOW` for more than memory has.
@@ -99,261 +98,42 @@ unsafe extern "C" fn pop_many_slowly(
     }
 }
 
-/// [`mdg_ring_push`] where many push; else it is a broadcast, or the slow way is the right one.
-///
-/// # Safety
-/// As for [`mdg_ring_push`], with a live handle and an item.
-#[inline(never)]
-unsafe extern "C" fn push_straight(
-    ring: *mut mdg_ring,
-    item: *const c_void,
-    timeout_ns: i64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        if !live.goes_straight() {
-            return push_to_all(ring, item, timeout_ns);
-        }
-        if live.item_size() != 8 {
-            return push_straight_sized(ring, item, timeout_ns);
-        }
-        match live.push_straight::<true>(item.cast()) {
-            Some(done) => done,
-            None => push_straight_sized(ring, item, timeout_ns),
-        }
+/// Calls from C.
+struct C;
+
+impl Face for C {
+    type Handle = *mut mdg_ring;
+
+    #[inline(always)]
+    unsafe fn ring<'a>(handle: *mut mdg_ring) -> &'a Ring {
+        // SAFETY: the caller's promise.
+        unsafe { args::known(handle.cast_const()) }
     }
-}
 
-/// [`mdg_ring_push`] of a broadcast; else the slow way.
-///
-/// # Safety
-/// As for [`push_straight`].
-#[inline(never)]
-unsafe extern "C" fn push_to_all(
-    ring: *mut mdg_ring,
-    item: *const c_void,
-    timeout_ns: i64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        if live.item_size() != 8 {
-            return push_to_all_sized(ring, item, timeout_ns);
-        }
-        match live.push_to_all::<true>(item.cast()) {
-            Some(done) => done,
-            None => push_slowly(ring, item, timeout_ns),
-        }
+    #[inline(always)]
+    fn would_block() -> c_int {
+        would_block()
     }
-}
 
-/// As [`push_to_all`], for items of any size.
-///
-/// # Safety
-/// As for [`push_to_all`].
-#[inline(never)]
-unsafe extern "C" fn push_to_all_sized(
-    ring: *mut mdg_ring,
-    item: *const c_void,
-    timeout_ns: i64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        match live.push_to_all::<false>(item.cast()) {
-            Some(done) => done,
-            None => push_slowly(ring, item, timeout_ns),
-        }
+    #[inline(always)]
+    unsafe extern "C" fn push_slowly(
+        handle: *mut mdg_ring,
+        item: *const u8,
+        timeout_ns: i64,
+    ) -> c_int {
+        // SAFETY: the caller's promise.
+        unsafe { push_slowly(handle, item.cast(), timeout_ns) }
     }
-}
 
-/// As [`push_straight`], for items of any size.
-///
-/// # Safety
-/// As for [`push_straight`].
-#[inline(never)]
-unsafe extern "C" fn push_straight_sized(
-    ring: *mut mdg_ring,
-    item: *const c_void,
-    timeout_ns: i64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        match live.push_straight::<false>(item.cast()) {
-            Some(done) => done,
-            None => push_slowly(ring, item, timeout_ns),
-        }
+    #[inline(always)]
+    unsafe extern "C" fn pop_slowly(
+        handle: *mut mdg_ring,
+        item: *mut u8,
+        timeout_ns: i64,
+    ) -> c_int {
+        // SAFETY: the caller's promise.
+        unsafe { pop_slowly(handle, item.cast(), timeout_ns) }
     }
-}
-
-/// [`mdg_ring_pop`] where one pops, who has gone through all it knew of; else the slow way.
-///
-/// # Safety
-/// As for [`pop_straight`].
-#[inline(never)]
-unsafe extern "C" fn pop_at_heels(
-    ring: *mut mdg_ring,
-    item: *mut c_void,
-    timeout_ns: i64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        if timeout_ns == MDG_NOWAIT {
-            match live.pop_at_heels(item.cast()) {
-                Some(Found::One(done)) => return done,
-                Some(Found::Nothing) => return would_block(),
-                None => {}
-            }
-        } else if let Some(done) = live.pop_in_a_moment(item.cast()) {
-            return done;
-        }
-        pop_slowly(ring, item, timeout_ns)
-    }
-}
-
-/// [`mdg_ring_pop`] where many pop; else it is for two, or a broadcast, or the slow way is the right one.
-///
-/// # Safety
-/// As for [`mdg_ring_pop`], with a live handle and a buffer.
-#[inline(never)]
-unsafe extern "C" fn pop_straight(
-    ring: *mut mdg_ring,
-    item: *mut c_void,
-    timeout_ns: i64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        if live.is_for_two() {
-            return pop_at_heels(ring, item, timeout_ns);
-        }
-        if !live.goes_straight() {
-            return pop_as_all(ring, item, timeout_ns);
-        }
-        if live.item_size() != 8 {
-            return pop_straight_sized(ring, item, timeout_ns);
-        }
-        match live.pop_straight::<true>(item.cast()) {
-            Some(done) => done,
-            None => pop_straight_sized(ring, item, timeout_ns),
-        }
-    }
-}
-
-/// [`mdg_ring_pop`] of a broadcast; else the slow way.
-///
-/// # Safety
-/// As for [`pop_straight`].
-#[inline(never)]
-unsafe extern "C" fn pop_as_all(ring: *mut mdg_ring, item: *mut c_void, timeout_ns: i64) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        if live.item_size() != 8 {
-            return pop_as_all_sized(ring, item, timeout_ns);
-        }
-        match live.pop_as_all::<true>(item.cast()) {
-            Some(done) => done,
-            None => pop_slowly(ring, item, timeout_ns),
-        }
-    }
-}
-
-/// As [`pop_as_all`], for items of any size.
-///
-/// # Safety
-/// As for [`pop_as_all`].
-#[inline(never)]
-unsafe extern "C" fn pop_as_all_sized(
-    ring: *mut mdg_ring,
-    item: *mut c_void,
-    timeout_ns: i64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        match live.pop_as_all::<false>(item.cast()) {
-            Some(done) => done,
-            None => pop_slowly(ring, item, timeout_ns),
-        }
-    }
-}
-
-/// As [`pop_straight`], for items of any size.
-///
-/// # Safety
-/// As for [`pop_straight`].
-#[inline(never)]
-unsafe extern "C" fn pop_straight_sized(
-    ring: *mut mdg_ring,
-    item: *mut c_void,
-    timeout_ns: i64,
-) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live = args::known(ring.cast_const());
-        match live.pop_straight::<false>(item.cast()) {
-            Some(done) => done,
-            None => pop_slowly(ring, item, timeout_ns),
-        }
-    }
-}
-
-/// [`mdg_ring_push`] of an item of another size than 8, with room for it. Items made of blocks need no
-/// stack: one register saved there is a store to one more line between two lines of the ring, and
-/// halves the rate at which a producer of 64-byte items writes.
-///
-/// # Safety
-/// As for `Ring::push_sized`, with a live handle.
-#[inline(never)]
-unsafe extern "C" fn push_sized(ring: *mut mdg_ring, item: *const c_void) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live: &Ring = args::known(ring.cast_const());
-        if !live.has_blocks() {
-            return push_any(ring, item);
-        }
-        live.push_sized::<true>(item.cast())
-    }
-}
-
-/// As [`push_sized`], for items of any size.
-///
-/// # Safety
-/// As for `Ring::push_sized`, with a live handle.
-#[inline(never)]
-unsafe extern "C" fn push_any(ring: *mut mdg_ring, item: *const c_void) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe { args::known(ring.cast_const()).push_sized::<false>(item.cast()) }
-}
-
-/// [`mdg_ring_pop`] of an item of another size than 8 that is there.
-///
-/// # Safety
-/// As for `Ring::pop_sized`, with a live handle.
-#[inline(never)]
-unsafe extern "C" fn pop_sized(ring: *mut mdg_ring, item: *mut c_void) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let live: &Ring = args::known(ring.cast_const());
-        if !live.has_blocks() || live.has_large_items() {
-            return pop_any(ring, item);
-        }
-        live.pop_sized::<true>(item.cast())
-    }
-}
-
-/// As [`pop_sized`], for items of any size.
-///
-/// # Safety
-/// As for `Ring::pop_sized`, with a live handle.
-#[inline(never)]
-unsafe extern "C" fn pop_any(ring: *mut mdg_ring, item: *mut c_void) -> c_int {
-    // SAFETY: the caller's promise.
-    unsafe { args::known(ring.cast_const()).pop_sized::<false>(item.cast()) }
 }
 
 /// Pushes one item: copies item_size bytes from `item` into the ring, waiting for room at most
@@ -381,13 +161,7 @@ pub unsafe extern "C" fn mdg_ring_push(
     // SAFETY: the caller's promise.
     unsafe {
         match args::live(ring.cast_const()) {
-            Some(live) if !item.is_null() && live.has_room_for(1) => {
-                if live.item_size() != 8 {
-                    return push_sized(ring, item);
-                }
-                live.push_word(item.cast())
-            }
-            Some(_) if !item.is_null() => push_straight(ring, item, timeout_ns),
+            Some(_) if !item.is_null() => fast::push::<C>(ring, item.cast(), timeout_ns),
             _ => push_slowly(ring, item, timeout_ns),
         }
     }
@@ -420,13 +194,7 @@ pub unsafe extern "C" fn mdg_ring_pop(
     // SAFETY: the caller's promise.
     unsafe {
         match args::live(ring.cast_const()) {
-            Some(live) if !item.is_null() && live.has_items(1) => {
-                if live.item_size() != 8 {
-                    return pop_sized(ring, item);
-                }
-                live.pop_word(item.cast())
-            }
-            Some(_) if !item.is_null() => pop_straight(ring, item, timeout_ns),
+            Some(_) if !item.is_null() => fast::pop::<C>(ring, item.cast(), timeout_ns),
             _ => pop_slowly(ring, item, timeout_ns),
         }
     }
