@@ -147,8 +147,10 @@ fn naps_grow_while_nothing_comes() {
     assert!(spinner.idle.get() / NAP_PART > NAPS.1);
     assert_eq!(idle(-1, 0), (1, true));
     assert_eq!(spinner.idle.get(), Duration::ZERO, "news make the naps short again");
-    idle(120_000_000, 100);
-    assert!(spinner.idle.get() / NAP_PART > NAPS.1);
+    // Idle is the time that was asked for; a busy machine sleeps for longer.
+    while spinner.idle.get() / NAP_PART <= NAPS.1 {
+        idle(100_000_000, 100);
+    }
     // So does an item that was popped without a wait.
     position.set(8);
     idle(1, 100);
