@@ -633,6 +633,7 @@ static void objects(void)
 {
     static char report[2048];
     static mdg_object_info info[8];
+    static mdg_object_holder holders[8];
     mdg_sem_opts undo = MDG_SEM_OPTS_INIT;
     uint32_t mechanisms[] = {MDG_OBJECT_SEM, MDG_OBJECT_MUTEX, MDG_OBJECT_COND};
     undo.kind = MDG_SEM_UNDO;
@@ -643,6 +644,8 @@ static void objects(void)
         if (private)
             TRY(NOTHING, mdg_object_list(info, 8), NOTHING)
         TRY(NOTHING, mdg_object_check(MDG_OBJECT_RING, name, report, sizeof report), NOTHING)
+        TRY(NOTHING, mdg_object_holders(MDG_OBJECT_RING, name, holders, 8), NOTHING)
+        TRY(NOTHING, mdg_object_holders(MDG_OBJECT_RING, missing, holders, 8), NOTHING)
         TRY(NOTHING, mdg_object_check(MDG_OBJECT_RING, missing, report, sizeof report), NOTHING)
         for (struct trial trial = begin("mdg_object_repair(...)", __LINE__); more(&trial);) {
             leave_a_corpse(kind);
@@ -671,6 +674,7 @@ static void objects(void)
     for (int i = 0; i < 3; i++) {
         TRY(NOTHING, mdg_object_check(mechanisms[i], name, report, sizeof report), NOTHING)
         TRY(NOTHING, mdg_object_reap(mechanisms[i], name, 0), NOTHING)
+        TRY(NOTHING, mdg_object_holders(mechanisms[i], name, holders, 8), NOTHING)
     }
     if (private) {
         TRY(info[0].size = sizeof info[0], mdg_object_list(info, 8), NOTHING)
