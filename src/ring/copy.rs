@@ -9,6 +9,7 @@
 
 use std::arch::asm;
 use std::ptr;
+#[cfg(target_arch = "x86_64")]
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Longest run of bytes that is copied here; longer ones are the C library's, which knows the

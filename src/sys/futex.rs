@@ -22,7 +22,7 @@ pub(crate) enum Wake {
 /// Sleeps while `*word == expected`, at most `timeout`.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) -> Wake {
     let timeout = libc::timespec {
-        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: timeout.subsec_nanos().into(),
     };
     // SAFETY: `word` and `timeout` are valid for the call; FUTEX_WAIT only reads them.
