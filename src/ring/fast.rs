@@ -261,7 +261,7 @@ unsafe extern "C" fn pop_straight<F: Face>(
     unsafe {
         let ring = F::ring(handle);
         if !matches!(ring.engine, Engine::Mpmc { .. }) {
-            return pop_at_heels::<F>(handle, item, timeout_ns);
+            return pop_elsewhere::<F>(handle, item, timeout_ns);
         }
         if ring.item_size() != 8 {
             return pop_straight_sized::<F>(handle, item, timeout_ns);
@@ -314,8 +314,26 @@ unsafe extern "C" fn pop_straight_sized<F: Face>(
     }
 }
 
-/// [`pop`] of a ring for two by a consumer that has gone through all it knew of; else it is a
-/// broadcast, or the slow path is the shorter one.
+/// [`pop`] of a ring for two, a broadcast, or a ring of which the slow path is the shorter one.
+///
+/// # Safety
+/// As for [`pop`].
+#[inline(never)]
+unsafe extern "C" fn pop_elsewhere<F: Face>(
+    handle: F::Handle,
+    item: *mut u8,
+    timeout_ns: i64,
+) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if matches!(F::ring(handle).engine, Engine::Spsc) {
+            return pop_at_heels::<F>(handle, item, timeout_ns);
+        }
+        pop_as_all::<F>(handle, item, timeout_ns)
+    }
+}
+
+/// [`pop`] of a ring for two by a consumer that has gone through all it knew of.
 ///
 /// # Safety
 /// As for [`pop`].
@@ -328,9 +346,6 @@ unsafe extern "C" fn pop_at_heels<F: Face>(
     // SAFETY: the caller's promise.
     unsafe {
         let ring = F::ring(handle);
-        if !matches!(ring.engine, Engine::Spsc) {
-            return pop_as_all::<F>(handle, item, timeout_ns);
-        }
         if timeout_ns == NOWAIT {
             match ring.pop_at_heels(item) {
                 Some(Found::One(done)) => return done,
