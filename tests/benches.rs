@@ -50,6 +50,8 @@ fn the_suite_runs_verifies_and_draws() {
         ("inplace64k", "madang"),
         ("trip_spin", "madang_nowait"),
         ("trip_budget", "madang"),
+        ("trip_many", "madang_nowait"),
+        ("trip_many_budget", "madang"),
         ("trip_sleep", "madang"),
         ("idle", "madang"),
     ] {

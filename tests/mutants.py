@@ -280,13 +280,13 @@ MUTANTS = [
     Mutant(
         "look-again-after-shutdown", "a pop that looks again does not look whether the ring was shut down",
         STRAIGHT, "ring shutdown",
-        ("            || control.flags.0.load(Ordering::Acquire) != 0\n            || self.object",
-         "            || { let _ = control; false }\n            || self.object")),
+        ("            || control.flags.0.load(Ordering::Acquire) != 0\n            || self.is_cut",
+         "            || { let _ = control; false }\n            || self.is_cut")),
     Mutant(
         "moment-without-cancellation", "a call that waits for a moment does not look whether it was cancelled",
         STRAIGHT, "wait_cancel cancelling_a_busy_exchange",
-        ("                0 if self.is_cancelled() => return None,\n", ""),
-        ("turns == 0 || self.is_cancelled() || self", "turns == 0 || self")),
+        ("                0 if self.hot().calls.is_cancelled() => return None,\n", ""),
+        ("turns == 0 || self.hot().calls.is_cancelled() || self", "turns == 0 || self")),
     Mutant(
         "word-commit-before-copy-in", "an item of eight bytes is committed before it is copied in",
         SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use madang::ffi::ring::*;
 use madang::ring::{Kind, Options, Ring, policy};
 use support::face::{FOREVER, NOWAIT, refused_with};
@@ -333,8 +335,10 @@ fn the_hole_of_a_dead_producer_is_skipped<F: Face>() {
         holes.into_iter().for_each(kill);
         let mut item = [0; 8];
         // A caller that polls gets it, too, if it goes on polling.
+        let start = Instant::now();
         while let Err(error) = ring.pop(&mut item, wait) {
             assert_eq!((error.code, wait), (libc::EAGAIN, NOWAIT), "{}", error.text);
+            assert!(start.elapsed() < Duration::from_secs(20), "a hole for ever");
         }
         assert_eq!(u64::from_ne_bytes(item), 2);
         assert_eq!(sums(&ring), [2, 2, 0, 0, 0]);

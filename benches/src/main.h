@@ -4,7 +4,7 @@
  *
  *     PROGRAM spsc|mpmc|broadcast|roundtrip|idle [--item 8] [--capacity 1024] [--batch 1]
  *             [--count N] [--producers 1] [--consumers 1] [--readers 1] [--think NS]
- *             [--in-place] [--stop-proof]
+ *             [--in-place] [--stop-proof] [--many]
  *     ok=1 ops=123456789.0 seconds=0.081
  *
  * Exit status 77 means that this queue has no such work; stderr says why.
@@ -25,6 +25,7 @@ static struct work parse(int argc, char **argv) {
         const char *key = argv[i];
         if (strcmp(key, "--in-place") == 0) { w.in_place = 1; continue; }
         if (strcmp(key, "--stop-proof") == 0) { w.stopproof = 1; continue; }
+        if (strcmp(key, "--many") == 0) { w.mpmc = 1; continue; } /* a queue for many, used by two */
         uint64_t value = ++i < argc ? strtoull(argv[i], NULL, 10) : 0;
         if (strcmp(key, "--item") == 0) w.item = value;
         else if (strcmp(key, "--batch") == 0) w.batch = value;

@@ -2,8 +2,9 @@
  *
  * Fills a ring of a kind (a number; 3 is a broadcast) and empties it again: by single items of 8 bytes,
  * by batches of 32 if FUNCTION is push_many or pop_many, in place if it is reserve, commit, peek or
- * release. Nothing waits; only the first call of each kind looks at the other side. Who runs this counts
+ * release. With a fourth argument, pops an empty ring so often. Nothing waits; only the first call of each kind looks at the other side. Who runs this counts
  * instructions inside FUNCTION. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,7 +29,7 @@ int main(int argc, char **argv)
     mdg_ring *ring;
     uint64_t items[BATCH], sent = 0, seen = 0;
 
-    check(argc == 4, "usage: instructions FUNCTION OPERATIONS KIND");
+    check(argc == 4 || argc == 5, "usage: instructions FUNCTION OPERATIONS KIND [empty]");
     opts.kind = (uint32_t)atoi(argv[3]);
     opts.flags = opts.kind == MDG_RING_BROADCAST ? MDG_RING_OLDEST : 0;
     size_t operations = strtoul(argv[2], NULL, 10);
@@ -38,6 +39,12 @@ int main(int argc, char **argv)
     const void *item;
     check(operations * (many ? BATCH : 1) < CAPACITY, "too many operations");
     check(mdg_ring_open(&ring, NULL, &opts, O_RDWR, 0) == 0, "mdg_ring_open");
+    if (argc == 5) {
+        for (size_t i = 0; i < operations; i++)
+            check(mdg_ring_pop(ring, items, MDG_NOWAIT) == -EAGAIN, "empty");
+        mdg_ring_close(ring);
+        return 0;
+    }
     for (size_t i = 0; i < operations; i++) {
         for (size_t j = 0; j < BATCH; j++)
             items[j] = sent + j;
