@@ -19,7 +19,7 @@ use support::pipe_face::{C as Pipes, Face as _};
 use support::process::{fork, join, serial};
 use support::ring_face::{C, Entry, Face, SECOND};
 use support::sem_face::Permits;
-use support::waits::{beside_a_holder, each_wait, posix, rings};
+use support::waits::{Waiting, beside_a_holder, each_wait, posix, rings};
 
 on_both_faces! { Ring, C in turn:
     a_cancellation_stands_until_a_call_waits
@@ -326,7 +326,7 @@ fn an_interruption_at_any_moment_ends_a_wait() {
                     unsafe { libc::pthread_kill(me, libc::SIGUSR2) };
                 }
             });
-            let ends = |what: &str, call: &mut dyn FnMut(i64) -> Outcome<()>| {
+            let ends: &dyn Fn(&str, &mut Waiting<'_>) = &|what, call| {
                 for _ in 0..ROUNDS {
                     let start = Instant::now();
                     asked.fetch_add(1, Ordering::Release);
@@ -335,7 +335,7 @@ fn an_interruption_at_any_moment_ends_a_wait() {
                     late.set(late.get() + u32::from(start.elapsed() > Duration::from_millis(90)));
                 }
             };
-            let result = catch_unwind(AssertUnwindSafe(|| each_wait(held, &ends)));
+            let result = catch_unwind(AssertUnwindSafe(|| each_wait(held, ends)));
             over.store(true, Ordering::Release);
             result.unwrap_or_else(|panic| resume_unwind(panic));
         });
