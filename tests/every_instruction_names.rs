@@ -24,7 +24,7 @@ fn ring_options(kind: u32, policy: u32) -> mdg_ring_opts {
         max_handles: 3,
         policy,
         flags: if kind == MDG_RING_BROADCAST { MDG_RING_OLDEST } else { 0 },
-        reserved: 0,
+        item_align: 0,
     }
 }
 
