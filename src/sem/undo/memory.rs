@@ -77,28 +77,45 @@ impl Mapped {
     pub(super) fn event(&self) -> &EventCount {
         self.0.region().view(EVENT).expect("inside every object")
     }
+}
 
-    fn word(&self, at: Place) -> &AtomicU64 {
+/// Memory that consists of atomics. The orderings are here, for the mapped memory and for models alike.
+pub(super) trait Words {
+    /// Participants there may be.
+    fn count(&self) -> u32;
+    /// The atomic at a place.
+    fn at(&self, at: Place) -> &AtomicU64;
+}
+
+impl Words for Mapped {
+    fn count(&self) -> u32 {
+        self.0.geometry().max_handles
+    }
+
+    fn at(&self, at: Place) -> &AtomicU64 {
         let offset = offset(self.0.geometry(), at);
         self.0.region().view(offset).expect("an index below participants()")
     }
 }
 
-impl Memory for Mapped {
+impl<W: Words> Memory for W {
     fn participants(&self) -> u32 {
-        self.0.geometry().max_handles
+        self.count()
     }
 
     fn load(&self, at: Place) -> u64 {
-        self.word(at).load(Ordering::Acquire)
+        // Acquire: pairs with the Release in `store` and in `exchange`.
+        self.at(at).load(Ordering::Acquire)
     }
 
     fn store(&self, at: Place, value: u64) {
-        self.word(at).store(value, Ordering::Release);
+        // Release: pairs with the Acquire in `load` and in `exchange`.
+        self.at(at).store(value, Ordering::Release);
     }
 
     fn exchange(&self, at: Place, seen: u64, new: u64) -> bool {
+        // AcqRel: who sees the word that names an operation sees its intent.
         let order = (Ordering::AcqRel, Ordering::Acquire);
-        self.word(at).compare_exchange(seen, new, order.0, order.1).is_ok()
+        self.at(at).compare_exchange(seen, new, order.0, order.1).is_ok()
     }
 }

@@ -62,6 +62,8 @@
 
 mod handle;
 mod inspect;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod memory;
 #[cfg(test)]
 mod steps;
