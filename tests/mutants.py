@@ -25,7 +25,7 @@ OVERWRITE, GATED = "src/ring/broadcast/overwrite.rs", "src/ring/broadcast/gated.
 STOPPROOF, SWEEP = "src/ring/stopproof/mod.rs", "src/ring/stopproof/recover.rs"
 SPSC, STRAIGHT = "src/ring/spsc.rs", "src/ring/straight.rs"
 EVENT, OPEN = "src/sync/event_count.rs", "src/object/open.rs"
-WAIT = "src/sync/wait.rs"
+WAIT, PERMITS = "src/sync/wait.rs", "src/sem/undo/memory.rs"
 
 
 class Mutant:
@@ -375,6 +375,10 @@ MUTANTS = [
         STOPPROOF, "model ring::stopproof::loom_models::a_killed_consumer_with_room_for_one",
         ("            let seen = self.cell(cell)?;\n", "            let seen = self.cell(cell)?;\n"
          "            self.retire(head, word);\n")),
+    Mutant(
+        "permit-relaxed", "replacing a semaphore's word is no release",
+        PERMITS, "model sem::undo::loom_models::a_killed",
+        ("(Ordering::AcqRel, Ordering::Acquire)", "(Ordering::Acquire, Ordering::Acquire)")),
     Mutant(
         "no-help", "a producer does not move a tail that somebody left behind",
         STOPPROOF, "model ring::stopproof::loom_models::a_killed_producer",
