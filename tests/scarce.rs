@@ -31,11 +31,12 @@ fn no_address_space_left() {
         let (ring, shm, sem) = (unique("mem-ring"), unique("mem-shm"), unique("mem-sem"));
         let flags = OpenFlags::new(Access::ReadWrite, Creation::CreateNew);
         setrlimit(Resource::RLIMIT_AS, address_space() + (8 << 20), 1 << 40).unwrap();
-        let large = Options::new(1 << 20, 64);
+        // Less than a /dev/shm of 64 MB holds, which is what containers have.
+        let large = Options::new(1 << 18, 64);
         let refused = [
             Ring::open(ring.as_bytes(), &large, flags, 0o600).map(drop).unwrap_err(),
             Ring::anonymous(&large, Access::ReadWrite).map(drop).unwrap_err(),
-            Shm::open(shm.as_bytes(), 64 << 20, flags, 0o600).map(drop).unwrap_err(),
+            Shm::open(shm.as_bytes(), 16 << 20, flags, 0o600).map(drop).unwrap_err(),
         ];
         // Not a page more: not even a semaphore can be mapped, nor a handle be had.
         setrlimit(Resource::RLIMIT_AS, 4096, 1 << 40).unwrap();

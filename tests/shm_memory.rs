@@ -297,7 +297,7 @@ fn resize_without_address_space<S: Segment>() {
             segment.put(0, b"kept");
             let before = segment.addr();
             confine::limit(Resource::RLIMIT_AS, 1 << 20);
-            let (resized, made) = (segment.resize(64 << 20), S::anonymous(64 << 20, false));
+            let (resized, made) = (segment.resize(16 << 20), S::anonymous(16 << 20, false));
             confine::limit(Resource::RLIMIT_AS, u64::MAX);
             assert_eq!((refused(resized), refused(made)), (Errno::ENOMEM, Errno::ENOMEM));
             assert_eq!((segment.size(), segment.object_size()), (5000, 5000));
