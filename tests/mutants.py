@@ -26,6 +26,7 @@ STOPPROOF, SWEEP = "src/ring/stopproof/mod.rs", "src/ring/stopproof/recover.rs"
 SPSC, STRAIGHT = "src/ring/spsc.rs", "src/ring/straight.rs"
 EVENT, OPEN = "src/sync/event_count.rs", "src/object/open.rs"
 WAIT, PERMITS = "src/sync/wait.rs", "src/sem/undo/memory.rs"
+ARMING = "src/ring/arming.rs"
 
 
 class Mutant:
@@ -181,6 +182,22 @@ MUTANTS = [
         ("        if HEEDS {\n            interrupt::check()?;", "        if false {\n            interrupt::check()?;"),
         ("    if interrupt::take() || sleep == Wake::Interrupted {",
          "    if sleep == Wake::Interrupted {")),
+    Mutant(
+        "rearm-without-look", "a call that arms its descriptor does not look at the ring again",
+        ARMING, "model ring::arming::loom_models::two_notifiers_and_a_waiter_light",
+        ("    let found = attempt();\n", "    drop(attempt);\n    let found: Result<Option<T>> = Ok(None);\n")),
+    Mutant(
+        "clear-whatever-arming", "a notifier clears an arming that came after its touch",
+        ARMING, "model ring::arming::loom_models::two_notifiers_and_a_waiter_light",
+        ("Err(now) if now & !FLAGS == arming && now & end != 0 => seen = now,",
+         "Err(now) if arming <= u32::MAX && now & end != 0 => seen = now,")),
+    Mutant(
+        "clear-before-touch", "a notifier clears an arming before it touches the file",
+        ARMING, "model ring::arming::loom_models::a_killed_notifier_leaves_its_waiters_to_the_next_light",
+        ("        if !touch() {\n            return false;\n        }\n"
+         "        armed.iter().flatten().for_each(|&(word, seen)| clear(word, seen, end));\n",
+         "        armed.iter().flatten().for_each(|&(word, seen)| clear(word, seen, end));\n"
+         "        if !touch() {\n            return false;\n        }\n")),
     Mutant(
         "tail-relaxed", "the commit of a one-to-one ring is not a release",
         SPSC, "model ring::spsc::loom_models::one_by_one",

@@ -51,8 +51,10 @@ pub(super) fn arm<'a>(
     if !drained && before & asked == asked {
         return false;
     }
-    // SeqCst: before the arming of the event counts, whose fences pair with the notifier's.
-    word.store((before & !ENDS).wrapping_add(ARMING) | asked, Ordering::SeqCst);
+    // SeqCst: before the arming of the event counts, whose fences pair with the notifier's. An
+    // exchange where a store would do: a clearing of the last arming comes before either, but the
+    // model checker knows it of an exchange only.
+    word.swap((before & !ENDS).wrapping_add(ARMING) | asked, Ordering::SeqCst);
     events.for_each(EventCount::arm_firmly);
     true
 }

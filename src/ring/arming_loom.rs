@@ -122,13 +122,11 @@ fn two_notifiers(fences: Fences) {
 }
 
 #[test]
-#[ignore = "a deadlock that is not explained yet: the waiter is not woken"]
 fn two_notifiers_and_a_waiter_light() {
     two_notifiers(Fences::Light);
 }
 
 #[test]
-#[ignore = "a deadlock that is not explained yet: the waiter is not woken"]
 fn two_notifiers_and_a_waiter_heavy() {
     two_notifiers(Fences::Heavy);
 }
@@ -148,13 +146,11 @@ fn two_waiters(fences: Fences) {
 }
 
 #[test]
-#[ignore = "a deadlock that is not explained yet: the second waiter is not woken"]
 fn a_notifier_and_two_waiters_light() {
     two_waiters(Fences::Light);
 }
 
 #[test]
-#[ignore = "a deadlock that is not explained yet: the second waiter is not woken"]
 fn a_notifier_and_two_waiters_heavy() {
     two_waiters(Fences::Heavy);
 }
