@@ -305,6 +305,19 @@ MUTANTS = [
         ("                0 if self.hot().calls.is_cancelled() => return None,\n", ""),
         ("turns == 0 || self.hot().calls.is_cancelled() || self", "turns == 0 || self")),
     Mutant(
+        "empty-without-index", "a pop that polls never looks whether somebody has claimed the next position",
+        MPMC, "ring_mpmc the_hole_of_a_dead_producer_is_skipped",
+        ("self.memory.tail().load(Ordering::Relaxed) == head", "true")),
+    Mutant(
+        "word-look-relaxed", "the straight pop's look at a cell is not an acquire",
+        MPMC, "model ring::mpmc::loom_models::a_producer_and_two_consumers",
+        ("            if cell.load(Ordering::Acquire) != full {", "            if cell.load(Ordering::Relaxed) != full {")),
+    Mutant(
+        "seen-relaxed", "a consumer's look at the tail is not an acquire",
+        SPSC, "model ring::spsc::loom_models::one_by_one_with_room",
+        ("let tail = self.control().tail.0.load(Ordering::Acquire);\n        let there",
+         "let tail = self.control().tail.0.load(Ordering::Relaxed);\n        let there")),
+    Mutant(
         "word-commit-before-copy-in", "an item of eight bytes is committed before it is copied in",
         SPSC, "model ring::spsc::loom_models::one_by_one_in_one_slot",
         ("        // SAFETY: as in `push_one`; the masked index is below the capacity.\n",

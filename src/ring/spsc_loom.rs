@@ -6,7 +6,10 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::*;
+use crate::object::End;
 use crate::ring::seat::Hot;
+use crate::ring::straight::{ForTwo, Found};
+use crate::sync::Spinner;
 use crate::sync::model::{Fences, Watch, check, check_kills, killed_after, share};
 
 struct Memory {
@@ -32,7 +35,26 @@ fn memory(capacity: u64) -> Arc<Memory> {
 struct Ring {
     core: Core,
     hot: Box<Hot>,
+    spinner: Spinner,
     _memory: Arc<Memory>,
+}
+
+impl ForTwo for Ring {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+    fn hot(&self) -> &Hot {
+        &self.hot
+    }
+    fn spinner(&self) -> &Spinner {
+        &self.spinner
+    }
+    fn is_cut(&self) -> bool {
+        false
+    }
+    fn wake(&self, _end: End) -> i32 {
+        unreachable!("nobody sleeps")
+    }
 }
 
 // SAFETY: one thread at a time uses it.
@@ -46,7 +68,7 @@ impl Ring {
         let core = unsafe { Core::new(NonNull::from(&*memory.control), slots, capacity, 8) };
         // SAFETY: all-zero is the state of a fresh Hot.
         let hot = Box::new(unsafe { std::mem::zeroed() });
-        Self { core, hot, _memory: memory.clone() }
+        Self { core, hot, spinner: Spinner::new(), _memory: memory.clone() }
     }
 
     /// Takes the producing end.
@@ -65,17 +87,22 @@ impl Ring {
     /// Pushes as many of the items as there is room for, with one commit.
     fn push(&self, items: &[u64]) -> usize {
         let side = &self.hot.push;
+        // Most of them: what one is pushed by affects what is read from beside the index.
+        if let [item] = items
+            && item % 3 != 2
+            && self.has_room_for(1)
+        {
+            // SAFETY: there is room for one; eight bytes.
+            assert_eq!(unsafe { self.push_word((&raw const *item).cast()) }, 0);
+            return 1;
+        }
+        // The slow path.
         if side.ready() < items.len() as u64 {
             self.core.look_push(side).unwrap();
         }
         let count = side.ready().min(items.len() as u64);
         match count {
             0 => {}
-            // Most of them: what one is pushed by affects what is read from beside the index.
-            // SAFETY: there is room for one; eight bytes.
-            1 if items[0] % 3 != 2 => unsafe {
-                self.core.push_word(side, items.as_ptr().cast());
-            },
             // SAFETY: as above.
             1 => unsafe { self.core.push_one(side, items.as_ptr().cast()) },
             // SAFETY: there is room for so many; so many items of eight bytes.
@@ -87,15 +114,30 @@ impl Ring {
     /// Pops at most `most` items, up to two.
     fn pop(&self, most: u64) -> Vec<u64> {
         let (side, mut items) = (&self.hot.pop, [0_u64; 2]);
-        let looks = side.ready() < most;
-        if looks {
+        if most == 1 {
+            let item = items.as_mut_ptr().cast();
+            if self.has_items(1) {
+                // SAFETY: there is one; eight bytes.
+                assert_eq!(unsafe { self.pop_word(item) }, 0);
+                return vec![items[0]];
+            }
+            // SAFETY: room for one.
+            match unsafe { self.pop_at_heels(item) } {
+                Some(Found::One(done)) => {
+                    assert_eq!(done, 0);
+                    return vec![items[0]];
+                }
+                Some(Found::Nothing) => return Vec::new(),
+                None => {}
+            }
+        }
+        // The slow path.
+        if side.ready() < most {
             self.core.look_pop(side, true).unwrap();
         }
         let count = side.ready().min(most);
         match count {
             0 => {}
-            // SAFETY: there is one; eight bytes.
-            1 if !looks => unsafe { self.core.pop_word(side, items.as_mut_ptr().cast()) },
             // SAFETY: there is one; eight bytes.
             1 => unsafe { self.core.pop_first(side, items.as_mut_ptr().cast()) },
             // SAFETY: there are so many; room for two items.

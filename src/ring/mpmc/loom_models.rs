@@ -7,7 +7,8 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::*;
-use crate::sync::atomic::AtomicU64;
+use crate::ring::control::RETURNED;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::model::{Fences, check, check_kills, killed_after, share, step};
 
 #[derive(Debug)]
@@ -23,6 +24,8 @@ struct Model {
     head: AtomicU64,
     counters: [AtomicU64; 3],
     returns: [AtomicU64; 3],
+    /// The control page's flags: operations take the straight way only while they are 0.
+    flags: AtomicU32,
     cells: Vec<Slot>,
     intents: Vec<[AtomicU64; 2]>,
     /// Which participants are dead. Stored with Release after the last access, as the kernel frees
@@ -74,8 +77,13 @@ impl Memory for Model {
     fn redelivered(&self) -> &AtomicU64 {
         &self.returns[2]
     }
-    fn flag_returned(&self, _is: bool) {
-        // A hint: nothing may rest on it.
+    fn flag_returned(&self, is: bool) {
+        // As `Mapped` does.
+        if is {
+            self.flags.fetch_or(RETURNED, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!RETURNED, Ordering::Relaxed);
+        }
     }
     fn place<const WORD: bool>(&self, position: u64) -> u64 {
         position
@@ -131,6 +139,7 @@ fn make(capacity: usize, straight: bool, redeliver: bool) -> Arc<Ring> {
         head: zero(),
         counters: std::array::from_fn(|_| zero()),
         returns: std::array::from_fn(|_| zero()),
+        flags: AtomicU32::default(),
         cells: (0..capacity).map(slot).collect(),
         intents: (0..PARTICIPANTS).map(|_| [zero(), zero()]).collect(),
         dead: (0..PARTICIPANTS).map(|_| zero()).collect(),
@@ -141,10 +150,14 @@ fn make(capacity: usize, straight: bool, redeliver: bool) -> Arc<Ring> {
 
 impl Ring {
     fn push_all(&self, me: u32, items: &[u64]) -> usize {
+        // As `fast` does.
         // SAFETY: an item of eight bytes.
         if self.is_straight(me)
             && items.len() == 1
-            && unsafe { self.push_one::<false>(me, items.as_ptr().cast()) }
+            && unsafe {
+                self.push_one::<true>(me, items.as_ptr().cast())
+                    || self.push_one::<false>(me, items.as_ptr().cast())
+            }
         {
             return 1;
         }
@@ -154,7 +167,8 @@ impl Ring {
     }
 
     fn is_straight(&self, me: u32) -> bool {
-        me == 1 && self.memory.straight
+        // Relaxed: as in `straight`.
+        me == 1 && self.memory.straight && self.memory.flags.load(Ordering::Relaxed) == 0
     }
 
     /// Pops at most two items.
@@ -167,8 +181,14 @@ impl Ring {
 
     fn pop_item(&self, me: u32) -> Option<u64> {
         let mut item = 0_u64;
+        // As `fast` does.
         // SAFETY: room for an item of eight bytes.
-        if self.is_straight(me) && unsafe { self.pop_one::<false>(me, (&raw mut item).cast()) } {
+        if self.is_straight(me)
+            && unsafe {
+                self.pop_one::<true>(me, (&raw mut item).cast())
+                    || self.pop_one::<false>(me, (&raw mut item).cast())
+            }
+        {
             return Some(item);
         }
         // SAFETY: room for one item of eight bytes.

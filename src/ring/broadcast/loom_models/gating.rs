@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::ring::straight::is_to_be_woken;
 use crate::sync::EventCount;
 
 type Ring = Gated<Model>;
@@ -310,7 +311,7 @@ fn an_evicted_reader_in_place() {
 
 /// The producer sleeps in front of a full ring. Readers wake it only if it can go on; with two that
 /// read at the same time one of them does. (A sleep has no limit here: a lost wake-up is a deadlock.)
-fn woken_by_the_last(fences: Fences) {
+fn woken_by_the_last(fences: Fences, by_lets_push: bool) {
     check(2, fences, move || {
         let ring = ring(1, false);
         let event = share(EventCount::default());
@@ -324,8 +325,14 @@ fn woken_by_the_last(fences: Fences) {
             let (ring, event) = (ring.clone(), event.clone());
             thread::spawn(move || {
                 reader.pop(&ring);
-                // As `wake_if_room` does, with one of its two barriers: that of `lets_push`.
-                if event.is_armed() && ring.lets_push() && event.has_sleeper() {
+                // As `wake_if_room` does; or with one of its two barriers, that of `lets_push`.
+                let wakes = || {
+                    if by_lets_push {
+                        return ring.lets_push() && event.has_sleeper();
+                    }
+                    is_to_be_woken(&event, &AtomicU32::default(), || ring.lets_push())
+                };
+                if event.is_armed() && wakes() {
                     event.notify();
                 }
                 reader
@@ -346,10 +353,15 @@ fn woken_by_the_last(fences: Fences) {
 
 #[test]
 fn the_last_of_two_readers_wakes_the_producer_light() {
-    woken_by_the_last(Fences::Light);
+    woken_by_the_last(Fences::Light, true);
 }
 
 #[test]
 fn the_last_of_two_readers_wakes_the_producer_heavy() {
-    woken_by_the_last(Fences::Heavy);
+    woken_by_the_last(Fences::Heavy, true);
+}
+
+#[test]
+fn the_producer_is_woken_as_a_handle_does() {
+    woken_by_the_last(Fences::Heavy, false);
 }
