@@ -251,6 +251,18 @@ def limits(lab):
     return found, memory
 
 
+def growth(lab):
+    """What calls cost beside many idle handles, and beside many rings."""
+    program, found = os.path.join(lab.folder, "growth"), []
+    for what, number in suite.GROWTH:
+        figures = lab.start([program, f"--{what}", str(number)])
+        if number == 1:
+            alone = figures["call"]
+        found.append((f"{number} {what}", figures["call"], figures["call"] / alone,
+                      figures["attach"], figures["stat"]))
+    return found
+
+
 # Rounds of a run that is neither quick nor smoke, where a row does not say another number.
 FULL = 7
 
@@ -303,11 +315,12 @@ def main():
         print("stopped; what was measured is written", flush=True)
         lab.machine.files = []  # no more waiting
     machine_can, memory = limits(lab)
+    grown = growth(lab)
     write_csv(options.out, results, all_pairs)
     for name, svg in plots.draw(results).items():
         with open(os.path.join(options.out, name), "w", encoding="utf-8") as file:
             file.write(svg)
-    text = report.text(results, machine_can, memory, lab.absent)
+    text = report.text(results, machine_can, memory, grown, lab.absent)
     with open(os.path.join(options.out, "table.md"), "w", encoding="utf-8") as file:
         file.write(text)
     print(text)

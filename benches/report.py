@@ -70,7 +70,7 @@ def judge(row, table, refused, bar):
             "met" if ok else "missed")
 
 
-def text(results, machine_can, memory, absent):
+def text(results, machine_can, memory, grown, absent):
     lines = ["## Bars", "",
              "| Work | Figure | Madang: median (quartiles) | Against | Theirs | Ratio | Bar | |",
              "|---|---|---|---|---|---|---|---|"]
@@ -84,6 +84,16 @@ def text(results, machine_can, memory, absent):
     for capacity, item, taken, bar in memory:
         lines.append(f"| {capacity} | {item} | {taken} | ≤ {bar} | "
                      f"{'met' if taken <= bar else 'missed'} |")
+    lines += ["", "## Cost that grows", "",
+              f"Beside so many idle handles of the same ring, or rings. Bars: push and pop at most "
+              f"{suite.GROWTH_CALL:g} times the figure beside one, attaching and closing at most "
+              f"{suite.GROWTH_ATTACH / 1e6:g} ms.", "",
+              "| Beside | Push and pop | Times | Attach and close | Statistics | |",
+              "|---|---|---|---|---|---|"]
+    for beside, call, times, attach, stat in grown:
+        ok = times <= suite.GROWTH_CALL and attach <= suite.GROWTH_ATTACH
+        lines.append(f"| {beside} | {call:.0f} ns | {times:.2f} | {attach / 1e3:.1f} µs | "
+                     f"{stat / 1e3:.1f} µs | {'met' if ok else 'missed'} |")
     lines += ["", "## What the machine can do", "", "| | |", "|---|---|"]
     lines += [f"| {what} | {value} |" for what, value in machine_can.items()]
     if absent:

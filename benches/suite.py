@@ -146,6 +146,17 @@ SWEEPS = [
     for n in range(2, 13, 2)
 ]
 
+# What calls cost beside idle handles of the same ring, and beside other rings: (option, number).
+GROWTH = [("handles", 1), ("handles", 64), ("handles", 512), ("handles", 2048),
+          ("rings", 1), ("rings", 100), ("rings", 1000)]
+
+# Push and pop must not grow: at most so many times what they cost beside one.
+GROWTH_CALL = 1.5
+
+# Attaching and closing, in nanoseconds, beside however many.
+GROWTH_ATTACH = 1_000_000
+
+
 # (capacity, item size): the memory that an empty ring takes, against its bar.
 MEMORY = [(1024, 8), (65536, 8), (1024, 64), (1024, 1024), (64, 4096), (16, 65536)]
 

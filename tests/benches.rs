@@ -70,6 +70,13 @@ fn the_suite_runs_verifies_and_draws() {
         let svg = fs::read_to_string(out.join(plot)).unwrap();
         assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{plot}");
     }
+    // What calls cost beside many handles, and beside many rings, each with its bar.
+    for beside in ["1 handles", "2048 handles", "1000 rings"] {
+        assert!(
+            fs::read_to_string(out.join("table.md")).unwrap().contains(&format!("| {beside} | ")),
+            "{beside}"
+        );
+    }
     // What needs a package is named together with it.
     let table = fs::read_to_string(out.join("table.md")).unwrap();
     assert!(table.contains("| DPDK rte_ring | libdpdk-dev |"), "{table}");
