@@ -390,16 +390,24 @@ fn options_that_make_no_sense<F: Face>() {
     let spsc = open(&Options::new(4, 8)).unwrap();
     let oldest = Options { start: Start::Oldest, ..Options::default() };
     refused_with(open(&oldest), libc::EINVAL, "only a consumer of a broadcast");
-    refused_with(open(&broadcast(4, 8, 0)), libc::EPROTO, "kind is 3 here but 1 in the object");
+    refused_with(
+        open(&broadcast(4, 8, 0)),
+        libc::EPROTO,
+        "kind is BROADCAST here but SPSC in the object",
+    );
     F::unlink(&name.0).unwrap();
     drop(spsc);
     let ring = open(&broadcast(4, 8, policy::EVICT)).unwrap();
     let other = open(&broadcast(4, 8, policy::OVERWRITE));
-    refused_with(other, libc::EPROTO, "policy is 2 here but 4 in the object");
+    refused_with(other, libc::EPROTO, "policy is OVERWRITE here but EVICT in the object");
     open(&oldest).unwrap();
     // Without a kind the policy is that of the ring that is there.
     let only = |policy| Options { policy, ..Options::default() };
     open(&only(policy::EVICT)).unwrap();
-    refused_with(open(&only(policy::OVERWRITE)), libc::EPROTO, "policy is 2 here but 4");
+    refused_with(
+        open(&only(policy::OVERWRITE)),
+        libc::EPROTO,
+        "policy is OVERWRITE here but EVICT",
+    );
     drop(ring);
 }

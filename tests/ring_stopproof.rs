@@ -292,7 +292,7 @@ fn mismatches<F: Face>() {
     let open = |options: &Options| F::open(Some(&name.0), options, CREATE, 0o600);
     let ring = open(&stopproof(4, 8)).unwrap();
     let failing = Options { policy: policy::FAIL, ..stopproof(4, 8) };
-    refused_with(open(&failing), libc::EPROTO, "policy is 8 here but 1 in the object");
+    refused_with(open(&failing), libc::EPROTO, "policy is FAIL here but STOPPROOF in the object");
     open(&Options::default()).unwrap();
     drop(ring);
     for kind in [None, Some(Kind::Spsc), Some(Kind::Broadcast)] {

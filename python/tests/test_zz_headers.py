@@ -30,6 +30,10 @@ CONSTANTS = {
     "MDG_OBJECT_COND": objects.Mechanism.COND,
     "MDG_REAP_DRY_RUN": int(True),  # reap(..., dry_run=True)
     "MDG_REAP_WITH_ITEMS": 2 * int(True),  # reap(..., with_items=True)
+    "MDG_HOLDER_PRODUCER": objects.Role.PRODUCER,
+    "MDG_HOLDER_CONSUMER": objects.Role.CONSUMER,
+    "MDG_HOLDER_PERMITS": objects.Role.PERMITS,
+    "MDG_HOLDER_LOCK": objects.Role.LOCK,
     "MDG_OBJECT_SOUND": objects.State.SOUND,
     "MDG_OBJECT_DAMAGED": objects.State.DAMAGED,
     "MDG_OBJECT_CORRUPT": objects.State.CORRUPT,
