@@ -6,6 +6,7 @@
 # make storm  processes killed and stopped at random on every kind of ring, for minutes
 # make fuzz   the fuzz targets under AddressSanitizer, SECONDS=60 each, TARGETS="cells ..."; nightly Rust
 # make hostile  processes that scribble on objects in use, SECONDS=10 on each kind
+# make mutants  all faults that the models and tests must notice: half an hour and more
 # make sanitize  examples and tests under the address, undefined-behaviour and thread sanitizers
 # make valgrind  the examples under valgrind
 # make clean
@@ -13,7 +14,7 @@
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/release
 
-.PHONY: all run check bench every-instruction storm fuzz hostile sanitize valgrind clean
+.PHONY: all run check bench every-instruction storm fuzz hostile mutants sanitize valgrind clean
 
 all:
 	$(CARGO) build --release --lib
@@ -41,6 +42,9 @@ fuzz:
 hostile:
 	MADANG_SCRIBBLE_MS=$(or $(SECONDS),10)000 $(CARGO) test --release --test hostile -- --nocapture
 	MADANG_OVERLAY_MS=$(or $(SECONDS),10)000 $(CARGO) test --release --test overlays -- --nocapture
+
+mutants:
+	tests/mutants.py
 
 sanitize:
 	tests/sanitize.sh
