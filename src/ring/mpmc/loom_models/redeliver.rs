@@ -215,11 +215,10 @@ fn nothing_is_settled_too_early() {
     });
 }
 
-/// Alive, it keeps what it has: for the first time and for the second. Three switches take minutes:
-/// `LOOM_MAX_PREEMPTIONS=3`.
+/// Alive, it keeps what it has: for the first time and for the second.
 #[test]
 fn the_living_keep_what_they_have() {
-    check(2, Fences::Light, || {
+    check(3, Fences::Light, || {
         let ring = with_a_corpse(2, &[1, 2]);
         // Returned; then the sweeper died.
         assert!(ring.sweep(0, &|index| ring.is_alive(index)));
